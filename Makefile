@@ -1,0 +1,23 @@
+# Both commands make what they need: a virtual environment in .venv (or VENV=path), filled once until requirements change.
+VENV ?= .venv
+PYTHON ?= python3
+PY = $(VENV)/bin/python
+INSTALLED = $(VENV)/.installed
+
+.PHONY: demo test install
+
+demo: $(INSTALLED)  ## train CATANet-S x2 on ten photographs and compare it with bicubic: results/demo/
+	$(PY) scripts/demo.py
+
+test: $(INSTALLED)  ## lint, types, tests
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt pyproject.toml setup.py
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

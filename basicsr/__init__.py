@@ -1,0 +1,35 @@
+"""basicsr: train, test and deploy light-weight image super-resolution networks.
+
+The names that users of BasicSR import from here, or from `basicsr.utils`, are found when asked for; importing the
+package loads nothing heavy.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from basicsr.version import __version__
+
+_HOMES = {
+    "archs": ("build_network",),
+    "data": ("build_dataset", "build_dataloader"),
+    "losses": ("build_loss",),
+    "metrics": ("calculate_metric",),
+    "metrics.psnr_ssim": ("calculate_psnr", "calculate_ssim", "calculate_psnr_pt", "calculate_ssim_pt"),
+    "models": ("build_model",),
+    "utils": (
+        "get_root_logger", "MessageLogger", "crop_border", "imresize", "get_dist_info", "init_dist", "master_only",
+    ),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(import_module(f"basicsr.{_HOME_OF[name]}"), name)
+    raise AttributeError(f"module 'basicsr' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])
