@@ -1,0 +1,345 @@
+"""What a YAML file may say: the typed, frozen options of a run. `docs/options.md` is generated from this file.
+
+    load_yaml -> overrides of --force_yml -> structure (types, names, signatures) -> resolve (what the run adds)
+
+Options are input. Nothing writes to them; what a run decides (rank, folders) is set once, by `resolve`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+
+from basicsr.utils.dist_util import inferred_launcher
+from basicsr.utils.errors import OptionError, UnknownNameError
+from basicsr.utils.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    OPTIMIZER_REGISTRY,
+    SCHEDULER_REGISTRY,
+)
+from basicsr.utils.typed import Component, Hints, Section, Spec, Where, at_least, option, signature_hints, structure
+from basicsr.utils.yaml_file import Path_, load_yaml, parse_value
+
+NetworkSpec = Annotated[Spec, Component(ARCH_REGISTRY)]
+LossSpec = Annotated[Spec, Component(LOSS_REGISTRY)]
+MetricSpec = Annotated[Spec, Component(METRIC_REGISTRY, ("img", "img2"), {"better": Literal["higher", "lower"]})]
+OptimizerSpec = Annotated[Spec, Component(OPTIMIZER_REGISTRY, ("params",))]
+SchedulerSpec = Annotated[Spec, Component(SCHEDULER_REGISTRY)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions(Section):
+    """One data set and how it is read. The keys of the data set itself are the arguments of its class."""
+
+    name: str = option("", "used in logs, tables and folder names")
+    type: str = option(doc="class of the data set, e.g. PairedImageDataset")
+    batch_size_per_gpu: int = option(1, "samples a process (GPU) takes for one step")
+    num_worker_per_gpu: int = option(0, "loader processes of each process; 0: load in the process itself")
+    dataset_enlarge_ratio: int = option(1, "times the data set is seen in one epoch, each time cropped anew")
+    prefetch_mode: Literal["cpu", "cuda"] | None = option(None, "accepted for old files; batches are always prefetched")
+    num_prefetch_queue: int = option(2, "batches that each loader process prepares in advance")
+    pin_memory: bool = option(False, "page-locked batches, for a faster copy to a GPU")
+    persistent_workers: bool = option(True, "keep loader processes between epochs")
+
+    SUPPLIED: ClassVar = ("scale", "phase", "seed")
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "batch_size_per_gpu", "dataset_enlarge_ratio", "num_prefetch_queue")
+        at_least(0, self, "num_worker_per_gpu")
+
+    @classmethod
+    def more_hints(cls, data: Mapping[str, Any], where: Where) -> Hints | None:
+        """The constructor's arguments of the class named by `type`; None for an old plug-in that takes one `opt`."""
+        if not isinstance(data.get("type"), str):
+            return Hints({})
+        try:
+            hints = signature_hints(DATASET_REGISTRY.get(data["type"]), cls.SUPPLIED)
+        except UnknownNameError as error:
+            raise (where / "type").error(str(error)) from error
+        return None if set(hints.types) == {"opt"} else hints
+
+    @property
+    def spec(self) -> Spec:
+        """What describes the data set itself: its type and its constructor's arguments."""
+        return Spec({"type": self.type, **self.extra}, self.where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathOptions(Section):
+    """Files to start from and folders to write to. Relative paths start at the current folder."""
+
+    pretrain_network_g: str | None = option(None, "weights that `network_g` starts from, or is tested with")
+    param_key_g: str | None = option(
+        "params", "entry of the weight file: params or params_ema; null: the file is the dict"
+    )
+    strict_load_g: bool = option(True, "every name and shape must fit; false: load what fits and say what does not")
+    resume_state: str | None = option(None, "a `.state` file to continue from")
+    ignore_resume_networks: list[str] | None = option(None, "networks that a resume does not reload, e.g. [network_g]")
+    experiments_root: str = option("experiments", "folder of all training runs")
+    results_root: str = option("results", "folder of all test runs")
+    models: str | None = option(None, "weights of this run", run=True)
+    training_states: str | None = option(None, "training states of this run", run=True)
+    log: str | None = option(None, "log files of this run", run=True)
+    visualization: str | None = option(None, "pictures of this run", run=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Section):
+    """The optimisation. Every key that ends in `_opt` is a loss; the losses are added up."""
+
+    optim_g: OptimizerSpec = option(doc="optimizer of network_g, e.g. {type: Adam, lr: 2e-4, betas: [0.9, 0.99]}")
+    scheduler: SchedulerSpec | None = option(None, "learning rate over the iterations; null: constant")
+    total_iter: int = option(doc="optimizer steps of the whole run")
+    warmup_iter: int = option(-1, "steps of linear warm-up, reaching the configured rate at the last of them; -1: none")
+    pixel_opt: LossSpec | None = option(None, "loss between output and ground truth")
+    perceptual_opt: LossSpec | None = option(None, "loss between VGG features of output and ground truth")
+    ema_decay: float = option(0.0, "moving average of the weights, per step, in [0, 1); 0: none")
+    accum_iter: int = option(1, "batches whose gradients are averaged for one optimizer step")
+    grad_clip: float | None = option(
+        None, "largest L2 norm of the gradient; above it the gradient is scaled down; null: no limit"
+    )
+    amp: Literal["bf16"] | None = option(None, "run forward and loss in bfloat16 autocast; null: float32")
+
+    patterns: ClassVar[Mapping[str, Any]] = {"*_opt": LossSpec, "optim_*": OptimizerSpec}
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "total_iter", "accum_iter")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay: must be in [0, 1), got {self.ema_decay}; 0 turns EMA off")
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ValueError(f"grad_clip: must be above 0, got {self.grad_clip}; null turns clipping off")
+
+    @property
+    def losses(self) -> dict[str, Spec]:
+        """All losses by their key, in the order of the file's fields."""
+        return {key: self[key] for key in self if key.endswith("_opt")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValOptions(Section):
+    """Validation during training, and test runs."""
+
+    val_freq: int | None = option(None, "iterations between validations; null: only at the end")
+    save_img: bool = option(False, "write the output images")
+    suffix: str | None = option(
+        None, "appended to the names of output images; null: the name of the run (tests), none (training)"
+    )
+    pbar: bool = option(True, "show a progress bar")
+    metrics: dict[str, MetricSpec] | None = option(
+        None, "name: {type: calculate_psnr, crop_border: 4, test_y_channel: true, ...}"
+    )
+    self_ensemble: bool = option(
+        False, "average the outputs over the 8 flips and rotations of the input; 8 times slower"
+    )
+
+    def __post_init__(self) -> None:
+        if self.val_freq is not None:
+            at_least(1, self, "val_freq")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbOptions(Section):
+    """Weights & Biases; needs `pip install basicsr[wandb]`."""
+
+    project: str | None = option(None, "project to log to; null: do not log there")
+    resume_id: str | None = option(None, "id of a run to continue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerOptions(Section):
+    """What a training run writes, and how often."""
+
+    print_freq: int = option(100, "iterations between log lines")
+    save_checkpoint_freq: int = option(5000, "iterations between checkpoints")
+    use_tb_logger: bool = option(False, "write TensorBoard files to tb_logger/<name>")
+    wandb: WandbOptions | None = option(None, "Weights & Biases; null: not used")
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "print_freq", "save_checkpoint_freq")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistOptions(Section):
+    """Several processes."""
+
+    backend: Literal["nccl", "gloo"] | None = option(
+        None, "null: nccl on GPUs, gloo on CPUs; nccl falls back to gloo on CPUs"
+    )
+    port: int | None = option(None, "port of the rendezvous under SLURM")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Section):
+    """One run."""
+
+    name: str = option(doc="name of the run and of its folders; `debug` in it means short intervals")
+    model_type: str = option("SRModel", "class of the model, e.g. SRModel, CATANetModel")
+    scale: int = option(doc="enlargement factor of the task")
+    num_gpu: int | Literal["auto"] = option("auto", "0: CPU; otherwise the GPU of each process where there is one")
+    manual_seed: int = option(0, "seed of everything random")
+    find_unused_parameters: bool = option(False, "let DDP look for parameters that got no gradient")
+    datasets: dict[str, DatasetOptions] = option(
+        doc="train, val, val_1.. and test, test_1..: the phase is the part before `_`"
+    )
+    network_g: NetworkSpec = option(doc="the network, e.g. {type: CATANet-L, upscale: 4}")
+    path: PathOptions = option(PathOptions(), "files and folders")
+    train: TrainOptions | None = option(None, "optimisation; needed for training")
+    val: ValOptions = option(ValOptions(), "validation and test")
+    logger: LoggerOptions = option(LoggerOptions(), "logs and checkpoints")
+    dist_params: DistOptions = option(DistOptions(), "several processes")
+    is_train: bool = option(False, "training rather than testing", run=True)
+    debug: bool = option(False, "short intervals, no trackers", run=True)
+    auto_resume: bool = option(False, "continue from the newest state of this name", run=True)
+    launcher: str = option("none", "none, pytorch or slurm", run=True)
+    dist: bool = option(False, "several processes work together", run=True)
+    rank: int = option(0, "index of this process", run=True)
+    world_size: int = option(1, "number of processes", run=True)
+    source: str | None = option(None, "the YAML file", run=True)
+
+    patterns: ClassVar[Mapping[str, Any]] = {"network_*": NetworkSpec}
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "scale")
+        if not self.name or os.sep in self.name or self.name in (".", ".."):
+            raise ValueError(f"name: must be usable as the name of a folder, got {self.name!r}")
+        for key in self.datasets:
+            if key.split("_")[0] not in ("train", "val", "test"):
+                raise ValueError(f"datasets.{key}: must be train, val, val_1.. or test, test_1..; rename it")
+
+    def datasets_of(self, *phases: str) -> dict[str, DatasetOptions]:
+        """The data sets of these phases, sorted by key."""
+        return {key: self.datasets[key] for key in sorted(self.datasets) if key.split("_")[0] in phases}
+
+
+def load_options(path: str | Path, overrides: Sequence[str] = (), *, is_train: bool) -> Options:
+    """Read, override, check and type the options of a run.
+
+    Args:
+        overrides: `a:b=value` (or `a.b=value`), the value read as YAML.
+
+    Raises:
+        OptionError: one line that says where (file and line), which key, what is wrong, and what to do.
+    """
+    values, places = load_yaml(path)
+    places[()] = str(path)
+    for override in overrides:
+        _apply_override(values, places, override)
+    options = structure(Options, values, Where(places))
+    check(options, is_train)
+    return replace(options, is_train=is_train, source=str(path))
+
+
+def check(options: Options, is_train: bool) -> None:
+    """What types cannot say: the model exists, the phases are there, and each constructor accepts its values.
+
+    The network is built without memory (on the meta device) and the optimizer over one number.
+    """
+    import torch
+
+    where = options.where
+    try:
+        MODEL_REGISTRY.get(options.model_type)
+    except UnknownNameError as error:
+        raise (where / "model_type").error(str(error)) from error
+    for spec in (options[key] for key in options if key.startswith("network_")):
+        with torch.device("meta"):
+            ARCH_REGISTRY.build(spec)
+    upscale = options.network_g.get("upscale", options.scale)
+    if upscale != options.scale:
+        raise (where / "scale").error(f"is {options.scale}, but network_g.upscale is {upscale}; make them equal")
+    if not is_train:
+        if not options.datasets_of("val", "test"):
+            raise (where / "datasets").error("has no test set; add `test_1: {type: PairedImageDataset, ...}`")
+        return
+    if options.train is None:
+        raise (where / "train").error("is missing; a training run needs optim_g, total_iter and a loss")
+    if "train" not in options.datasets:
+        raise (where / "datasets").error("has no `train` entry to train on")
+    if not options.train.losses:
+        raise (where / "train").error("has no loss; add e.g. `pixel_opt: {type: L1Loss, loss_weight: 1.0}`")
+    OPTIMIZER_REGISTRY.build(options.train.optim_g, [torch.nn.Parameter(torch.zeros(2, 2))])
+    if options.train.scheduler is not None:
+        SCHEDULER_REGISTRY.build(options.train.scheduler)
+
+
+def resolve(options: Options, *, launcher: str = "none", rank: int = 0, world_size: int = 1,
+            debug: bool = False, auto_resume: bool = False) -> Options:  # fmt: skip
+    """Add what the run decides: its place among the processes, its folders, the short intervals of a debug run."""
+    debug = debug or "debug" in options.name
+    name = f"debug_{options.name}" if debug and "debug" not in options.name else options.name
+    if options.is_train:
+        root = Path(options.path.experiments_root) / name
+        path = replace(options.path, models=str(root / "models"), training_states=str(root / "training_states"),
+                       log=str(root), visualization=str(root / "visualization"))  # fmt: skip
+    else:
+        root = Path(options.path.results_root) / name
+        path = replace(options.path, log=str(root), visualization=str(root / "visualization"))
+    val, log = options.val, options.logger
+    if debug and options.is_train:
+        val = replace(val, val_freq=8)
+        log = replace(log, print_freq=1, save_checkpoint_freq=8, use_tb_logger=False, wandb=None)
+    return replace(
+        options, name=name, path=path, val=val, logger=log, debug=debug, auto_resume=auto_resume,
+        launcher=launcher, rank=rank, world_size=world_size, dist=world_size > 1,
+    )  # fmt: skip
+
+
+def parse_command_line(prog: str, description: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line that train.py and test.py share."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("-opt", required=True, metavar="X.yml", help="options of the run")
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm"], help="default: pytorch under torchrun, else none"
+    )
+    parser.add_argument(
+        "--auto_resume", action="store_true", help="continue from the newest state of this run, if there is one"
+    )
+    parser.add_argument("--debug", action="store_true", help="short intervals, no trackers, a name of its own")
+    parser.add_argument("--check", action="store_true", help="check the options, print them resolved, and exit")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help="accepted for old launchers, and ignored")
+    parser.add_argument("--force_yml", nargs="+", default=[], metavar="a:b=value", help="override options of the file")
+    args = parser.parse_args(argv)
+    args.launcher = args.launcher or inferred_launcher(os.environ)
+    return args
+
+
+def dump_options(options: Options) -> str:
+    """The options as YAML text, defaults filled in."""
+    return yaml.safe_dump(options.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def copy_options_file(source: str | Path, folder: str | Path) -> None:
+    """Copy the YAML file into the run's folder, comments kept, under a header that says when and by which command."""
+    from datetime import datetime
+
+    header = f"# GENERATE TIME: {datetime.now():%Y-%m-%d %H:%M:%S}\n# CMD:\n# {' '.join(sys.argv)}\n\n"
+    text = Path(source).read_text(encoding="utf-8")
+    (Path(folder) / Path(source).name).write_text(header + text, encoding="utf-8")
+
+
+def _apply_override(values: dict[str, Any], places: dict[Path_, str], override: str) -> None:
+    place = f"--force_yml {override}"
+    dotted, equals, text = override.partition("=")
+    keys = tuple(dotted.replace(".", ":").split(":"))
+    if not equals or not all(keys):
+        raise OptionError(f"{place}: expected a:b=value")
+    try:
+        value = parse_value(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise OptionError(f"{place}: the value is no valid YAML") from error
+    node: Any = values
+    for depth, key in enumerate(keys[:-1]):
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise OptionError(f"{place}: {'.'.join(keys[: depth + 1])} is a value, not a section")
+    node[keys[-1]] = value
+    places[keys] = place
