@@ -1,0 +1,56 @@
+"""Fixtures for all tests. Nothing is downloaded: what is not on this machine skips the tests that need it."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from basicsr.utils.img_util import read_image, write_image
+
+ROOT = Path(__file__).resolve().parents[1]
+# Windows (top, left, height, width) of photographs that scikit-image's wheel holds; odd sizes on purpose.
+PHOTOS = {
+    "astronaut.png": (0, 150, 144, 121),
+    "chelsea.png": (60, 120, 123, 160),
+    "coffee.png": (100, 200, 130, 130),
+    "motorcycle_left.png": (200, 300, 125, 146),
+    "rocket.jpg": (150, 220, 139, 128),
+}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Folder of real photographs, checkpoints and reference outputs, kept beside the repository."""
+    folder = Path(os.environ.get("BASICSR_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("needs ../shared")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Folder of five small real photographs, PNG, 121 to 160 pixels a side. Do not write to it."""
+    source = Path(pytest.importorskip("skimage").__file__).parent / "data"
+    folder = tmp_path_factory.mktemp("photos")
+    for name, (top, left, height, width) in PHOTOS.items():
+        image = read_image(source / name)[top : top + height, left : left + width]
+        write_image(folder / Path(name).with_suffix(".png"), np.ascontiguousarray(image))
+    return folder
+
+
+def pytest_collection_modifyitems(items):
+    if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs CUDA or MPS"))
