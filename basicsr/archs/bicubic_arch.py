@@ -1,0 +1,33 @@
+"""Bicubic enlargement as a network, so that the baseline of every table is tested by the same code as the networks."""
+
+from torch import Tensor, nn
+
+from basicsr.utils.matlab_functions import imresize
+from basicsr.utils.registry import ARCH_REGISTRY
+
+TINY: dict[str, int] = {}
+
+
+@ARCH_REGISTRY.register()
+class Bicubic(nn.Module):
+    """MATLAB's bicubic `imresize`. It has no parameters.
+
+    Args:
+        upscale: enlargement factor, at least 1.
+
+    Shape:
+        (B, C, H, W) -> (B, C, s*H, s*W)
+    """
+
+    min_side = 1
+    multiple_of = 1
+
+    def __init__(self, *, upscale: int = 4):
+        super().__init__()
+        if upscale < 1:
+            raise ValueError(f"upscale: must be at least 1, got {upscale}")
+        self.upscale = upscale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, s*H, s*W)."""
+        return imresize(x, self.upscale)

@@ -1,0 +1,447 @@
+"""CATANet: content-aware token aggregation for light-weight image super-resolution.
+
+Paper:  Liu et al., CVPR 2025, https://arxiv.org/abs/2503.06896
+Code:   written from the paper; parameter names follow the official release, so its `params` files load strictly.
+Differs from the release: (1) every size is an argument; (2) any input from 1x1 px up is right; (3) under several
+        processes the token centres come from the whole global batch; (4) the sort is stable; (5) evaluation is a pure
+        function of the input: no Python branch looks at a tensor.
+
+Shapes: B batch, C channels (`dim`), H x W low-resolution pixels, N = H*W tokens in raster order, T token centres,
+Q = `qk_dim`, h heads, D padded head width, s scale. Images are RGB in [0, 1]; the output is not clamped.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from basicsr.archs.layers import (
+    ConvFFN,
+    MultiplyAdds,
+    PatchGrid,
+    PreNorm,
+    full_precision,
+    map_to_tokens,
+    mirrored_index,
+    pad_head_columns,
+    pad_head_rows,
+    padded_width,
+    permute_tokens,
+    stable_group_order,
+    tokens_to_map,
+)
+from basicsr.utils.dist_util import all_reduce_sum
+from basicsr.utils.registry import ARCH_REGISTRY
+
+# Sizes that the contract tests build the network with.
+TINY = {
+    "dim": 16, "block_num": 2, "qk_dim": 12, "mlp_dim": 24, "heads": 2,
+    "patch_size": (8, 10), "num_tokens": (4, 8), "group_size": (64, 32), "n_iters": (2, 3),
+}  # fmt: skip
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    return rearrange(x, "b n (h d) -> b h n d", h=heads)
+
+
+def _join_heads(x: Tensor) -> Tensor:
+    return rearrange(x, "b h n d -> b n (h d)")
+
+
+def _similarity(z: Tensor, centres_TC: Tensor) -> Tensor:
+    """Dot products of tokens with the L2-normalised centres, (.., T), in the centres' precision even under autocast."""
+    with full_precision(z.device):
+        return z.to(centres_TC.dtype) @ F.normalize(centres_TC, dim=-1).T
+
+
+class _HeadAttention(nn.Module):
+    """Projections of a multi-head attention whose q/k heads (Q/h) and v heads (C/h) differ in width.
+
+    The heads are zero-padded to one width (see `layers.pad_head_rows`), so that PyTorch's fused kernel takes them.
+    """
+
+    def __init__(self, dim: int, qk_dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.scale = (qk_dim // heads) ** -0.5
+        self.width = padded_width(qk_dim // heads, dim // heads)
+        self.to_q = nn.Linear(dim, qk_dim, bias=False)
+        self.to_k = nn.Linear(dim, qk_dim, bias=False)
+        self.to_v = nn.Linear(dim, dim, bias=False)
+        self.proj = nn.Linear(dim, dim, bias=False)
+
+    def multiply_adds(self, tokens: int, pairs: int) -> MultiplyAdds:
+        """Multiply-adds of projecting `tokens` tokens and attending over `pairs` (query, key) pairs, no padding."""
+        qk_dim, dim = self.to_q.weight.shape
+        return MultiplyAdds(tokens * 2 * dim * (qk_dim + dim), pairs * (qk_dim + dim))
+
+    def project(self, x: Tensor, *layers: nn.Linear) -> Tensor:
+        """`x (.., C)` through `layers` at once: (.., len(layers) * h * D)."""
+        return F.linear(x, torch.cat([pad_head_rows(layer.weight, self.heads, self.width) for layer in layers]))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax attention; q (b, h, n, D), k and v (b, h, m, D) -> (b, h, n, D)."""
+        return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+
+    def project_out(self, x: Tensor) -> Tensor:
+        """Joined padded heads (.., h*D) -> (.., C)."""
+        return F.linear(x, pad_head_columns(self.proj.weight, self.heads, self.width))
+
+
+class IASA(_HeadAttention):
+    """Intra-group self-attention, with the inter-group cross-attention of the same queries added (paper, Sec. 3.2)."""
+
+    def __init__(self, dim: int, qk_dim: int, heads: int, group_size: int):
+        super().__init__(dim, qk_dim, heads)
+        self.group_size = group_size
+
+    def forward(self, z_BNC: Tensor, global_kv: Tensor, order: Tensor, rank: Tensor) -> Tensor:
+        """Attend inside sub-groups of similar tokens and, beside that, to all token centres.
+
+        Args:
+            z_BNC: normalised tokens in raster order.
+            global_kv: (T, 2*h*D) keys and values of the token centres.
+            order: (B*N,) sorts the tokens by their group; `rank` is its inverse.
+
+        Returns:
+            (B, N, C) in raster order, projected out.
+        """
+        batch, length, _ = z_BNC.shape
+        size = min(length, self.group_size)
+        count = -(-length // size)
+        z = permute_tokens(z_BNC, order, rank)
+        z = torch.cat([z, z[:, mirrored_index(length, (count + 1) * size, length, z.device)]], dim=1)
+        q = self.project(z[:, : count * size], self.to_q)
+        kv = self.project(z, self.to_k, self.to_v).unflatten(1, (count + 1, size))
+        kv = torch.cat([kv[:, :-1], kv[:, 1:]], dim=2).flatten(0, 1)  # a sub-group sees itself and the next one
+        k, v = (_split_heads(x, self.heads) for x in kv.chunk(2, dim=-1))
+        y = _join_heads(self.attend(_split_heads(q.reshape(-1, size, q.shape[-1]), self.heads), k, v))
+
+        k, v = (_split_heads(x, self.heads) for x in global_kv.expand(batch, -1, -1).chunk(2, dim=-1))
+        y = y.view_as(q) + _join_heads(self.attend(_split_heads(q, self.heads), k, v))
+        return permute_tokens(self.project_out(y[:, :length]), rank, order)
+
+
+class IRCA(nn.Module):
+    """Keys and values of the inter-group cross-attention: projections of the token centres (paper, Sec. 3.2)."""
+
+    def __init__(self, dim: int, qk_dim: int):
+        super().__init__()
+        self.to_k = nn.Linear(dim, qk_dim, bias=False)
+        self.to_v = nn.Linear(dim, dim, bias=False)
+
+
+class TAB(nn.Module):
+    """Token-aggregation block: group tokens by content, attend inside the groups and to the groups' centres.
+
+    State: `means (T, C)`, a moving average of the token centres over the training batches, and `initted`, whether it
+    has been set. Until it is, the centres are pooled from the input at hand. `_initialised` is its twin in Python, so
+    that no forward has to read a tensor.
+
+    Source: CATANet, Sec. 3.2, Alg. 1.
+    """
+
+    def __init__(
+        self, dim: int, qk_dim: int, mlp_dim: int, heads: int, n_iters: int, num_tokens: int, group_size: int,
+        decay: float = 0.999,
+    ):  # fmt: skip
+        super().__init__()
+        self.n_iters = n_iters
+        self.num_tokens = num_tokens
+        self.decay = decay
+        self.norm = nn.LayerNorm(dim)
+        self.mlp = PreNorm(dim, ConvFFN(dim, mlp_dim))
+        self.irca_attn = IRCA(dim, qk_dim)
+        self.iasa_attn = IASA(dim, qk_dim, heads, group_size)
+        self.conv1x1 = nn.Conv2d(dim, dim, 1, bias=False)
+        self.means: Tensor
+        self.initted: Tensor
+        self.register_buffer("means", torch.randn(num_tokens, dim))
+        self.register_buffer("initted", torch.tensor(False))
+        self._initialised = False
+
+    def follow(self, other: "TAB") -> None:
+        """Take over the Python state that mirrors `other`'s buffers; whoever copies buffers (EMA) calls it."""
+        self._initialised = other._initialised
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if not self.initted.is_meta:
+            self._initialised = bool(self.initted)
+
+    def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, N, C) tokens of an (H, W) map to the same shape."""
+        z = self.norm(t_BNC)
+        centres = self.means if self._initialised else self._pooled_centres(z)
+        if self.training:
+            centres = self._refined_centres(z, centres)
+        with torch.no_grad():
+            groups = _similarity(z, centres).argmax(dim=-1)
+            order, rank = stable_group_order(groups, self.num_tokens)
+        global_kv = self.iasa_attn.project(centres, self.irca_attn.to_k, self.irca_attn.to_v)
+        y = self.iasa_attn(z, global_kv, order, rank)
+        t = t_BNC + F.linear(y, self.conv1x1.weight.flatten(1))
+        if self.training:
+            self._track(centres.detach())
+        return t + self.mlp(t, size)
+
+    def multiply_adds(self, size: tuple[int, int]) -> MultiplyAdds:
+        """Multiply-adds of an evaluation on an (H, W) map."""
+        length = size[0] * size[1]
+        dim, group_size = self.conv1x1.in_channels, min(length, self.iasa_attn.group_size)
+        queries = -(-length // group_size) * group_size
+        centres = sum(p.numel() for p in self.irca_attn.parameters()) * self.num_tokens
+        around = MultiplyAdds(
+            length * dim**2 + centres, length * dim * self.num_tokens
+        )  # conv1x1, keys, values; grouping
+        attention = self.iasa_attn.multiply_adds(length, queries * (2 * group_size + self.num_tokens))
+        return attention + around + cast(ConvFFN, self.mlp.fn).multiply_adds(size)
+
+    @torch.no_grad()
+    def _pooled_centres(self, z_BNC: Tensor) -> Tensor:
+        """Averages of T equal runs of the (mirrored) token sequence over the batch, (T, C)."""
+        batch, length, _ = z_BNC.shape
+        run = length // self.num_tokens + 1
+        index = mirrored_index(0, run * self.num_tokens, length, z_BNC.device)
+        runs = z_BNC[:, index].unflatten(1, (self.num_tokens, run))
+        sums = runs.to(self.means.dtype).mean(dim=2).sum(dim=0)
+        if not self.training:
+            return sums / batch
+        sums = all_reduce_sum(F.pad(sums, (0, 1), value=batch))  # the batches of the ranks may differ in size
+        return sums[:, :-1] / sums[:, -1:]
+
+    def _refined_centres(self, z_BNC: Tensor, centres: Tensor) -> Tensor:
+        """`n_iters` steps of spherical k-means over the global batch; gradient flows through the last one only."""
+        with full_precision(z_BNC.device):
+            z = F.normalize(z_BNC.flatten(0, 1).to(centres.dtype), dim=-1)
+            with torch.no_grad():
+                for _ in range(self.n_iters - 1):
+                    centres = self._kmeans_step(z, centres)
+            return self._kmeans_step(z, centres)
+
+    def _kmeans_step(self, z_MC: Tensor, centres: Tensor) -> Tensor:
+        """New unit centres: the normalised sums of their tokens. A centre that no token chose stays as it is."""
+        centres = F.normalize(centres, dim=-1)
+        with torch.no_grad():
+            chosen = (z_MC @ centres.T).argmax(dim=-1)
+            member = F.one_hot(chosen, self.num_tokens).to(z_MC.dtype)
+        # One product gives the sums, and a column of ones the counts, so that one exchange between ranks carries both.
+        sums = all_reduce_sum(member.T @ torch.cat([z_MC, torch.ones_like(z_MC[:, :1])], dim=1))
+        return torch.where(sums[:, -1:] > 0, F.normalize(sums[:, :-1], dim=-1), centres)
+
+    @torch.no_grad()
+    def _track(self, centres: Tensor) -> None:
+        if self._initialised:
+            self.means.lerp_(centres, 1 - self.decay)
+        else:
+            self.means.copy_(centres)
+            self.initted.fill_(True)
+            self._initialised = True
+
+
+class _PatchAttention(_HeadAttention):
+    """Self-attention among the pixels of each overlapping patch."""
+
+    def forward(self, z_BNC: Tensor, grid: PatchGrid) -> Tensor:
+        """(B, N, C) normalised tokens to the blended outputs of all patches, (B, N, C)."""
+        qkv = self.project(grid.cut(z_BNC), self.to_q, self.to_k, self.to_v)
+        q, k, v = (_split_heads(x, self.heads) for x in qkv.chunk(3, dim=-1))
+        # Blending is linear, so the output projection can come after it, on fewer tokens.
+        return self.project_out(grid.merge(_join_heads(self.attend(q, k, v))))
+
+
+class LRSA(nn.Module):
+    """Local-region self-attention over overlapping patches, then a conv FFN over the whole map (paper, Sec. 3.3)."""
+
+    def __init__(self, dim: int, qk_dim: int, mlp_dim: int, heads: int, patch_size: int):
+        super().__init__()
+        self.patch_size = patch_size
+        attention = PreNorm(dim, _PatchAttention(dim, qk_dim, heads))
+        self.layer = nn.ModuleList([attention, PreNorm(dim, ConvFFN(dim, mlp_dim))])
+
+    def multiply_adds(self, size: tuple[int, int]) -> MultiplyAdds:
+        """Multiply-adds on an (H, W) map."""
+        grid = PatchGrid(size, self.patch_size, torch.device("cpu"))
+        attention, ffn = (cast(PreNorm, layer).fn for layer in self.layer)
+        attending = cast(_PatchAttention, attention).multiply_adds(grid.count * grid.area, grid.count * grid.area**2)
+        return attending + cast(ConvFFN, ffn).multiply_adds(size)
+
+    def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, N, C) tokens of an (H, W) map to the same shape."""
+        grid = PatchGrid(size, self.patch_size, t_BNC.device)
+        t = grid.scale_as_merged(t_BNC) + self.layer[0](t_BNC, grid)
+        return t + self.layer[1](t, size)
+
+
+@ARCH_REGISTRY.register()
+class CATANet(nn.Module):
+    """Light-weight super-resolution by attention among tokens of similar content. The defaults are CATANet-L.
+
+    Args:
+        upscale: 1, 2, 3 or 4.
+        in_chans: channels of the input and the output.
+        dim: feature channels C, a multiple of `heads`.
+        block_num: number K of residual groups.
+        qk_dim: channels of queries and keys, a multiple of `heads`.
+        mlp_dim: hidden channels of the FFNs.
+        heads: attention heads.
+        patch_size: side of the local patches in pixels, >= 3; one value or one a group. The stride is 2 less.
+        num_tokens: token centres; one value or one a group.
+        group_size: tokens of a sub-group; one value or one a group.
+        n_iters: k-means steps of a training forward, >= 1; one value or one a group.
+
+    Shape:
+        (B, in_chans, H, W) -> (B, in_chans, s*H, s*W), any H, W >= 1; values around [0, 1], not clamped.
+
+    Raises:
+        ValueError: naming the argument, for sizes that do not fit each other.
+
+    Note:
+        In training mode with `torch.distributed` initialised, every forward sums the centres over the ranks, so all
+        ranks must call it together.
+
+    Source: Liu et al., CVPR 2025, Sec. 3 and 4.1.
+    """
+
+    min_side = 1
+    multiple_of = 1
+
+    def __init__(
+        self,
+        *,
+        upscale: int = 4,
+        in_chans: int = 3,
+        dim: int = 40,
+        block_num: int = 8,
+        qk_dim: int = 36,
+        mlp_dim: int = 96,
+        heads: int = 4,
+        patch_size: int | Sequence[int] = (16, 20, 24, 28, 16, 20, 24, 28),
+        num_tokens: int | Sequence[int] = (16, 32, 64, 128, 16, 32, 64, 128),
+        group_size: int | Sequence[int] = (256, 128, 64, 32, 256, 128, 64, 32),
+        n_iters: int | Sequence[int] = 5,
+    ):
+        super().__init__()
+        if upscale not in (1, 2, 3, 4):
+            raise ValueError(f"upscale: must be 1, 2, 3 or 4, got {upscale}")
+        for name, value in (("in_chans", in_chans), ("dim", dim), ("qk_dim", qk_dim), ("mlp_dim", mlp_dim),
+                            ("heads", heads), ("block_num", block_num)):  # fmt: skip
+            if value < 1:
+                raise ValueError(f"{name}: must be at least 1, got {value}")
+        for name, value in (("dim", dim), ("qk_dim", qk_dim)):
+            if value % heads:
+                raise ValueError(f"{name}: must be a multiple of heads ({heads}), got {value}")
+        self.upscale = upscale
+        patch_sizes = _per_group("patch_size", patch_size, block_num, at_least=3)
+        per_group = zip(
+            patch_sizes,
+            _per_group("num_tokens", num_tokens, block_num),
+            _per_group("group_size", group_size, block_num),
+            _per_group("n_iters", n_iters, block_num),
+            strict=True,
+        )
+        self.first_conv = nn.Conv2d(in_chans, dim, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(
+                [TAB(dim, qk_dim, mlp_dim, heads, iters, tokens, group), LRSA(dim, qk_dim, mlp_dim, heads, patch)]
+            )
+            for patch, tokens, group, iters in per_group
+        )
+        self.mid_convs = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=1) for _ in range(block_num))
+        if upscale == 4:
+            self.upconv1 = nn.Conv2d(dim, 4 * dim, 3, padding=1)
+            self.upconv2 = nn.Conv2d(dim, 4 * dim, 3, padding=1)
+        elif upscale > 1:
+            self.upconv = nn.Conv2d(dim, upscale**2 * dim, 3, padding=1)
+        self.last_conv = nn.Conv2d(dim, in_chans, 3, padding=1)
+        self.apply(_init_weights)
+        self.to(memory_format=torch.channels_last)  # kernels lie in memory as the maps do
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, in_chans, s*H, s*W)."""
+        size = (x.shape[2], x.shape[3])
+        base = F.interpolate(x, scale_factor=self.upscale, mode="bilinear") if self.upscale > 1 else x
+        shallow = self.first_conv(x.contiguous(memory_format=torch.channels_last))
+        t = map_to_tokens(shallow)
+        for block, mid_conv in zip(self.blocks, self.mid_convs, strict=True):
+            tab, lrsa = block.children()
+            t = t + map_to_tokens(mid_conv(tokens_to_map(lrsa(tab(t, size), size), size)))
+        return self.last_conv(self._upsample(tokens_to_map(t, size) + shallow)) + base
+
+    def multiply_adds(self, height: int, width: int) -> MultiplyAdds:
+        """Multiply-adds of an evaluation on one (height, width) low-resolution image."""
+        size, total = (height, width), MultiplyAdds(0, 0)
+        for block in self.blocks:
+            for part in block.children():
+                total += cast(TAB | LRSA, part).multiply_adds(size)
+        for name, module in self.named_children():
+            convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)] if name != "blocks" else []
+            side = {"upconv2": 2, "last_conv": self.upscale}.get(name, 1)  # enlargement before this convolution
+            total += (sum(conv.weight.numel() for conv in convs) * height * width * side**2, 0)
+        return total
+
+    def _upsample(self, x: Tensor) -> Tensor:
+        if self.upscale == 1:
+            return x
+        if self.upscale == 4:
+            x = F.leaky_relu(F.pixel_shuffle(self.upconv1(x), 2), 0.1)
+            return F.leaky_relu(F.pixel_shuffle(self.upconv2(x), 2), 0.1)
+        return F.leaky_relu(F.pixel_shuffle(self.upconv(x), self.upscale), 0.1)
+
+
+def _per_group(name: str, value: int | Sequence[int], block_num: int, at_least: int = 1) -> list[int]:
+    """One value for each residual group."""
+    values = [value] * block_num if isinstance(value, int) else list(value)
+    if len(values) != block_num:
+        raise ValueError(
+            f"{name}: needs one value for each of the {block_num} groups (block_num), got {len(values)}: {values}"
+        )
+    if min(values) < at_least:
+        raise ValueError(f"{name}: must be at least {at_least}, got {values}")
+    return values
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Linear layers: truncated normal of std 0.02, zero bias. Convolutions and norms keep the framework's default."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+@ARCH_REGISTRY.register(name="CATANet-L")
+def catanet_l(*, upscale: int = 4, in_chans: int = 3) -> CATANet:
+    """CATANet-L, the network of the paper's tables: 477K / 550K / 535K parameters at x2 / x3 / x4."""
+    return CATANet(upscale=upscale, in_chans=in_chans)
+
+
+@ARCH_REGISTRY.register(name="CATANet-M")
+def catanet_m(*, upscale: int = 4, in_chans: int = 3) -> CATANet:
+    """CATANet-M: 306,471 parameters at x2. The paper gives no sizes; these are chosen to match its 306K."""
+    return CATANet(
+        upscale=upscale,
+        in_chans=in_chans,
+        dim=36,
+        block_num=6,
+        mlp_dim=84,
+        patch_size=(16, 20, 24, 28, 16, 20),
+        num_tokens=(16, 32, 64, 128, 16, 32),
+        group_size=(256, 128, 64, 32, 256, 128),
+    )
+
+
+@ARCH_REGISTRY.register(name="CATANet-S")
+def catanet_s(*, upscale: int = 4, in_chans: int = 3) -> CATANet:
+    """CATANet-S: 230,079 parameters at x2. The paper gives no sizes; these are chosen to match its 230K."""
+    return CATANet(
+        upscale=upscale,
+        in_chans=in_chans,
+        dim=36,
+        block_num=4,
+        patch_size=(16, 20, 24, 28),
+        num_tokens=(16, 32, 64, 128),
+        group_size=(256, 128, 64, 32),
+    )

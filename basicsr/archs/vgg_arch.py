@@ -1,0 +1,118 @@
+"""Frozen VGG features for the perceptual loss. Not a super-resolution network, so not in the registry.
+
+Source: Simonyan and Zisserman, "Very deep convolutional networks", ICLR 2015; the layers are torchvision's.
+"""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from basicsr.utils.errors import CheckpointError
+
+VGGType = Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
+
+
+class VGGFeatures(nn.Module):
+    """The outputs of chosen layers of a pretrained VGG network, in eval mode and without gradients for its parameters.
+
+    Args:
+        layers: names such as conv1_1, bn1_1 (`*_bn` only), relu1_1, conv1_2, ..., pool1, conv2_1, ..., pool5.
+        weights: path of a torchvision state dict of `vgg_type`. Nothing is downloaded.
+        vgg_type: the name of the torchvision network.
+        use_input_norm: subtract ImageNet's mean and divide by its deviation first.
+        range_norm: images are in [-1, 1], not [0, 1].
+
+    Shape:
+        images: (B, 3, H, W). output: layer name -> (B, C, H', W').
+
+    Raises:
+        CheckpointError: when `weights` is missing, damaged or of another network.
+        ValueError: for an unknown layer or network, or no layer.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[str],
+        weights: str,
+        vgg_type: VGGType = "vgg19",
+        use_input_norm: bool = True,
+        range_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if vgg_type not in get_args(VGGType):
+            raise ValueError(f"vgg_type: must be one of {', '.join(get_args(VGGType))}, got {vgg_type!r}")
+        named = _named_layers(vgg_type)
+        unknown = [layer for layer in layers if layer not in named]
+        if unknown or not layers:
+            raise ValueError(f"layer_weights: {vgg_type} has no layers {unknown}; needs some of {', '.join(named)}")
+        self.layers = frozenset(layers)
+        self.names = list(named)[: 1 + max(list(named).index(layer) for layer in layers)]
+        self.features = nn.Sequential(*(named[name] for name in self.names))
+        _load(self.features, Path(weights), vgg_type)
+        self.requires_grad_(False)
+        self.use_input_norm = use_input_norm
+        self.range_norm = range_norm
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "VGGFeatures":
+        """Stay in eval mode: batch norm must not follow the images of a training run."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The features of each chosen layer."""
+        x = (images + 1) / 2 if self.range_norm else images
+        x = (x - self.mean) / self.std if self.use_input_norm else x
+        found = {}
+        for name, layer in zip(self.names, self.features, strict=True):
+            x = layer(x)
+            if name in self.layers:
+                found[name] = x
+        return found
+
+
+def _named_layers(vgg_type: str) -> dict[str, nn.Module]:
+    """Torchvision's layers by name, in order, as shapes without memory: loading fills them."""
+    from torchvision import models
+
+    with torch.device("meta"):
+        features = getattr(models, vgg_type)(weights=None).features
+    kinds: dict[type, str] = {nn.Conv2d: "conv", nn.BatchNorm2d: "bn", nn.ReLU: "relu"}
+    named: dict[str, nn.Module] = {}
+    block, index = 1, 0
+    for layer in features:
+        if isinstance(layer, nn.MaxPool2d):
+            named[f"pool{block}"] = layer
+            block, index = block + 1, 0
+        else:
+            index += isinstance(layer, nn.Conv2d)
+            # torchvision's ReLU works in place and would overwrite the features of the convolution before it
+            named[f"{kinds[type(layer)]}{block}_{index}"] = nn.ReLU() if isinstance(layer, nn.ReLU) else layer
+    return named
+
+
+def _load(features: nn.Sequential, path: Path, vgg_type: str) -> None:
+    """Give `features`, which is on the meta device, the parameters of a torchvision state dict."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file; PerceptualLoss needs the torchvision weights of {vgg_type}, and downloads nothing: "
+            "save them once with torchvision and give their path as `weights`"
+        )
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a state dict: {error}") from error
+    wanted = features.state_dict()
+    try:
+        features.load_state_dict({key: state[f"features.{key}"] for key in wanted}, assign=True)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{path}: does not fit {vgg_type}: {error}") from error
