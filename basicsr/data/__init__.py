@@ -1,0 +1,110 @@
+"""Data sets and their loaders, built from the `datasets` section of a YAML file."""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from basicsr.utils.registry import DATASET_REGISTRY
+
+
+def build_dataset(spec: Mapping[str, Any], *, scale: int, phase: str, seed: int) -> Dataset[Any]:
+    """The data set `spec["type"]`, built with those keys of `spec` that its constructor names.
+
+    The others speak to the loader, or were warned of when the options were read; `**kwargs` takes them all.
+
+    A class from BasicSR's time, whose constructor takes a single `opt`, gets all keys in a plain dict and is wrapped so
+    that its random choices repeat (`LegacyDataset`).
+
+    Args:
+        spec: section of the options, {type: name of the class, ...}.
+        scale: of the run; passed on, like `phase` and `seed`, to classes that ask for it, unless `spec` has its own.
+        phase: "train", "val" or "test".
+        seed: of random crops and flips.
+
+    Raises:
+        UnknownNameError: when no data set has this name.
+        ValueError, FileNotFoundError: from the data set, when it cannot be used.
+    """
+    cls = DATASET_REGISTRY.get(spec["type"])
+    parameters = inspect.signature(cls).parameters
+    if list(parameters) == ["opt"]:
+        from basicsr.data.data_util import LegacyDataset
+
+        return LegacyDataset(cls({**_plain(spec), "scale": scale, "phase": phase}), seed)
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    given = {"scale": scale, "phase": phase, "seed": seed, **spec}
+    return cls(**{key: value for key, value in given.items() if key != "type" and (takes_any or key in parameters)})
+
+
+def build_dataloader(
+    dataset: Dataset[Any],
+    *,
+    phase: str,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    sampler: Sampler[Any] | None = None,
+    seed: int = 0,
+    pin_memory: bool = False,
+    persistent_workers: bool = False,
+    prefetch_factor: int | None = None,
+) -> DataLoader[Any]:
+    """Batches of `dataset`: full ones in training, all samples otherwise.
+
+    Args:
+        dataset: from `build_dataset`.
+        phase: "train", "val" or "test".
+        batch_size: samples a batch of this process.
+        num_workers: processes that read; 0: this one.
+        sampler: order of the samples; None: in training a shuffled one, else the order of the data set.
+        seed: of the shuffling.
+        pin_memory: copy batches to page-locked memory (CUDA only).
+        persistent_workers: keep the workers from epoch to epoch.
+        prefetch_factor: batches that each worker reads ahead; None: PyTorch's default.
+
+    Raises:
+        ValueError: when a training epoch does not fill one batch.
+    """
+    is_train = phase == "train"
+    if sampler is None and is_train:
+        from basicsr.data.data_sampler import EnlargedSampler
+
+        sampler = EnlargedSampler(len(dataset), 1, 0, seed=seed)  # type: ignore[arg-type]
+    if is_train and len(sampler) < batch_size:  # type: ignore[arg-type]
+        raise ValueError(
+            f"batch_size_per_gpu: an epoch has {len(sampler)} samples a process, less than a batch of "  # type: ignore[arg-type]
+            f"{batch_size}; raise dataset_enlarge_ratio or lower batch_size_per_gpu"
+        )
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        drop_last=is_train,
+        pin_memory=pin_memory,
+        persistent_workers=persistent_workers and num_workers > 0,
+        prefetch_factor=prefetch_factor if num_workers else None,
+        worker_init_fn=_use_one_thread,
+        # Forked workers share the cache of decoded images; newer Pythons would start them afresh.
+        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+        # A generator of its own: drawing the workers' seed must not move PyTorch's global one.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _use_one_thread(worker: int) -> None:
+    """The workers are the parallelism; threads inside each would only get in each other's way."""
+    import cv2
+
+    cv2.setNumThreads(0)  # not 1: in a forked process OpenCV hangs when it resizes its pool of threads
+    torch.set_num_threads(1)
+
+
+def _plain(value: Any) -> Any:
+    """`value` with every mapping turned into a dict and every sequence into a list, as plug-ins expect to find them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

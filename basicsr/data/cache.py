@@ -1,0 +1,69 @@
+"""Decoded images in memory, shared by all workers of a loader: the second epoch decodes nothing."""
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from basicsr.utils.img_util import read_image
+
+BYTES_PER_MB = 1 << 20
+
+
+class CachedImages:
+    """The images `paths` by position; those that fit into `cache_mb` are decoded only once.
+
+    The cache is one anonymous memory map. Forked workers share it, so it is paid for once, and its pages take memory
+    only as they are filled. It needs no locks: all writers of an image write the same bytes, and an image counts only
+    when its flag, written last, is set. Images are admitted in the order of the list until one does not fit. Those of
+    16 bits are never kept.
+
+    Note: a spawned worker receives no map and fills one of its own.
+
+    Args:
+        paths: image files.
+        sizes: (height, width) of each, in pixels.
+        cache_mb: limit in MiB; 0: no cache.
+    """
+
+    def __init__(self, paths: Sequence[Path], sizes: Sequence[tuple[int, int]], cache_mb: int) -> None:
+        self.paths = paths
+        self.sizes = sizes
+        self._starts = np.cumsum([0] + [1 + 3 * height * width for height, width in sizes])  # of flag and pixels
+        self._admitted = int(self._starts[1:].searchsorted(cache_mb * BYTES_PER_MB, side="right"))
+        self._map = self._new_map()
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that the cache can grow to."""
+        return int(self._starts[self._admitted])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        """Image `position`, (H, W, 3) RGB, uint8 or uint16; read only when it comes from the cache."""
+        if self._map is None or position >= self._admitted:
+            return read_image(self.paths[position])
+        start, (height, width) = int(self._starts[position]), self.sizes[position]
+        if not self._map[start]:
+            image = read_image(self.paths[position])
+            if image.dtype != np.uint8:
+                return image
+            self._map[start + 1 : start + 1 + image.size] = image.tobytes()
+            self._map[start] = 1
+        pixels = np.frombuffer(self._map, np.uint8, 3 * height * width, start + 1)
+        pixels.flags.writeable = False
+        return pixels.reshape(height, width, 3)
+
+    def _new_map(self) -> mmap.mmap | None:
+        return mmap.mmap(-1, self.cache_bytes) if self.cache_bytes else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_map": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map = self._new_map()

@@ -1,0 +1,73 @@
+"""The order of training samples: a pure function of (seed, epoch), the same for any number of processes."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class SampleIndex(NamedTuple):
+    """What a data set needs to make one training sample: everything random in it follows from these two numbers."""
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # hides tuple.index; in [0, images * ratio), of image index % images
+
+
+class EnlargedSampler(Sampler[SampleIndex]):
+    """Shuffled indices of a data set that is repeated `ratio` times, dealt to the ranks like cards.
+
+    Rank r takes the positions r, r + W, r + 2W, ... of one common order, so the k-th batches (of b) of W ranks hold
+    together what the k-th batch of W * b holds in a single process. The order wraps around where it does not divide.
+
+    Args:
+        dataset_size: images in the data set, >= 1.
+        num_replicas: processes that share an epoch, >= 1.
+        rank: this process, in [0, num_replicas).
+        ratio: repetitions of the data set in an epoch, >= 1; each repetition of an image is cropped differently.
+        seed: of the shuffling.
+        shuffle: False keeps the order of the data set.
+
+    Raises:
+        ValueError: when an argument is out of its range.
+    """
+
+    def __init__(
+        self, dataset_size: int, num_replicas: int, rank: int, ratio: int = 1, seed: int = 0, shuffle: bool = True
+    ) -> None:
+        for name, value in {"dataset_size": dataset_size, "num_replicas": num_replicas, "ratio": ratio}.items():
+            if value < 1:
+                raise ValueError(f"EnlargedSampler: {name} must be at least 1, got {value}")
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"EnlargedSampler: rank must be in [0, {num_replicas}), got {rank}")
+        self.total = dataset_size * ratio
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+        self.start = 0
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the order of `epoch` and leave out this rank's first `start` samples: those seen before a resume.
+
+        Raises:
+            ValueError: when `start` is not in [0, len(self)].
+        """
+        if not 0 <= start <= len(self):
+            raise ValueError(f"EnlargedSampler: start must be in [0, {len(self)}], got {start}")
+        self.epoch = epoch
+        self.start = start
+
+    def __iter__(self) -> Iterator[SampleIndex]:
+        order = np.arange(self.total)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+        epoch = self.epoch  # a later set_epoch must not change an order that is being read
+        for position in range(self.start, len(self)):
+            yield SampleIndex(epoch, int(order[(self.rank + position * self.num_replicas) % self.total]))
+
+    def __len__(self) -> int:
+        """Samples of this rank in a whole epoch; the same for every rank, whatever `start` is."""
+        return math.ceil(self.total / self.num_replicas)

@@ -1,0 +1,84 @@
+"""The loaders of a run, from its options. However many processes share the samples, the global batches are the same."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, SequentialSampler, Subset
+
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.utils.errors import OptionError
+from basicsr.utils.options import DatasetOptions, Options
+
+
+def build_train_loader(opt: Options) -> DataLoader[Any]:
+    """Training batches of this process. A batch holds all `accum_iter` parts of one optimizer step.
+
+    Raises:
+        OptionError: naming the section, for folders, images or sizes that do not fit.
+    """
+    options = opt.datasets["train"]
+    dataset = _dataset(options, opt, "train")
+    sampler = EnlargedSampler(
+        len(dataset), opt.world_size, opt.rank, ratio=options.dataset_enlarge_ratio, seed=opt.manual_seed
+    )
+    try:
+        return build_dataloader(
+            dataset,
+            phase="train",
+            batch_size=options.batch_size_per_gpu * (opt.train.accum_iter if opt.train else 1),
+            num_workers=options.num_worker_per_gpu,
+            sampler=sampler,
+            seed=opt.manual_seed + opt.rank,
+            pin_memory=options.pin_memory,
+            persistent_workers=options.persistent_workers,
+            prefetch_factor=options.num_prefetch_queue,
+        )
+    except ValueError as error:
+        raise OptionError(f"{options.where}: {error}") from error
+
+
+class TestLoader:
+    """Whole images one by one: this process's share of a test set.
+
+    Attributes:
+        name: of the data set.
+        root: its folder, below which images are named.
+    """
+
+    __test__ = False  # no test case, whatever its name
+
+    def __init__(self, name: str, root: Path | None, loader: DataLoader[Any]):
+        self.name = name
+        self.root = root
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._loader)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+
+def build_test_loader(opt: Options, key: str) -> TestLoader:
+    """The images of `datasets.<key>` that fall to this process: every `world_size`-th from its rank on.
+
+    Raises:
+        OptionError: naming the section, for folders or images that do not fit.
+    """
+    options = opt.datasets[key]
+    dataset = _dataset(options, opt, key.split("_")[0])
+    share = Subset(dataset, range(opt.rank, len(dataset), opt.world_size))
+    loader = build_dataloader(
+        share, phase="test", num_workers=options.num_worker_per_gpu, sampler=SequentialSampler(share)
+    )
+    root = options.get("dataroot_gt") or options.get("dataroot_lq")
+    return TestLoader(options.name or key, Path(root) if root else None, loader)
+
+
+def _dataset(options: DatasetOptions, opt: Options, phase: str) -> Any:
+    try:
+        return build_dataset(options, scale=opt.scale, phase=phase, seed=opt.manual_seed)
+    except (ValueError, OSError) as error:
+        raise OptionError(f"{options.where}: {error}") from error

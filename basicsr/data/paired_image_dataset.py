@@ -1,0 +1,160 @@
+"""Pairs of a low-resolution image and its ground truth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from basicsr.data.cache import CachedImages
+from basicsr.data.data_sampler import SampleIndex
+from basicsr.data.data_util import check_io_backend, image_names, image_sizes, locate, partner_names, refuse
+from basicsr.data.transforms import ToInput, Window, downscale_window, flip_and_rotate, random_window
+from basicsr.utils.registry import DATASET_REGISTRY
+
+PHASES = ("train", "val", "test")
+
+
+@DATASET_REGISTRY.register()
+class PairedImageDataset(Dataset[dict[str, Any]]):
+    """`{lq, gt, lq_path, gt_path}`: float32 RGB (3, h, w) and (3, scale * h, scale * w) in [0, 1], and their files.
+
+    Training samples are aligned crops, flipped and rotated; every choice follows from (seed, epoch, index), so workers,
+    ranks and resumes change nothing. Validation and test samples are whole images, the ground truth cut at the bottom
+    right to scale times the low-resolution size.
+
+    All images are checked when the data set is built. Low-resolution images must have floor(ground truth / scale)
+    pixels a side. See `read_image` for gray, 16-bit and transparent files.
+
+    Args:
+        dataroot_gt: folder of ground truth, subfolders included.
+        dataroot_lq: folder of low-resolution images, with the same subfolders; None: they are made on the fly by
+            MATLAB's bicubic, equal in every pixel to files made beforehand, and `lq_path` repeats `gt_path`.
+        filename_tmpl: low-resolution stem from the ground truth's: "{}x4" pairs `a.png` with `ax4.png` or `ax4.jpg`.
+        meta_info_file: text file that lists the ground truth to use, one name a line.
+        io_backend: {type: disk}, the only one.
+        scale: ground-truth pixels for each low-resolution pixel, >= 1.
+        phase: "train", "val" or "test".
+        gt_size: side of a training crop in ground-truth pixels, a multiple of `scale`; None: whole images.
+        use_hflip: mirror training samples at random.
+        use_rot: turn training samples by multiples of 90 degrees at random.
+        color: "y": the luma alone, one channel.
+        mean: taken off each channel.
+        std: divides each channel.
+        cache_mb: limit in MiB for decoded images in memory, shared by the workers; 0: decode every time.
+        seed: of crops, flips and rotations.
+
+    Raises:
+        FileNotFoundError: when a folder or an image is missing.
+        ValueError: when an argument is out of range, or images are damaged, too small, or of sizes that do not match.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot_gt: str,
+        dataroot_lq: str | None = None,
+        filename_tmpl: str = "{}",
+        meta_info_file: str | None = None,
+        io_backend: dict | None = None,
+        scale: int = 4,
+        phase: str = "train",
+        gt_size: int | None = None,
+        use_hflip: bool = True,
+        use_rot: bool = True,
+        color: Literal["y"] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        cache_mb: int = 2048,
+        seed: int = 0,
+    ) -> None:
+        check_io_backend(io_backend)
+        if scale < 1:
+            raise ValueError(f"scale: must be at least 1, got {scale}")
+        if phase not in PHASES:
+            raise ValueError(f"phase: must be one of {', '.join(PHASES)}, got {phase!r}")
+        if gt_size is not None and (gt_size < scale or gt_size % scale):
+            raise ValueError(f"gt_size: must be a multiple of scale ({scale}), got {gt_size}")
+        if cache_mb < 0:
+            raise ValueError(f"cache_mb: must not be negative, got {cache_mb}; 0 turns the cache off")
+        self.scale = scale
+        self.is_train = phase == "train"
+        self.crop_px = gt_size // scale if gt_size is not None and self.is_train else None
+        self.use_hflip = use_hflip
+        self.use_rot = use_rot
+        self.seed = seed
+        self._to_input = ToInput(color, mean, std)
+
+        gt_folder = Path(dataroot_gt)
+        gt_names = image_names(gt_folder, meta_info_file)
+        sizes = image_sizes(gt_folder, gt_names)
+        self.gt_paths = self.lq_paths = [gt_folder / name for name in gt_names]
+        self._refuse_small(gt_folder, gt_names, sizes)
+        self.has_lq_files = dataroot_lq is not None
+        if dataroot_lq is not None:
+            lq_folder = Path(dataroot_lq)
+            lq_names = partner_names(gt_names, lq_folder, filename_tmpl)
+            lq_sizes = image_sizes(lq_folder, lq_names)
+            self._refuse_unequal(lq_folder, gt_names, sizes, lq_names, lq_sizes)
+            self.lq_paths = [lq_folder / name for name in lq_names]
+            self._images = CachedImages(self.gt_paths + self.lq_paths, sizes + lq_sizes, cache_mb)
+        else:
+            self._images = CachedImages(self.gt_paths, sizes, cache_mb)
+
+    def __len__(self) -> int:
+        return len(self.gt_paths)
+
+    def __getitem__(self, key: int | SampleIndex) -> dict[str, Any]:
+        """The sample of `key`; in training a plain integer means epoch 0."""
+        sample, position = locate(key, len(self))
+        gt = self._images[position]
+        height, width = gt.shape[0] // self.scale, gt.shape[1] // self.scale
+        rng = np.random.default_rng([self.seed, *sample])
+        window = random_window(height, width, self.crop_px, rng) if self.crop_px else Window(0, 0, height, width)
+        if self.has_lq_files:
+            lq = window.cut(self._images[len(self) + position])
+        else:
+            lq = downscale_window(gt, window, self.scale)
+        pair = [lq, window.cut(gt, self.scale)]
+        if self.is_train:
+            pair = flip_and_rotate(pair, rng, hflip=self.use_hflip, rot=self.use_rot)
+        return {
+            "lq": self._to_input(pair[0]),
+            "gt": self._to_input(pair[1]),
+            "lq_path": str(self.lq_paths[position]),
+            "gt_path": str(self.gt_paths[position]),
+        }
+
+    def _refuse_small(self, folder: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
+        least = self.scale * (self.crop_px or 1)
+        what = f"gt_size ({least}); leave it out or lower gt_size" if self.crop_px else f"scale ({least}); leave it out"
+        refuse(
+            folder,
+            [
+                f"{name}: {height}x{width} (height x width) is smaller than {what}"
+                for name, (height, width) in zip(names, sizes, strict=True)
+                if min(height, width) < least
+            ],
+            len(names),
+        )
+
+    def _refuse_unequal(
+        self,
+        folder: Path,
+        gt_names: Sequence[str],
+        gt_sizes: Sequence[tuple[int, int]],
+        lq_names: Sequence[str],
+        lq_sizes: Sequence[tuple[int, int]],
+    ) -> None:
+        refuse(
+            folder,
+            [
+                f"{lq_name}: expected {gt[0] // self.scale}x{gt[1] // self.scale} (height x width, {gt_name} of "
+                f"{gt[0]}x{gt[1]} at scale {self.scale}), got {lq[0]}x{lq[1]}; "
+                "check scale, or make the file with scripts/data_preparation/generate_lr.py"
+                for gt_name, gt, lq_name, lq in zip(gt_names, gt_sizes, lq_names, lq_sizes, strict=True)
+                if lq != (gt[0] // self.scale, gt[1] // self.scale)
+            ],
+            len(gt_names),
+        )

@@ -1,0 +1,63 @@
+"""Low-resolution images without ground truth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch.utils.data import Dataset
+
+from basicsr.data.cache import CachedImages
+from basicsr.data.data_sampler import SampleIndex
+from basicsr.data.data_util import check_io_backend, image_names, image_sizes, locate
+from basicsr.data.transforms import ToInput
+from basicsr.utils.registry import DATASET_REGISTRY
+
+
+@DATASET_REGISTRY.register()
+class SingleImageDataset(Dataset[dict[str, Any]]):
+    """`{lq, lq_path}`: whole images, float32 RGB (3, h, w) in [0, 1], and their files' paths.
+
+    Args:
+        dataroot_lq: folder of images, subfolders included.
+        meta_info_file: text file that lists the images to use, one name a line.
+        io_backend: {type: disk}, the only one.
+        scale: not used; every data set of a run is told its scale, phase and seed.
+        phase: not used.
+        color: "y": the luma alone, one channel.
+        mean: taken off each channel.
+        std: divides each channel.
+        cache_mb: limit in MiB for decoded images in memory; 0: decode every time.
+        seed: not used.
+
+    Raises:
+        FileNotFoundError: when the folder or a listed image is missing.
+        ValueError: when an argument is out of range, or images are damaged.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot_lq: str,
+        meta_info_file: str | None = None,
+        io_backend: dict | None = None,
+        scale: int = 4,
+        phase: str = "test",
+        color: Literal["y"] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        cache_mb: int = 0,
+        seed: int = 0,
+    ) -> None:
+        check_io_backend(io_backend)
+        self._to_input = ToInput(color, mean, std)
+        folder = Path(dataroot_lq)
+        names = image_names(folder, meta_info_file)
+        self.lq_paths = [folder / name for name in names]
+        self._images = CachedImages(self.lq_paths, image_sizes(folder, names), cache_mb)
+
+    def __len__(self) -> int:
+        return len(self.lq_paths)
+
+    def __getitem__(self, key: int | SampleIndex) -> dict[str, Any]:
+        position = locate(key, len(self))[1]
+        return {"lq": self._to_input(self._images[position]), "lq_path": str(self.lq_paths[position])}

@@ -1,0 +1,115 @@
+"""Make low-resolution images from high-resolution ones, equal in every pixel to MATLAB's `imresize(image, 1/scale)`.
+
+`name.png` becomes `OUT/X2/namex2.png` and so on. Rows and columns that a scale does not divide are cut off first, at
+the bottom right. Subfolders are kept. Files that exist already are left alone, so a stopped run can be started again.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import cv2
+from tqdm import tqdm
+
+from basicsr.utils.img_util import list_images, read_image, write_image
+from basicsr.utils.matlab_functions import imresize
+
+
+class Target(NamedTuple):
+    """One file to write."""
+
+    path: Path
+    scale: int
+    is_crop: bool  # the high-resolution image cut to a multiple of `scale`, instead of the low-resolution image
+
+
+class Job(NamedTuple):
+    """One high-resolution file and all that is to be made of it."""
+
+    source: Path
+    targets: list[Target]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; 0: all files are there."""
+    parser = argparse.ArgumentParser(prog="generate_lr", description=__doc__)
+    parser.add_argument("-i", "--input", type=Path, required=True, help="folder of high-resolution images")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for X2, X3, ...")
+    parser.add_argument("--scale", type=int, nargs="+", default=[2, 3, 4], help="one or more (default: 2 3 4)")
+    parser.add_argument("--suffix", default="x{scale}", help="appended to the names (default: x{scale})")
+    parser.add_argument("--crop-hr", type=Path, metavar="FOLDER", help="write the cropped HR images to FOLDER/X2, ...")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--overwrite", action="store_true", help="make files anew that exist already")
+    args = parser.parse_args(argv)
+    if min(args.scale) < 1 or args.workers < 1:
+        parser.error("--scale and --workers must be at least 1")
+    try:
+        jobs = list(plan(args.input, args.output, args.scale, args.suffix, args.crop_hr))
+        wanted = sum(len(job.targets) for job in jobs)
+        if not args.overwrite:
+            jobs = [job._replace(targets=[t for t in job.targets if not t.path.exists()]) for job in jobs]
+        jobs = [job for job in jobs if job.targets]
+        run(jobs, args.workers)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    made = sum(len(job.targets) for job in jobs)
+    print(f"{made} files written, {wanted - made} existed already")
+    return 0
+
+
+def plan(source: Path, output: Path, scales: list[int], suffix: str, crop_folder: Path | None) -> Iterator[Job]:
+    """What there is to make of every image in the folder `source`.
+
+    Raises:
+        FileNotFoundError: when the folder is missing or holds no images.
+        ValueError: when two images would be written to one file.
+    """
+    names = [PurePosixPath(name) for name in list_images(source)]
+    if not names:
+        raise FileNotFoundError(f"{source}: no images; check the path")
+    owners: dict[Path, PurePosixPath] = {}
+    for name in names:
+        targets = []
+        for scale in dict.fromkeys(scales):
+            stem = f"{name.stem}{suffix.replace('{scale}', str(scale))}"
+            targets.append(Target(output / f"X{scale}" / name.with_name(f"{stem}.png"), scale, is_crop=False))
+            if crop_folder is not None:
+                targets.append(Target(crop_folder / f"X{scale}" / name.with_suffix(".png"), scale, is_crop=True))
+        for target in targets:
+            if owners.setdefault(target.path, name) != name:
+                raise ValueError(f"{source}: {owners[target.path]} and {name} both become {target.path}; rename one")
+        yield Job(source / name, targets)
+
+
+def run(jobs: list[Job], workers: int) -> None:
+    """Write all targets of `jobs`, several images at a time.
+
+    Raises:
+        ValueError: when an image is damaged or smaller than a scale, naming it.
+    """
+    # The processes are the parallelism. Not setNumThreads(1): in a forked process OpenCV hangs shrinking its pool.
+    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+        try:
+            for _ in tqdm(pool.map(make, jobs), total=len(jobs), unit="image"):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def make(job: Job) -> None:
+    """Write all targets of one image."""
+    image = read_image(job.source)
+    for path, scale, is_crop in job.targets:
+        height, width = image.shape[0] // scale, image.shape[1] // scale
+        if min(height, width) < 1:
+            raise ValueError(f"{job.source}: {image.shape[0]}x{image.shape[1]} pixels are too few for scale {scale}")
+        cropped = image[: height * scale, : width * scale]
+        write_image(path, cropped if is_crop else imresize(cropped, 1 / scale))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,161 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from basicsr.data.data_sampler import SampleIndex
+from basicsr.data.data_util import (
+    LegacyDataset,
+    check_io_backend,
+    image_names,
+    image_sizes,
+    locate,
+    partner_names,
+    refuse,
+)
+from basicsr.utils.img_util import list_images, write_image
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+class OldDataset:
+    """As plug-ins were written: global random numbers, whole options."""
+
+    def __init__(self, opt):
+        self.opt = opt
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return index, random.random(), np.random.rand(), torch.rand(1).item()
+
+
+class TestNames:
+    def test_meta_file_chooses_and_orders(self, tmp_path):
+        touch(tmp_path / "gt", "a.png", "b.png", "sub/c d.png")
+        (tmp_path / "meta.txt").write_text("sub/c d.png (480,480,3)\n\na.png\n")
+        assert image_names(tmp_path / "gt", str(tmp_path / "meta.txt")) == ["sub/c d.png", "a.png"]
+        assert image_names(tmp_path / "gt") == ["a.png", "b.png", "sub/c d.png"]
+
+    def test_meta_file_lists_what_is_not_there(self, tmp_path):
+        touch(tmp_path / "gt", "a.png")
+        (tmp_path / "meta.txt").write_text("a.png\nb.png\n")
+        with pytest.raises(FileNotFoundError, match=r"gt: 1 of 2 images cannot .*\n  b.png: listed in .*meta.txt"):
+            image_names(tmp_path / "gt", str(tmp_path / "meta.txt"))
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="gt: no such folder"):
+            image_names(tmp_path / "gt")
+        touch(tmp_path / "gt", "notes.txt")
+        with pytest.raises(FileNotFoundError, match="gt: no images; check the path"):
+            image_names(tmp_path / "gt")
+        with pytest.raises(FileNotFoundError, match=r"meta\.txt"):
+            image_names(tmp_path / "gt", str(tmp_path / "meta.txt"))
+
+
+class TestPartners:
+    def test_template_subfolders_and_suffixes(self, tmp_path):
+        touch(tmp_path, "ax4.jpg", "sub/bx4.png", "a.png")
+        assert partner_names(["a.png", "sub/b.png"], tmp_path, "{}x4") == ["ax4.jpg", "sub/bx4.png"]
+        assert partner_names(["a.jpg"], tmp_path, "{}") == ["a.png"]
+
+    def test_dots_in_names(self, tmp_path):
+        touch(tmp_path, "img.v1x2.png")
+        assert partner_names(["img.v1.png"], tmp_path, "{}x2") == ["img.v1x2.png"]
+
+    def test_missing_ones_are_counted_and_the_first_named(self, tmp_path):
+        touch(tmp_path, "0x4.png")
+        with pytest.raises(FileNotFoundError) as error:
+            partner_names([f"{i}.png" for i in range(9)], tmp_path, "{}x4")
+        lines = str(error.value).splitlines()
+        assert lines[0].endswith("8 of 9 images cannot be used:")
+        assert lines[1] == "  1.png: its LQ image 1x4.* is missing; check filename_tmpl ('{}x4')"
+        assert lines[-1] == "  and 3 more" and len(lines) == 7
+
+    def test_template_without_a_place(self, tmp_path):
+        with pytest.raises(ValueError, match=r"filename_tmpl: must contain \{\} .*got 'x4'"):
+            partner_names(["a.png"], tmp_path, "x4")
+
+
+def test_image_sizes(photos, tmp_path):
+    names = list_images(photos)
+    assert image_sizes(photos, names)[0] == (144, 121)
+    data = (photos / names[0]).read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[:-20])
+    (tmp_path / "none.png").write_bytes(b"x")
+    write_image(tmp_path / "good.png", np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(ValueError, match="2 of 3 images cannot be used") as error:
+        image_sizes(tmp_path, ["cut.png", "good.png", "none.png"])
+    assert "cut.png: the file is cut off" in str(error.value)
+    assert "none.png: cannot be decoded" in str(error.value)
+    with pytest.raises(FileNotFoundError):
+        image_sizes(tmp_path, ["gone.png"])
+
+
+def test_refuse_nothing(tmp_path):
+    refuse(tmp_path, [], 3)
+
+
+@pytest.mark.parametrize("io_backend", [None, {}, {"type": "disk"}])
+def test_known_back_ends(io_backend):
+    check_io_backend(io_backend)
+
+
+def test_other_back_ends_are_refused():
+    with pytest.raises(ValueError, match=r"io_backend.type: must be 'disk', got 'lmdb'; unpack"):
+        check_io_backend({"type": "lmdb"})
+
+
+def test_locate():
+    assert locate(SampleIndex(3, 12), 5) == (SampleIndex(3, 12), 2)
+    assert locate(4, 5) == (SampleIndex(0, 4), 4)
+    for key in (-1, 5):
+        with pytest.raises(IndexError, match=f"sample {key} of a data set of 5 images"):
+            locate(key, 5)
+
+
+class TestLegacyDataset:
+    def test_samples_follow_from_seed_epoch_and_index(self):
+        dataset = LegacyDataset(OldDataset({}), seed=1)
+        sample = dataset[SampleIndex(2, 7)]
+        random.random(), np.random.rand(), torch.rand(1)
+        assert dataset[SampleIndex(2, 7)] == sample
+        assert sample[0] == 2  # index 7 of 5 images, and a plain integer for the plug-in
+        others = [
+            dataset[SampleIndex(3, 7)],
+            dataset[SampleIndex(2, 2)],
+            LegacyDataset(OldDataset({}), 2)[SampleIndex(2, 7)],
+        ]
+        assert len({sample, *others}) == 4
+        assert dataset[3] == dataset[SampleIndex(0, 3)]
+        assert len(dataset) == 5 and len(list(dataset)) == 5
+
+    def test_global_generators_are_put_back(self):
+        def draw():
+            return random.random(), np.random.rand(), torch.rand(1).item()
+
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+        expected = draw()
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+        LegacyDataset(OldDataset({}), 0)[0]
+        assert draw() == expected
+
+    def test_also_when_the_plug_in_fails(self):
+        class Broken(OldDataset):
+            def __getitem__(self, index):
+                random.random()
+                raise RuntimeError("broken plug-in")
+
+        random.seed(1)
+        expected = random.random()
+        random.seed(1)
+        with pytest.raises(RuntimeError, match="broken plug-in"):
+            LegacyDataset(Broken({}), 0)[0]
+        assert random.random() == expected

@@ -1,0 +1,236 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from basicsr.data import build_dataloader
+from basicsr.data.data_sampler import EnlargedSampler, SampleIndex
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.utils.img_util import list_images, read_image, tensor2img, write_image
+from basicsr.utils.matlab_functions import imresize
+
+
+@pytest.fixture(scope="module", params=[2, 3, 4])
+def scale(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pairs(photos, scale, tmp_path_factory):
+    """Folders of ground truth and of its LR images, made beforehand."""
+    lr = tmp_path_factory.mktemp(f"lr{scale}")
+    for name in list_images(photos):
+        gt = read_image(photos / name)
+        height, width = gt.shape[0] // scale * scale, gt.shape[1] // scale * scale
+        write_image(lr / f"{Path(name).stem}x{scale}.png", imresize(gt[:height, :width], 1 / scale))
+    return photos, lr
+
+
+def paired(pairs, scale, **options):
+    gt, lq = pairs
+    return PairedImageDataset(
+        dataroot_gt=str(gt), dataroot_lq=str(lq), filename_tmpl=f"{{}}x{scale}", scale=scale, **options
+    )
+
+
+def equal(one, other, but=()):
+    assert one.keys() == other.keys()
+    for key in one.keys() - set(but):
+        if isinstance(one[key], torch.Tensor):
+            torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)
+        else:
+            assert one[key] == other[key]
+
+
+class TestSamples:
+    def test_on_the_fly_equals_files(self, pairs, scale):
+        options = {"phase": "train", "gt_size": 24 * scale, "seed": 3}
+        files = paired(pairs, scale, **options)
+        flying = PairedImageDataset(dataroot_gt=str(pairs[0]), scale=scale, **options)
+        for epoch in range(4):
+            for index in range(2 * len(files)):
+                key = SampleIndex(epoch, index)
+                equal(files[key], flying[key], but=["lq_path"])
+                assert files[key]["lq"].shape == (3, 24, 24)
+                assert files[key]["gt"].shape == (3, 24 * scale, 24 * scale)
+        for index in range(len(files)):
+            whole = {"phase": "val", "scale": scale}
+            flying = PairedImageDataset(dataroot_gt=str(pairs[0]), **whole)
+            equal(paired(pairs, scale, phase="val")[index], flying[index], but=["lq_path"])
+
+    def test_pairs_are_aligned(self, pairs, scale):
+        dataset = paired(pairs, scale, phase="train", gt_size=24 * scale)
+        for index in range(20):
+            sample = dataset[SampleIndex(0, index)]
+            small = imresize(sample["gt"], 1 / scale).clamp(0, 1)[:, 3:-3, 3:-3]  # away from the crop's mirrored edges
+            assert (small - sample["lq"][:, 3:-3, 3:-3]).abs().mean() < 0.7 / 255  # rounding alone
+
+    def test_crops_differ_between_epochs_and_repetitions(self, pairs, scale):
+        dataset = paired(pairs, scale, gt_size=24 * scale)
+        keys = [SampleIndex(0, 1), SampleIndex(1, 1), SampleIndex(0, 1 + len(dataset))]
+        samples = [dataset[key] for key in keys]
+        assert len({sample["gt_path"] for sample in samples}) == 1
+        assert len({sample["gt"].numpy().tobytes() for sample in samples}) == 3
+        equal(dataset[1], samples[0])
+
+    def test_validation_shows_whole_images_cut_to_the_lr(self, pairs, scale):
+        dataset = paired(pairs, scale, phase="val", gt_size=24 * scale)
+        samples = list(dataset)
+        assert len(samples) == len(dataset) == 5
+        for sample in samples:
+            height, width = sample["lq"].shape[1:]
+            gt = read_image(sample["gt_path"])
+            np.testing.assert_array_equal(tensor2img(sample["gt"]), gt[: height * scale, : width * scale])
+            np.testing.assert_array_equal(tensor2img(sample["lq"]), read_image(sample["lq_path"]))
+
+    def test_flips_can_be_turned_off(self, pairs, scale):
+        dataset = paired(pairs, scale, gt_size=None, use_hflip=False, use_rot=False)
+        np.testing.assert_array_equal(tensor2img(dataset[SampleIndex(5, 2)]["lq"]), read_image(dataset.lq_paths[2]))
+
+    def test_luma_and_normalisation(self, pairs, scale):
+        luma = paired(pairs, scale, phase="val", color="y")[0]
+        assert luma["lq"].shape[0] == luma["gt"].shape[0] == 1
+        plain = paired(pairs, scale, phase="val")[0]
+        shifted = paired(pairs, scale, phase="val", mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5])[0]
+        for key in ("lq", "gt"):
+            torch.testing.assert_close(shifted[key], (plain[key] - 0.5) / 0.5)
+
+    def test_meta_info_file(self, pairs, scale, tmp_path):
+        (tmp_path / "meta.txt").write_text("rocket.png (139,128,3)\nchelsea.png\n")
+        dataset = paired(pairs, scale, phase="val", meta_info_file=str(tmp_path / "meta.txt"))
+        assert [path.name for path in dataset.gt_paths] == ["rocket.png", "chelsea.png"]
+
+
+def test_set5_is_read_as_published(shared):
+    for scale in (2, 3, 4):
+        files = PairedImageDataset(
+            dataroot_gt=str(shared / "data/Set5/HR"),
+            dataroot_lq=str(shared / f"data/Set5/LR_bicubic/X{scale}"),
+            filename_tmpl=f"{{}}x{scale}",
+            scale=scale,
+            phase="test",
+        )
+        flying = PairedImageDataset(dataroot_gt=str(shared / "data/Set5/HR"), scale=scale, phase="test")
+        for index in range(5):
+            equal(files[index], flying[index], but=["lq_path"])
+
+
+class TestLoading:
+    def batches(self, dataset, world, rank, batch_size, workers=0):
+        sampler = EnlargedSampler(len(dataset), world, rank, ratio=4, seed=7)
+        loader = build_dataloader(
+            dataset, phase="train", batch_size=batch_size, num_workers=workers, sampler=sampler, seed=rank
+        )
+        for epoch in range(2):
+            sampler.set_epoch(epoch)
+            yield from loader
+
+    def test_workers_change_nothing(self, photos):
+        dataset = PairedImageDataset(dataroot_gt=str(photos), scale=2, gt_size=32)
+        alone = list(self.batches(dataset, 1, 0, 4))
+        fresh = PairedImageDataset(dataroot_gt=str(photos), scale=2, gt_size=32)
+        helped = list(self.batches(fresh, 1, 0, 4, workers=2))
+        assert len(alone) == len(helped) == 10
+        for one, other in zip(alone, helped, strict=True):
+            equal(one, other)
+
+    def test_ranks_change_nothing(self, photos):
+        dataset = PairedImageDataset(dataroot_gt=str(photos), scale=2, gt_size=32)
+
+        def images(*batches):
+            return sorted(image.numpy().tobytes() for batch in batches for image in batch["lq"])
+
+        single = list(self.batches(dataset, 1, 0, 4))
+        ranks = [self.batches(dataset, 2, rank, 2) for rank in range(2)]
+        for whole, *parts in zip(single, *ranks, strict=True):
+            assert images(whole) == images(*parts)
+
+    def test_loading_leaves_the_global_generators_alone(self, photos):
+        dataset = PairedImageDataset(dataroot_gt=str(photos), scale=2, gt_size=32)
+        before = torch.get_rng_state(), np.random.get_state()[1].copy()
+        list(self.batches(dataset, 1, 0, 4, workers=1))
+        assert torch.equal(torch.get_rng_state(), before[0])
+        np.testing.assert_array_equal(np.random.get_state()[1], before[1])
+
+    def test_workers_fill_the_parents_cache(self, photos, tmp_path):
+        folder = shutil.copytree(photos, tmp_path / "gt")
+        dataset = PairedImageDataset(dataroot_gt=str(folder), scale=2, gt_size=32)
+        expected = list(self.batches(dataset, 1, 0, 4, workers=2))
+        shutil.rmtree(folder)
+        for one, other in zip(self.batches(dataset, 1, 0, 4), expected, strict=True):
+            equal(one, other)
+
+
+def test_gray_and_sixteen_bit_pairs(tmp_path):
+    gray = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    write_image(tmp_path / "a.png", gray)
+    write_image(tmp_path / "b.png", np.dstack([gray] * 3).astype(np.uint16) * 257)
+    dataset = PairedImageDataset(dataroot_gt=str(tmp_path), scale=2, phase="val")
+    torch.testing.assert_close(dataset[0]["gt"], dataset[1]["gt"])
+    assert (dataset[0]["lq"] - dataset[1]["lq"]).abs().max() < 1.01 / 255  # 16 bits are rounded more finely
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"scale": 0}, "scale: must be at least 1, got 0"),
+            ({"phase": "training"}, "phase: must be one of train, val, test, got 'training'"),
+            ({"gt_size": 33}, r"gt_size: must be a multiple of scale \(2\), got 33"),
+            ({"gt_size": 0}, r"gt_size: must be a multiple of scale \(2\), got 0"),
+            ({"cache_mb": -1}, "cache_mb: must not be negative, got -1; 0 turns the cache off"),
+            ({"io_backend": {"type": "lmdb"}}, "io_backend.type: must be 'disk', got 'lmdb'"),
+            ({"color": "rgb"}, "color: must be 'y' or null, got 'rgb'"),
+            ({"mean": [0.5]}, "mean: needs one number for each of 3 channels"),
+        ],
+    )
+    def test_options(self, photos, options, message):
+        with pytest.raises(ValueError, match=message):
+            PairedImageDataset(**{"dataroot_gt": str(photos), "scale": 2, **options})
+
+    def test_missing_folders(self, photos, tmp_path):
+        with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+            PairedImageDataset(dataroot_gt=str(tmp_path / "nowhere"))
+        with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+            PairedImageDataset(dataroot_gt=str(photos), dataroot_lq=str(tmp_path / "nowhere"))
+        with pytest.raises(FileNotFoundError, match="no images; check the path"):
+            PairedImageDataset(dataroot_gt=str(tmp_path))
+
+    def test_missing_partner(self, photos, tmp_path):
+        shutil.copy(photos / "rocket.png", tmp_path)
+        with pytest.raises(
+            FileNotFoundError, match=r"4 of 5 images(.|\n)*chelsea.png: its LQ image chelsea.\* is missing"
+        ):
+            PairedImageDataset(dataroot_gt=str(photos), dataroot_lq=str(tmp_path), scale=1)
+
+    def test_wrong_ratio(self, tmp_path):
+        write_image(tmp_path / "gt/a.png", np.zeros((31, 20, 3), np.uint8))
+        write_image(tmp_path / "lq/ax3.png", np.zeros((11, 7, 3), np.uint8))
+        with pytest.raises(ValueError) as error:
+            PairedImageDataset(
+                dataroot_gt=str(tmp_path / "gt"), dataroot_lq=str(tmp_path / "lq"), filename_tmpl="{}x3", scale=3
+            )
+        assert str(error.value).splitlines() == [
+            f"{tmp_path / 'lq'}: 1 of 1 images cannot be used:",
+            "  ax3.png: expected 10x6 (height x width, a.png of 31x20 at scale 3), got 11x7; "
+            "check scale, or make the file with scripts/data_preparation/generate_lr.py",
+        ]
+
+    def test_too_small(self, photos):
+        with pytest.raises(ValueError, match=r"4 of 5(.|\n)*rocket.png: 139x128 .* smaller than gt_size \(130\)"):
+            PairedImageDataset(dataroot_gt=str(photos), scale=2, gt_size=130)
+        PairedImageDataset(dataroot_gt=str(photos), scale=2, gt_size=130, phase="val")
+
+    def test_smaller_than_the_scale(self, tmp_path):
+        write_image(tmp_path / "a.png", np.zeros((3, 9, 3), np.uint8))
+        with pytest.raises(ValueError, match=r"a.png: 3x9 .* smaller than scale \(4\); leave it out"):
+            PairedImageDataset(dataroot_gt=str(tmp_path), scale=4, phase="val")
+
+    def test_damaged(self, photos, tmp_path):
+        folder = shutil.copytree(photos, tmp_path / "gt")
+        data = (folder / "coffee.png").read_bytes()
+        (folder / "coffee.png").write_bytes(data[: len(data) // 2])
+        with pytest.raises(ValueError, match=r"1 of 5 images(.|\n)*coffee.png: the file is cut off"):
+            PairedImageDataset(dataroot_gt=str(folder), scale=2)
