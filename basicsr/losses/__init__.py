@@ -1,0 +1,17 @@
+"""Training losses, built from YAML specs such as `{type: L1Loss, loss_weight: 1.0}`."""
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from basicsr.utils.registry import LOSS_REGISTRY
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build_loss(spec: Mapping[str, Any]) -> "nn.Module":
+    """The loss that `spec` describes; `spec` itself stays as it is."""
+    loss = LOSS_REGISTRY.build(spec)
+    logging.getLogger("basicsr").info("Loss [%s] is created.", spec["type"])
+    return loss

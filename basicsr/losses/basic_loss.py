@@ -1,0 +1,175 @@
+"""Pixel losses and the perceptual loss."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from basicsr.archs.vgg_arch import VGGFeatures, VGGType
+from basicsr.utils.registry import LOSS_REGISTRY
+
+Reduction = Literal["mean", "sum", "none"]
+Criterion = Literal["l1", "l2", "fro"]
+
+
+class PixelLoss(nn.Module):
+    """A distance between pixels, weighted and reduced; subclasses say which distance.
+
+    Args:
+        loss_weight: factor on the result.
+        reduction: "none" keeps one value for each pixel and channel.
+
+    Shape:
+        pred, target: any, but equal. weight: broadcastable to it, >= 0; "mean" then is the weighted mean, 0 where all
+        weights are 0. output: scalar, or that of `pred` for "none".
+
+    Raises:
+        ValueError: for an unknown reduction, or when `pred` and `target` differ in shape.
+    """
+
+    def __init__(self, *, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        if reduction not in get_args(Reduction):
+            raise ValueError(f"reduction: must be one of {', '.join(get_args(Reduction))}, got {reduction!r}")
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The distance at every position, >= 0."""
+        raise NotImplementedError
+
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The weighted, reduced distance."""
+        if pred.shape != target.shape:
+            name = type(self).__name__
+            raise ValueError(f"{name}: the images differ in shape, got {tuple(pred.shape)} and {tuple(target.shape)}")
+        loss = self.distance(pred, target)
+        if weight is not None:
+            weight = weight.to(loss).expand_as(loss)
+            loss = loss * weight
+        if self.reduction == "sum":
+            loss = loss.sum()
+        elif self.reduction == "mean" and weight is None:
+            loss = loss.mean()
+        elif self.reduction == "mean" and weight is not None:
+            loss = loss.sum() / weight.sum().clamp_min(torch.finfo(loss.dtype).tiny)
+        return self.loss_weight * loss
+
+
+@LOSS_REGISTRY.register()
+class L1Loss(PixelLoss):
+    """Absolute difference: |pred - target|. Arguments and shapes: see `PixelLoss`."""
+
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The distance at every position, >= 0."""
+        return (pred - target).abs()
+
+
+@LOSS_REGISTRY.register()
+class MSELoss(PixelLoss):
+    """Squared difference: (pred - target)^2. Arguments and shapes: see `PixelLoss`."""
+
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The distance at every position, >= 0."""
+        return (pred - target).square()
+
+
+@LOSS_REGISTRY.register()
+class CharbonnierLoss(PixelLoss):
+    """Smooth absolute difference: sqrt((pred - target)^2 + eps). Shapes: see `PixelLoss`.
+
+    Args:
+        loss_weight: factor on the result.
+        reduction: "none" keeps one value for each pixel and channel.
+        eps: > 0; the loss of equal images is its root.
+
+    Source: Lai et al., LapSRN, CVPR 2017, section 3.3. Note: the paper's epsilon (1e-3) is squared; this one is not.
+    """
+
+    def __init__(self, *, loss_weight: float = 1.0, reduction: Reduction = "mean", eps: float = 1e-12) -> None:
+        super().__init__(loss_weight=loss_weight, reduction=reduction)
+        if eps <= 0:
+            raise ValueError(f"eps: must be above 0, got {eps}; at 0 the gradient of equal pixels is not finite")
+        self.eps = eps
+
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The distance at every position, > 0."""
+        return ((pred - target).square() + self.eps).sqrt()
+
+
+@LOSS_REGISTRY.register()
+class PerceptualLoss(nn.Module):
+    """Distance between the VGG features of two images, plus that of their Gram matrices (style).
+
+    Args:
+        layer_weights: layer name (`conv5_4`, `relu1_2`, ...) -> its factor.
+        weights: path of a torchvision VGG state dict. Nothing is downloaded.
+        vgg_type: the torchvision network that `weights` belongs to.
+        use_input_norm: subtract ImageNet's mean and divide by its deviation first, as the network was trained.
+        range_norm: images are in [-1, 1], not [0, 1].
+        perceptual_weight: factor on the distance of features; 0: off.
+        style_weight: factor on the distance of Gram matrices; 0: off.
+        criterion: "l1" and "l2" are means of |d| and d^2; "fro" is the Frobenius norm of d over the whole batch.
+
+    Shape:
+        pred, target: (B, 3, H, W). output: scalar >= 0.
+
+    Raises:
+        CheckpointError: when `weights` is missing, damaged or of another network.
+        ValueError: for an unknown layer, network or criterion.
+
+    Source: Johnson et al., "Perceptual losses", ECCV 2016; Gram matrices divided by C*H*W as there (section 3.2).
+    """
+
+    def __init__(
+        self,
+        *,
+        layer_weights: dict[str, float],
+        weights: str,
+        vgg_type: VGGType = "vgg19",
+        use_input_norm: bool = True,
+        range_norm: bool = False,
+        perceptual_weight: float = 1.0,
+        style_weight: float = 0.0,
+        criterion: Criterion = "l1",
+    ) -> None:
+        super().__init__()
+        if criterion not in get_args(Criterion):
+            raise ValueError(f"criterion: must be one of {', '.join(get_args(Criterion))}, got {criterion!r}")
+        self.layer_weights = dict(layer_weights)
+        self.perceptual_weight = perceptual_weight
+        self.style_weight = style_weight
+        self.criterion = criterion
+        self.vgg = VGGFeatures(
+            layers=list(layer_weights),
+            weights=weights,
+            vgg_type=vgg_type,
+            use_input_norm=use_input_norm,
+            range_norm=range_norm,
+        )
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """`perceptual_weight` * features + `style_weight` * Gram matrices; only `pred` gets a gradient."""
+        features = self.vgg(pred)
+        with torch.no_grad():
+            target_features = self.vgg(target)
+        loss = pred.new_zeros(())
+        for layer, factor in self.layer_weights.items():
+            x, y = features[layer], target_features[layer]
+            if self.perceptual_weight > 0:
+                loss = loss + self.perceptual_weight * factor * self._distance(x, y)
+            if self.style_weight > 0:
+                loss = loss + self.style_weight * factor * self._distance(_gram(x), _gram(y))
+        return loss
+
+    def _distance(self, x: Tensor, y: Tensor) -> Tensor:
+        difference = x - y
+        if self.criterion == "l1":
+            return difference.abs().mean()
+        return difference.square().mean() if self.criterion == "l2" else torch.linalg.vector_norm(difference)
+
+
+def _gram(features: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, C): the correlations of channels, divided by C*H*W."""
+    x = features.flatten(2)
+    return x @ x.transpose(1, 2) / (x.shape[1] * x.shape[2])

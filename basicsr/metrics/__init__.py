@@ -1,0 +1,61 @@
+"""Image quality scores, from YAML specs such as `{type: calculate_psnr, crop_border: 4, test_y_channel: true}`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from basicsr.utils.registry import METRIC_REGISTRY
+
+_LAZY = ("calculate_psnr", "calculate_psnr_pt", "calculate_ssim", "calculate_ssim_pt")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return METRIC_REGISTRY.get(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def calculate_metric(data: Mapping[str, Any], spec: Mapping[str, Any]) -> Any:
+    """Score the images in `data` (`img`, `img2`) with the metric that `spec` describes; `better` is not passed on."""
+    arguments = {key: value for key, value in spec.items() if key not in ("type", "better")}
+    return METRIC_REGISTRY.get(spec["type"])(**data, **arguments)
+
+
+def direction(spec: Mapping[str, Any]) -> str:
+    """Whichever is better, "higher" or "lower": as the spec says, else as the metric itself says.
+
+    Raises:
+        ValueError: for any other word.
+    """
+    better = spec.get("better") or getattr(METRIC_REGISTRY.get(spec["type"]), "better", "higher")
+    if better not in ("higher", "lower"):
+        raise ValueError(f"better: must be 'higher' or 'lower', got {better!r}")
+    return better
+
+
+def protocol(spec: Mapping[str, Any]) -> str:
+    """What the metric is computed on: "uint8" (clamped, rounded 8-bit images) or "float" (raw network output)."""
+    return getattr(METRIC_REGISTRY.get(spec["type"]), "protocol", "uint8")
+
+
+def describe(spec: Mapping[str, Any]) -> str:
+    """The whole protocol in words, for the head of a table: "uint8, Y, crop 4"."""
+    return f"{protocol(spec)}, {'Y' if spec.get('test_y_channel') else 'RGB'}, crop {spec.get('crop_border', 0)}"
+
+
+def both_protocols(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`metrics` and, after each entry, its twin in the other protocol, called `<name>_uint8` or `<name>_float`.
+
+    `calculate_x` and `calculate_x_pt` are twins. Papers differ in which of them they print, by some 0.002 dB, so a test
+    run prints both. A twin that is listed already, or whose name is taken, is not added.
+    """
+    listed = [dict(spec) for spec in metrics.values()]
+    result: dict[str, dict[str, Any]] = {}
+    for name, spec in metrics.items():
+        result[name] = dict(spec)
+        kind = spec["type"]
+        twin = {**spec, "type": kind.removesuffix("_pt") if kind.endswith("_pt") else f"{kind}_pt"}
+        if twin["type"] in METRIC_REGISTRY and twin not in listed:
+            twin_name = f"{name}_{protocol(twin)}"
+            if twin_name not in metrics:
+                result[twin_name] = twin
+    return result

@@ -1,0 +1,215 @@
+"""The only validation loop, and what comes out of it: the scores of every image, and the best of them so far."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from basicsr.metrics import calculate_metric, describe, direction, protocol
+from basicsr.utils.dist_util import gather_objects
+from basicsr.utils.img_util import tensor2img
+
+Record = tuple[str, str, dict[str, float]]  # path, name and scores of one image
+
+
+@dataclass
+class Scores:
+    """The scores of one data set."""
+
+    dataset: str
+    per_image: dict[str, dict[str, float]]
+    """image name -> metric name -> score, in the order of the data set."""
+    protocols: dict[str, str] = field(default_factory=dict)
+    """metric name -> how it was computed ("uint8, Y, crop 4")."""
+
+    def mean(self) -> dict[str, float]:
+        """The mean over images of each metric; inf where one image has it, {} without images."""
+        columns: dict[str, list[float]] = {}
+        for scores in self.per_image.values():
+            for metric, value in scores.items():
+                columns.setdefault(metric, []).append(value)
+        return {metric: sum(values) / len(values) for metric, values in columns.items()}
+
+    def table(self) -> str:
+        """A Markdown table: a row for each image, the mean last; the head names each protocol."""
+        mean = self.mean()
+        head = [self.dataset] + [f"{m} ({self.protocols[m]})" if m in self.protocols else m for m in mean]
+        rows = [*self.per_image.items(), ("**mean**", mean)]
+        lines = [head, ["---"] + ["---:"] * len(mean)]
+        lines += [[name, *(f"{scores[metric]:.4f}" for metric in mean)] for name, scores in rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Data set, protocols, mean and per-image scores for JSON, which has no inf and no nan: they become strings."""
+
+        def plain(scores: dict[str, float]) -> dict[str, float | str]:
+            return {metric: value if math.isfinite(value) else str(value) for metric, value in scores.items()}
+
+        return {
+            "dataset": self.dataset,
+            "protocols": self.protocols,
+            "mean": plain(self.mean()),
+            "per_image": {name: plain(scores) for name, scores in self.per_image.items()},
+        }
+
+    def to_json(self, path: str | Path) -> None:
+        """Write `to_plain()`."""
+        text = json.dumps(self.to_plain(), indent=2, ensure_ascii=False)
+        _with_parents(path).write_text(f"{text}\n", encoding="utf-8")
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write a row for each image, the mean last."""
+        mean = self.mean()
+        with _with_parents(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", *mean])
+            for name, scores in [*self.per_image.items(), ("mean", mean)]:
+                writer.writerow([name, *(scores[metric] for metric in mean)])
+
+
+class Best:
+    """The best mean of each data set and metric so far, and the iteration it is from.
+
+    Args:
+        metrics: metric name -> spec; `better` in it, or else the metric itself, says which way is up.
+    """
+
+    def __init__(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+        self._better = {name: direction(spec) for name, spec in metrics.items()}
+        self._found: dict[str, dict[str, tuple[float, int]]] = {}
+
+    def update(self, scores: Scores, it: int) -> list[str]:
+        """Take in the means of iteration `it`; returns the metrics that reached a new best. nan is never best."""
+        found = self._found.setdefault(scores.dataset, {})
+        improved = []
+        for metric, value in scores.mean().items():
+            sign = 1 if self._better[metric] == "higher" else -1
+            if not math.isnan(value) and (metric not in found or sign * value > sign * found[metric][0]):
+                found[metric] = (value, it)
+                improved.append(metric)
+        return improved
+
+    def get(self, dataset: str, metric: str) -> tuple[float, int] | None:
+        """The best value and its iteration; None before the first."""
+        return self._found.get(dataset, {}).get(metric)
+
+    def report(self, scores: Scores) -> str:
+        """The log entry of a validation, in the lines that `plot_util.read_log` and BasicSR's users know."""
+        lines = [f"Validation {scores.dataset}"]
+        for metric, value in scores.mean().items():
+            best = self.get(scores.dataset, metric)
+            lines.append(f"\t # {metric}: {value:.4f}" + (f"\tBest: {best[0]:.4f} @ {best[1]} iter" if best else ""))
+        return "\n".join(lines)
+
+    def state_dict(self) -> dict[str, dict[str, tuple[float, int]]]:
+        """What a training state keeps: numbers in plain containers."""
+        return {dataset: dict(found) for dataset, found in self._found.items()}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Iterable[Any]]]) -> None:
+        """Continue from a `state_dict()`; metrics that are no longer computed are forgotten."""
+        self._found = {
+            dataset: {m: (float(value), int(it)) for m, (value, it) in found.items() if m in self._better}
+            for dataset, found in state.items()
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    predict: Callable[[Tensor], Tensor],
+    batches: Iterable[Mapping[str, Any]],
+    metrics: Mapping[str, Mapping[str, Any]],
+    dataset: str,
+    on_image: Callable[[str, Tensor], None] | None = None,
+    *,
+    root: str | Path | None = None,
+) -> Scores:
+    """Score every image once. The only validation loop: train.py, test.py and every model call it.
+
+    An image is called by the stem of its `gt_path` (without ground truth: `lq_path`); with `root`, by its path below
+    that folder without the suffix. A second image of the same name becomes `name~2`.
+
+    Args:
+        predict: maps LQ (B, 3, h, w) to SR (B, 3, s*h, s*w), RGB in [0, 1], and moves it to its device.
+        batches: as a data loader gives them; those without `gt` are predicted but not scored. Each of several processes
+            passes its own share; an image that two of them hold, as padded samplers make, counts once.
+        metrics: metric name -> spec. "uint8" metrics get clamped and rounded images, "float" ones the raw tensors.
+        dataset: the name of the set in the result.
+        on_image: called with the name and SR (1, 3, s*h, s*w) of each image, to save it or show it.
+        root: the data set's folder; needed for distinct names in `on_image` when several processes share a set whose
+            subfolders repeat file names.
+
+    Returns:
+        The same scores in every process, in the order of the data set if image k was dealt to process k mod world_size.
+
+    Raises:
+        ValueError: naming the image, when a metric refuses it (SR and GT of different sizes).
+    """
+    records: list[Record] = []
+    taken: set[str] = set()
+    for batch in batches:
+        sr_batch = predict(batch["lq"])
+        gt_batch = batch["gt"].to(sr_batch.device) if "gt" in batch else None
+        for k, path in enumerate(batch["lq_path"] if gt_batch is None else batch["gt_path"]):
+            name = _distinct(_name(path, root), taken)
+            sr = sr_batch[k : k + 1]
+            if gt_batch is not None:
+                try:
+                    records.append((path, name, _score(sr, gt_batch[k : k + 1], metrics)))
+                except ValueError as error:
+                    raise ValueError(f"{dataset}, image {name}: {error}") from error
+            if on_image is not None:
+                on_image(name, sr)
+    protocols = {metric: describe(spec) for metric, spec in metrics.items()}
+    return Scores(dataset, gather_scores(records), protocols)
+
+
+def gather_scores(records: list[Record]) -> dict[str, dict[str, float]]:
+    """Merge what each process scored into name -> scores, the same in all of them, each path once.
+
+    The shares are interleaved, which restores the order of images dealt in turn. Of two paths with the same name, the
+    later becomes `name~2`.
+    """
+    merged: dict[str, dict[str, float]] = {}
+    seen: set[str] = set()
+    taken: set[str] = set()
+    for record in chain.from_iterable(zip_longest(*gather_objects(records))):
+        if record is not None and record[0] not in seen:
+            path, name, scores = record
+            seen.add(path)
+            merged[_distinct(name, taken)] = scores
+    return merged
+
+
+def _score(sr: Tensor, gt: Tensor, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Every metric of one image; `sr` and `gt` are (1, 3, H, W)."""
+    data: dict[str, dict[str, Any]] = {"float": {"img": sr, "img2": gt}}
+    if any(protocol(spec) == "uint8" for spec in metrics.values()):
+        data["uint8"] = {"img": tensor2img(sr[0]), "img2": tensor2img(gt[0])}
+    return {name: float(calculate_metric(data[protocol(spec)], spec)) for name, spec in metrics.items()}
+
+
+def _name(path: str, root: str | Path | None) -> str:
+    return PurePath(path).stem if root is None else PurePath(path).relative_to(root).with_suffix("").as_posix()
+
+
+def _distinct(name: str, taken: set[str]) -> str:
+    """`name`, or `name~2`, `name~3`, ... when that is in `taken`; adds the result to `taken`."""
+    found, count = name, 1
+    while found in taken:
+        count += 1
+        found = f"{name}~{count}"
+    taken.add(found)
+    return found
+
+
+def _with_parents(path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
