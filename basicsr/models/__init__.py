@@ -1,0 +1,19 @@
+"""Models: networks with their losses, optimizer and checkpoints. A model sees batches and options, never data sets."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from basicsr.utils.registry import MODEL_REGISTRY
+
+if TYPE_CHECKING:
+    from basicsr.models.base_model import BaseModel
+    from basicsr.utils.options import Options
+
+logger = logging.getLogger("basicsr")
+
+
+def build_model(opt: "Options") -> "BaseModel":
+    """The model that `model_type` names, built with the options of the run."""
+    model = MODEL_REGISTRY.get(opt.model_type)(opt)
+    logger.info("Model [%s] is created.", type(model).__name__)
+    return model

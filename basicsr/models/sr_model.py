@@ -1,0 +1,138 @@
+"""Super-resolution: a network learns to turn LQ into GT. The losses are whatever `train.*_opt` names."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from basicsr.metrics import both_protocols
+from basicsr.metrics.evaluate import Scores, evaluate
+from basicsr.models.base_model import EMA, BaseModel
+from basicsr.utils.img_util import tensor2img, write_image
+from basicsr.utils.options import Options
+from basicsr.utils.registry import MODEL_REGISTRY
+
+
+@MODEL_REGISTRY.register()
+class SRModel(BaseModel):
+    """One network, trained on pairs; also registered as `CATANetModel`.
+
+    Override `compute_losses` for another objective and `predict` for another way to run the network.
+    """
+
+    def __init__(self, opt: Options):
+        super().__init__(opt)
+        self.lq: Tensor
+        self.gt: Tensor | None = None
+        self.output: Tensor | None = None
+        self.batch: dict[str, Any] = {}
+        net = build_network(opt.network_g)
+        if opt.path.pretrain_network_g is not None:
+            self.load_network(net, opt.path.pretrain_network_g, opt.path.strict_load_g, opt.path.param_key_g)
+        self.net_g = self.model_to_device(net)
+        self.losses: dict[str, nn.Module] = {}
+        if self.is_train and opt.train is not None:
+            self.losses = {key: build_loss(spec).to(self.device) for key, spec in opt.train.losses.items()}
+            if opt.train.ema_decay > 0:
+                self.net_g_ema = EMA(self.get_bare_model(self.net_g), opt.train.ema_decay)
+            self.setup_optimizer(self.net_g)
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        """Take a batch `{'lq': (B, 3, h, w), 'gt': (B, 3, s*h, s*w), ...}` to the device."""
+        self.batch = {
+            key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+            for key, value in data.items()
+        }
+        self.lq, self.gt = self.batch["lq"], self.batch.get("gt")
+
+    def compute_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Every loss between output and GT, under the name it is logged as."""
+        output = self.net_g(batch["lq"])
+        return {loss_name(key): criterion(output.float(), batch["gt"]) for key, criterion in self.losses.items()}
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One optimizer step on the batch that was fed."""
+        self.minimise(self.batch, current_iter)
+
+    @property
+    def net_eval(self) -> nn.Module:
+        """The network that is tested: the EMA where there is one."""
+        return self.get_bare_model(self.net_g_ema if self.net_g_ema is not None else self.net_g)
+
+    def predict(self, lq: Tensor) -> Tensor:
+        """SR of (B, 3, h, w) images in evaluation mode, RGB in [0, 1], not clamped."""
+        net = self.net_eval
+        was_training = net.training
+        net.eval()
+        with torch.inference_mode(), self.autocast():
+            lq = lq.to(self.device, non_blocking=True)
+            output = (self_ensemble(net, lq) if self.opt.val.self_ensemble else net(lq)).float()
+        net.train(was_training)
+        return output
+
+    def test(self) -> None:
+        """Run the network on the batch that was fed, into `self.output`."""
+        self.output = self.predict(self.lq)
+
+    def get_current_visuals(self) -> dict[str, Tensor]:
+        """Input, output and ground truth of the last test, on the CPU."""
+        visuals = {"lq": self.lq, "result": self.output, "gt": self.gt}
+        return {key: value.detach().cpu() for key, value in visuals.items() if value is not None}
+
+    def validation(self, loader: Iterable[Mapping[str, Any]], current_iter: int | None = None,
+                   save_img: bool = False) -> Scores:  # fmt: skip
+        """Score the data set of `loader`, whose images are this process's share.
+
+        Args:
+            current_iter: in training; None in a test run, which scores in both protocols.
+            save_img: write the outputs into the run's `visualization` folder.
+        """
+        val = self.opt.val
+        name = getattr(loader, "name", "")
+        metrics: Mapping[str, Any] = val.metrics or {}
+        if current_iter is None:
+            metrics = both_protocols(metrics)
+        on_image = self._image_writer(name, current_iter) if save_img else None
+        bar = tqdm(loader, desc=f"Test {name}", unit="image", leave=False, disable=not val.pbar or self.opt.rank != 0)
+        return evaluate(self.predict, bar, metrics, name, on_image, root=getattr(loader, "root", None))
+
+    def _image_writer(self, dataset: str, current_iter: int | None) -> Callable[[str, Tensor], None]:
+        folder = Path(str(self.opt.path.visualization))
+        suffix = self.opt.val.suffix
+
+        def write(name: str, sr: Tensor) -> None:
+            if current_iter is not None:
+                path = folder / name / f"{Path(name).name}_{current_iter}.png"
+            else:
+                path = folder / dataset / f"{name}_{suffix or self.opt.name}.png"
+            write_image(path, tensor2img(sr[0]))
+
+        return write
+
+
+MODEL_REGISTRY.register(SRModel, name="CATANetModel")
+
+
+def loss_name(key: str) -> str:
+    """The name a loss is logged under: `pixel_opt` -> `l_pix`, `perceptual_opt` -> `l_percep`, `x_opt` -> `l_x`."""
+    stem = key.removesuffix("_opt")
+    return "l_" + {"pixel": "pix", "perceptual": "percep"}.get(stem, stem)
+
+
+def self_ensemble(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Mean of the outputs over the 8 flips and rotations of the input, each turned back ("self-ensemble", x8).
+
+    Source: EDSR, CVPRW 2017, Sec. 3.3.
+    """
+    outputs = []
+    for turns in range(4):
+        for flip in (False, True):
+            turned = torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
+            y = torch.rot90(net(turned), -turns, (-2, -1))
+            outputs.append(y.flip(-1) if flip else y)
+    return torch.stack(outputs).mean(dim=0)

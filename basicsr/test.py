@@ -1,0 +1,63 @@
+"""Test a network: `python basicsr/test.py -opt X.yml`, or `torchrun` to share the images among processes.
+
+Scores of every image, in both PSNR protocols, go to the log and, with the pictures, to `results/<name>/`.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+from basicsr.data.loaders import build_test_loader
+from basicsr.models import build_model
+from basicsr.utils.errors import OptionError
+from basicsr.utils.options import Options, dump_options, load_options, parse_command_line, resolve
+from basicsr.utils.run import join_processes, make_folders, run_command
+
+logger = logging.getLogger("basicsr")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command `basicsr-test`; returns the exit code."""
+    args = parse_command_line("basicsr-test", __doc__ or "", argv)
+
+    def body() -> None:
+        opt = load_options(args.opt, args.force_yml, is_train=False)
+        if args.check:
+            sys.stdout.write(dump_options(resolve(opt, debug=args.debug)))
+        else:
+            test(join_processes(opt, args.launcher, debug=args.debug))
+
+    return run_command("basicsr-test", body)
+
+
+def test(opt: Options) -> None:
+    """Score the network on every test set; write `scores.json`, `scores_<set>.csv`, `scores.md` and the pictures.
+
+    Raises:
+        OptionError: when there are no weights to test.
+    """
+    loaders = [build_test_loader(opt, key) for key in opt.datasets_of("val", "test")]
+    model = build_model(opt)
+    if opt.path.pretrain_network_g is None and any(True for _ in model.net_g.parameters()):
+        raise OptionError(f"{opt.path.where / 'pretrain_network_g'}: is missing; a test run needs weights")
+    make_folders(opt, keep_existing=False)
+    results = []
+    for loader in loaders:
+        logger.info("Testing %s (%d images here)...", loader.name, len(loader))
+        scores = model.validation(loader, None, opt.val.save_img)
+        results.append(scores)
+        logger.info("Scores of %s:\n\n%s\n", scores.dataset, scores.table())
+    if opt.rank == 0:
+        root = Path(str(opt.path.log))
+        tables = "\n\n".join(scores.table() for scores in results)
+        (root / "scores.md").write_text(f"# {opt.name}\n\n{tables}\n", encoding="utf-8")
+        for scores in results:
+            scores.to_csv(root / f"scores_{scores.dataset}.csv")
+        content = {scores.dataset: scores.to_plain() for scores in results}
+        (root / "scores.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        logger.info("Written to %s", root)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
