@@ -1,0 +1,167 @@
+"""Write docs/options.md, the reference of every YAML key, from the option types and the registered components."""
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import itertools
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from basicsr.utils import options
+from basicsr.utils.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    OPTIMIZER_REGISTRY,
+    SCHEDULER_REGISTRY,
+    Registry,
+)
+from basicsr.utils.typed import Section, describe, signature_hints
+
+TARGET = Path(__file__).parents[1] / "docs" / "options.md"
+SECTIONS: list[tuple[str, type[Section]]] = [
+    ("", options.Options),
+    ("datasets.*", options.DatasetOptions),
+    ("path", options.PathOptions),
+    ("train", options.TrainOptions),
+    ("val", options.ValOptions),
+    ("logger", options.LoggerOptions),
+    ("logger.wandb", options.WandbOptions),
+    ("dist_params", options.DistOptions),
+]
+COMPONENTS: list[tuple[str, str, Registry, tuple[str, ...]]] = [
+    ("Networks", "network_g", ARCH_REGISTRY, ()),
+    ("Data sets", "datasets.*", DATASET_REGISTRY, options.DatasetOptions.SUPPLIED),
+    ("Losses", "train.*_opt", LOSS_REGISTRY, ()),
+    ("Schedules", "train.scheduler", SCHEDULER_REGISTRY, ()),
+    ("Metrics", "val.metrics.*", METRIC_REGISTRY, ("img", "img2")),
+]
+HEAD = """# Options
+
+Every key of a YAML file, with type, default and meaning. This page is generated from the option types
+(`python scripts/generate_options_doc.py`); a test keeps it current.
+
+- `key=value` pairs after `--force_yml` override the file: `--force_yml train:optim_g:lr=1e-4 val:val_freq=500`.
+- `--check` prints the options with their defaults and exits.
+- A wrong key, type or value ends the run with one message: file and line, key, what is wrong, the nearest known name. A
+  key that resembles nothing known passes with a warning, for plug-ins have keys of their own.
+- `2e-4` is a number; a key that stands twice is an error.
+- Relative paths start at the current folder.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the page, or with --check only compare it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if docs/options.md is not current")
+    args = parser.parse_args(argv)
+    text = page()
+    if args.check:
+        return int(not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text)
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.write_text(text, encoding="utf-8")
+    return 0
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    parts = [HEAD]
+    for path, section in SECTIONS:
+        parts += [
+            f"\n## {f'`{path}`' if path else 'Top level'}\n\n{inspect.getdoc(section)}\n\n",
+            *_section_table(section),
+        ]
+    parts.append(f"\n## Models\n\n`model_type` is one of {_listed(MODEL_REGISTRY.keys())}.\n")
+    parts.append(
+        f"\n## Optimizers\n\n`train.optim_g: {{type: ..., lr: ..., ...}}`: {_listed(OPTIMIZER_REGISTRY.keys())}, "
+        "PyTorch's own, with the arguments that its documentation of `torch.optim` gives.\n"
+    )
+    for title, path, registry, supplied in COMPONENTS:
+        parts.append(f"\n## {title}\n\n`{path}: {{type: ..., ...}}`; the keys beside `type` are those of the type.\n")
+        shared = {k: v for _, target in registry for k, v in _documented_arguments(target).items()}
+        for name, target in registry:
+            heading = " ".join((inspect.getdoc(target) or "").split("\n\n")[0].split())
+            parts += [f"\n### {name}\n\n{heading}\n\n", *_component_table(target, supplied, shared)]
+    return "".join(parts)
+
+
+def _section_table(section: type[Section]) -> Iterator[str]:
+    hints = typing.get_type_hints(section, include_extras=True)
+    yield "| key | type | default | meaning |\n|---|---|---|---|\n"
+    for field in dataclasses.fields(section):
+        if not field.metadata["run"]:
+            required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            default = "required" if required else _value(field.default)
+            yield _row(field.name, describe(hints[field.name]), default, field.metadata["doc"])
+    for pattern, hint in section.patterns.items():
+        yield _row(pattern, describe(hint), "", "any other key like this")
+
+
+def _component_table(target: Any, supplied: tuple[str, ...], shared: dict[str, str]) -> Iterator[str]:
+    """`shared` explains what a target leaves to its siblings (presets to the class, SSIM to PSNR)."""
+    hints, documented = signature_hints(target, supplied), {**shared, **_documented_arguments(target)}
+    if not hints.types:
+        return
+    yield "| key | type | default | meaning |\n|---|---|---|---|\n"
+    parameters = inspect.signature(target).parameters
+    for name, hint in hints.types.items():
+        default = parameters[name].default
+        shown = "required" if default is inspect.Parameter.empty else _value(default)
+        yield _row(name, describe(hint), shown, documented.get(name, ""))
+
+
+def _documented_arguments(target: Any) -> dict[str, str]:
+    """The `Args:` of Google-style docstrings, base classes included, and the text under a dataclass's fields."""
+    found: dict[str, str] = {}
+    for owner in reversed(target.__mro__) if inspect.isclass(target) else [target]:
+        name = ""
+        for line in (inspect.getdoc(owner) or "").partition("Args:\n")[2].splitlines():
+            if not line.startswith("    "):
+                break
+            if line.startswith("     "):
+                found[name] += f" {line.strip()}"
+            else:
+                name, _, meaning = line.strip().partition(": ")
+                found[name] = meaning
+        if dataclasses.is_dataclass(owner):
+            found.update(_texts_under_fields(owner))
+    return found
+
+
+def _texts_under_fields(cls: Any) -> dict[str, str]:
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    return {
+        node.target.id: " ".join(str(text.value.value).split())
+        for node, text in itertools.pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Section) or value is dataclasses.MISSING:
+        return ""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{list(value) if isinstance(value, tuple) else value}"
+
+
+def _row(key: str, kind: str, default: str, meaning: str) -> str:
+    cells = (f"`{key}`", kind, f"`{default}`" if default and default != "required" else default, meaning)
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
