@@ -11,13 +11,14 @@ Q = `qk_dim`, h heads, D padded head width, s scale. Images are RGB in [0, 1]; t
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr.archs.gathered_attention import Heads, Windows, gathered_attention
 from basicsr.archs.layers import (
     ConvFFN,
     MultiplyAdds,
@@ -26,15 +27,14 @@ from basicsr.archs.layers import (
     full_precision,
     map_to_tokens,
     mirrored_index,
-    pad_head_columns,
-    pad_head_rows,
-    padded_width,
-    permute_tokens,
     stable_group_order,
     tokens_to_map,
 )
 from basicsr.utils.dist_util import all_reduce_sum
 from basicsr.utils.registry import ARCH_REGISTRY
+
+if TYPE_CHECKING:
+    from basicsr.archs.catanet_prepared import PreparedCATANet
 
 # Sizes that the contract tests build the network with.
 TINY = {
@@ -43,95 +43,80 @@ TINY = {
 }  # fmt: skip
 
 
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    return rearrange(x, "b n (h d) -> b h n d", h=heads)
-
-
-def _join_heads(x: Tensor) -> Tensor:
-    return rearrange(x, "b h n d -> b n (h d)")
-
-
 def _similarity(z: Tensor, centres_TC: Tensor) -> Tensor:
     """Dot products of tokens with the L2-normalised centres, (.., T), in the centres' precision even under autocast."""
     with full_precision(z.device):
         return z.to(centres_TC.dtype) @ F.normalize(centres_TC, dim=-1).T
 
 
-class _HeadAttention(nn.Module):
-    """Projections of a multi-head attention whose q/k heads (Q/h) and v heads (C/h) differ in width.
-
-    The heads are zero-padded to one width (see `layers.pad_head_rows`), so that PyTorch's fused kernel takes them.
-    """
+class _WindowAttention(nn.Module):
+    """Projections of a multi-head attention in windows. Query/key heads (Q/h) and value heads (C/h) differ in width."""
 
     def __init__(self, dim: int, qk_dim: int, heads: int):
         super().__init__()
-        self.heads = heads
-        self.scale = (qk_dim // heads) ** -0.5
-        self.width = padded_width(qk_dim // heads, dim // heads)
+        self.heads = Heads(heads, qk_dim // heads, dim // heads)
         self.to_q = nn.Linear(dim, qk_dim, bias=False)
         self.to_k = nn.Linear(dim, qk_dim, bias=False)
         self.to_v = nn.Linear(dim, dim, bias=False)
         self.proj = nn.Linear(dim, dim, bias=False)
+
+    def project(self, z_BNC: Tensor) -> Tensor:
+        """Queries, keys and values of all tokens side by side, (B*N, 2*Q + C)."""
+        weight = torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight])
+        return F.linear(z_BNC.flatten(0, 1), weight)
 
     def multiply_adds(self, tokens: int, pairs: int) -> MultiplyAdds:
         """Multiply-adds of projecting `tokens` tokens and attending over `pairs` (query, key) pairs, no padding."""
         qk_dim, dim = self.to_q.weight.shape
         return MultiplyAdds(tokens * 2 * dim * (qk_dim + dim), pairs * (qk_dim + dim))
 
-    def project(self, x: Tensor, *layers: nn.Linear) -> Tensor:
-        """`x (.., C)` through `layers` at once: (.., len(layers) * h * D)."""
-        return F.linear(x, torch.cat([pad_head_rows(layer.weight, self.heads, self.width) for layer in layers]))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Softmax attention; q (b, h, n, D), k and v (b, h, m, D) -> (b, h, n, D)."""
-        return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
-
-    def project_out(self, x: Tensor) -> Tensor:
-        """Joined padded heads (.., h*D) -> (.., C)."""
-        return F.linear(x, pad_head_columns(self.proj.weight, self.heads, self.width))
-
-
-class IASA(_HeadAttention):
+class IASA(_WindowAttention):
     """Intra-group self-attention, with the inter-group cross-attention of the same queries added (paper, Sec. 3.2)."""
 
     def __init__(self, dim: int, qk_dim: int, heads: int, group_size: int):
         super().__init__(dim, qk_dim, heads)
         self.group_size = group_size
 
-    def forward(self, z_BNC: Tensor, global_kv: Tensor, order: Tensor, rank: Tensor) -> Tensor:
+    def windows(self, order_BN: Tensor) -> Windows:
+        """Sub-groups of tokens in the order of their groups; each also sees the keys of the next one.
+
+        The order is mirrored where the last sub-groups need more tokens than there are.
+        """
+        length = order_BN.shape[1]
+        size = min(length, self.group_size)
+        number = -(-length // size)
+        places = mirrored_index(0, (number + 1) * size, length, order_BN.device)
+        return Windows(order_BN[:, places].int(), number, step=size, queries=size, keys=2 * size, valid=length)
+
+    def forward(self, z_BNC: Tensor, global_kv: Tensor, order_BN: Tensor) -> Tensor:
         """Attend inside sub-groups of similar tokens and, beside that, to all token centres.
 
         Args:
             z_BNC: normalised tokens in raster order.
-            global_kv: (T, 2*h*D) keys and values of the token centres.
-            order: (B*N,) sorts the tokens by their group; `rank` is its inverse.
+            global_kv: (h, T, (Q + C)/h) keys and values of the token centres.
+            order_BN: for each image, the tokens (rows of all B*N) sorted by their group.
 
         Returns:
-            (B, N, C) in raster order, projected out.
+            (B, N, C) in raster order.
         """
-        batch, length, _ = z_BNC.shape
-        size = min(length, self.group_size)
-        count = -(-length // size)
-        z = permute_tokens(z_BNC, order, rank)
-        z = torch.cat([z, z[:, mirrored_index(length, (count + 1) * size, length, z.device)]], dim=1)
-        q = self.project(z[:, : count * size], self.to_q)
-        kv = self.project(z, self.to_k, self.to_v).unflatten(1, (count + 1, size))
-        kv = torch.cat([kv[:, :-1], kv[:, 1:]], dim=2).flatten(0, 1)  # a sub-group sees itself and the next one
-        k, v = (_split_heads(x, self.heads) for x in kv.chunk(2, dim=-1))
-        y = _join_heads(self.attend(_split_heads(q.reshape(-1, size, q.shape[-1]), self.heads), k, v))
-
-        k, v = (_split_heads(x, self.heads) for x in global_kv.expand(batch, -1, -1).chunk(2, dim=-1))
-        y = y.view_as(q) + _join_heads(self.attend(_split_heads(q, self.heads), k, v))
-        return permute_tokens(self.project_out(y[:, :length]), rank, order)
+        y = gathered_attention(self.project(z_BNC), self.windows(order_BN), self.heads, global_kv, scatter=True)
+        return self.proj(y).view_as(z_BNC)
 
 
 class IRCA(nn.Module):
     """Keys and values of the inter-group cross-attention: projections of the token centres (paper, Sec. 3.2)."""
 
-    def __init__(self, dim: int, qk_dim: int):
+    def __init__(self, dim: int, qk_dim: int, heads: int):
         super().__init__()
+        self.heads = heads
         self.to_k = nn.Linear(dim, qk_dim, bias=False)
         self.to_v = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, centres_TC: Tensor) -> Tensor:
+        """(T, C) token centres to (h, T, (Q + C)/h) keys and values."""
+        kv = (x.unflatten(1, (self.heads, -1)).transpose(0, 1) for x in (self.to_k(centres_TC), self.to_v(centres_TC)))
+        return torch.cat(list(kv), dim=2)
 
 
 class TAB(nn.Module):
@@ -154,7 +139,7 @@ class TAB(nn.Module):
         self.decay = decay
         self.norm = nn.LayerNorm(dim)
         self.mlp = PreNorm(dim, ConvFFN(dim, mlp_dim))
-        self.irca_attn = IRCA(dim, qk_dim)
+        self.irca_attn = IRCA(dim, qk_dim, heads)
         self.iasa_attn = IASA(dim, qk_dim, heads, group_size)
         self.conv1x1 = nn.Conv2d(dim, dim, 1, bias=False)
         self.means: Tensor
@@ -180,9 +165,8 @@ class TAB(nn.Module):
             centres = self._refined_centres(z, centres)
         with torch.no_grad():
             groups = _similarity(z, centres).argmax(dim=-1)
-            order, rank = stable_group_order(groups, self.num_tokens)
-        global_kv = self.iasa_attn.project(centres, self.irca_attn.to_k, self.irca_attn.to_v)
-        y = self.iasa_attn(z, global_kv, order, rank)
+            order = stable_group_order(groups, self.num_tokens)
+        y = self.iasa_attn(z, self.irca_attn(centres), order)
         t = t_BNC + F.linear(y, self.conv1x1.weight.flatten(1))
         if self.training:
             self._track(centres.detach())
@@ -242,15 +226,14 @@ class TAB(nn.Module):
             self._initialised = True
 
 
-class _PatchAttention(_HeadAttention):
+class _PatchAttention(_WindowAttention):
     """Self-attention among the pixels of each overlapping patch."""
 
     def forward(self, z_BNC: Tensor, grid: PatchGrid) -> Tensor:
         """(B, N, C) normalised tokens to the blended outputs of all patches, (B, N, C)."""
-        qkv = self.project(grid.cut(z_BNC), self.to_q, self.to_k, self.to_v)
-        q, k, v = (_split_heads(x, self.heads) for x in qkv.chunk(3, dim=-1))
+        y = gathered_attention(self.project(z_BNC), grid.windows(len(z_BNC)), self.heads)
         # Blending is linear, so the output projection can come after it, on fewer tokens.
-        return self.project_out(grid.merge(_join_heads(self.attend(q, k, v))))
+        return self.proj(grid.merge(y.view(len(z_BNC), -1, y.shape[1])))
 
 
 class LRSA(nn.Module):
@@ -358,7 +341,9 @@ class CATANet(nn.Module):
             self.upconv = nn.Conv2d(dim, upscale**2 * dim, 3, padding=1)
         self.last_conv = nn.Conv2d(dim, in_chans, 3, padding=1)
         self.apply(_init_weights)
-        self.to(memory_format=torch.channels_last)  # kernels lie in memory as the maps do
+        for module in self.modules():  # kernels lie in memory as the maps do; 1x1 kernels have but one layout
+            if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+                module.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, in_chans, s*H, s*W)."""
@@ -370,6 +355,16 @@ class CATANet(nn.Module):
             tab, lrsa = block.children()
             t = t + map_to_tokens(mid_conv(tokens_to_map(lrsa(tab(t, size), size), size)))
         return self.last_conv(self._upsample(tokens_to_map(t, size) + shallow)) + base
+
+    def prepared(self, dtype: torch.dtype = torch.float32) -> "PreparedCATANet":
+        """A faster form of this network for inference, equal in its outputs; see `catanet_prepared.py`.
+
+        Args:
+            dtype: of convolutions and FFNs: float32 or bfloat16.
+        """
+        from basicsr.archs.catanet_prepared import PreparedCATANet
+
+        return PreparedCATANet(deepcopy(self).eval().requires_grad_(False), dtype)
 
     def multiply_adds(self, height: int, width: int) -> MultiplyAdds:
         """Multiply-adds of an evaluation on one (height, width) low-resolution image."""

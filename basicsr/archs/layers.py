@@ -1,4 +1,4 @@
-"""Blocks that more than one network is built from: token gathers, overlapping patches, padded-head attention, conv FFN.
+"""Blocks that more than one network is built from: the order of groups, overlapping patches, conv FFN.
 
 Shapes: B batch, H x W map size, N = H*W tokens in raster order, C channels, h heads, D padded head width.
 Token sequences are (B, N, C); a map in channels-last memory and its tokens are two views of the same bytes, so the
@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from basicsr.archs.gathered_attention import Windows
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -40,45 +41,22 @@ def mirrored_index(start: int, stop: int, length: int, device: torch.device) -> 
     return torch.where(i < length, i, 2 * length - 1 - i)
 
 
-def stable_group_order(groups_BN: Tensor, group_num: int) -> tuple[Tensor, Tensor]:
+def stable_group_order(groups_BN: Tensor, group_num: int) -> Tensor:
     """Order that brings the tokens of a group together, raster order kept inside each group.
 
     Args:
         groups_BN: group of every token, integers in [0, group_num).
 
     Returns:
-        order (B*N,): flat index of the token that comes at each place, image after image.
-        rank (B*N,): its inverse, the place of each token.
+        (B, N): for each image, the index among all B*N tokens of the token that comes at each place.
 
     Note:
         Narrow integer keys in one dimension take torch's radix sort, 10 to 100 times faster than sorting int64 rows.
     """
-    batch, length = groups_BN.shape
+    batch, _ = groups_BN.shape
     dtype = torch.int16 if batch * group_num <= torch.iinfo(torch.int16).max else torch.int32
     image = torch.arange(batch, device=groups_BN.device)[:, None]
-    order = (groups_BN + image * group_num).flatten().to(dtype).sort(stable=True).indices
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(batch * length, device=order.device)
-    return order, rank
-
-
-class _TakeRows(torch.autograd.Function):
-    """Rows of a matrix in another order. The gradient is a gather by the inverse, where autograd would scatter."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, rank: Tensor) -> Tensor:
-        ctx.save_for_backward(order, rank)
-        return x.index_select(0, order)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        order, rank = ctx.saved_tensors
-        return _TakeRows.apply(grads[0], rank, order), None, None
-
-
-def permute_tokens(t_BNC: Tensor, order: Tensor, rank: Tensor) -> Tensor:
-    """Tokens in the order of `stable_group_order`; call it with `rank, order` to go back."""
-    return _TakeRows.apply(t_BNC.flatten(0, 1), order, rank).view_as(t_BNC)
+    return (groups_BN + image * group_num).flatten().to(dtype).sort(stable=True).indices.view_as(groups_BN)
 
 
 class MultiplyAdds(NamedTuple):
@@ -135,7 +113,7 @@ def axis_plan(side: int, patch: int) -> AxisPlan:
 
 
 class PatchGrid:
-    """Overlapping square patches of an H x W map: `cut` takes them out, `merge` blends them back, both by gathers.
+    """Overlapping square patches of an H x W map: `windows` to attend in, and `merge` to blend what comes out of them.
 
     Args:
         size: (H, W) in pixels, each at least 1.
@@ -149,18 +127,28 @@ class PatchGrid:
         self.count = len(self.y.starts) * len(self.x.starts)
         self.area = self.y.patch * self.x.patch
 
-    def cut(self, t_BNC: Tensor) -> Tensor:
-        """(B, N, C) tokens to (B * patches, pixels of a patch, C)."""
-        return _Cut.apply(t_BNC, self).view(-1, self.area, t_BNC.shape[2])
+    def pixels(self) -> Tensor:
+        """The token under every pixel of every patch, (patches * area,)."""
+        rows, columns = (
+            torch.tensor(plan.starts, device=self.device)[:, None] + torch.arange(plan.patch, device=self.device)
+            for plan in (self.y, self.x)
+        )
+        return (rows[:, None, :, None] * self.size[1] + columns[None, :, None, :]).flatten()
 
-    def merge(self, p_BSC: Tensor) -> Tensor:
-        """(B * patches, pixels of a patch, C) to (B, N, C): the weighted sum of what the patches say of a pixel."""
-        total = _Sum.apply(p_BSC.reshape(-1, self.count * self.area, p_BSC.shape[2]), self)
+    def windows(self, batch: int) -> Windows:
+        """The patches of `batch` images as windows over all their tokens."""
+        image = torch.arange(batch, dtype=torch.int32, device=self.device)[:, None] * (self.size[0] * self.size[1])
+        pixels = self.pixels().int() + image
+        return Windows(pixels, self.count, step=self.area, queries=self.area, keys=self.area, valid=pixels.shape[1])
+
+    def merge(self, p_BMC: Tensor) -> Tensor:
+        """(B, patches * area, C) to (B, N, C): the weighted sum of what the patches say of a pixel."""
+        total = _AddUp.apply(p_BMC, self)
         rows, columns = (torch.tensor(plan.weight, dtype=total.dtype, device=self.device) for plan in (self.y, self.x))
         return total * (rows[:, None] * columns).flatten()[:, None]
 
     def scale_as_merged(self, t_BNC: Tensor) -> Tensor:
-        """`merge(cut(t))` without the round trip: `t`, but for pixels whose weights do not add up to one."""
+        """(B, N, C) tokens taken into patches and merged: the same, but where weights do not add up to one."""
         for axis, plan in ((1, self.y), (2, self.x)):
             if plan.coverage is not None:
                 coverage = torch.tensor(plan.coverage, dtype=t_BNC.dtype, device=self.device).view(
@@ -171,12 +159,7 @@ class PatchGrid:
 
     def take(self, t_BNC: Tensor) -> Tensor:
         """Every patch's pixels: (B, N, C) to (B, patches * area, C)."""
-        rows, columns = (
-            torch.tensor(plan.starts, device=self.device)[:, None] + torch.arange(plan.patch, device=self.device)
-            for plan in (self.y, self.x)
-        )
-        rows, columns = rows[:, None, :, None], columns[None, :, None, :]
-        return _rows_of_each(t_BNC, (rows * self.size[1] + columns).flatten())
+        return _rows_of_each(t_BNC, self.pixels())
 
     def add_up(self, p_BMC: Tensor) -> Tensor:
         """Sum of what the patches say of every pixel, the adjoint of `take`: (B, patches * area, C) to (B, N, C)."""
@@ -207,8 +190,8 @@ def _rows_of_each(x_BMC: Tensor, index: Tensor) -> Tensor:
     return x_BMC.reshape(-1, channels).index_select(0, index).view(batch, -1, channels)
 
 
-class _Cut(torch.autograd.Function):
-    """`PatchGrid.take` with its adjoint as gradient: gathers both ways, where autograd would scatter."""
+class _Take(torch.autograd.Function):
+    """`PatchGrid.take` with its adjoint as gradient."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, grid: PatchGrid) -> Tensor:
@@ -217,11 +200,11 @@ class _Cut(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Sum.apply(grads[0], ctx.grid), None
+        return _AddUp.apply(grads[0], ctx.grid), None
 
 
-class _Sum(torch.autograd.Function):
-    """`PatchGrid.add_up` with its adjoint as gradient."""
+class _AddUp(torch.autograd.Function):
+    """`PatchGrid.add_up` with its adjoint as gradient: gathers both ways, where autograd would scatter."""
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, grid: PatchGrid) -> Tensor:
@@ -230,28 +213,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Cut.apply(grads[0], ctx.grid), None
-
-
-def padded_width(*widths: int) -> int:
-    """Head width at which the fused attention kernels are fast: the largest of `widths`, up to a multiple of 4."""
-    return -(-max(widths) // 4) * 4
-
-
-def pad_head_rows(weight: Tensor, heads: int, width: int) -> Tensor:
-    """Zero rows so that a projection (h*d, C) gives heads of `width` >= d: (h*width, C).
-
-    Zeros in queries and keys add nothing to their products, zeros in values give zeros: attention is unchanged as
-    long as its scale stays that of the unpadded width.
-    """
-    split = weight.unflatten(0, (heads, -1))
-    return F.pad(split, (0, 0, 0, width - split.shape[1])).flatten(0, 1)
-
-
-def pad_head_columns(weight: Tensor, heads: int, width: int) -> Tensor:
-    """Zero columns so that an output projection (C, h*d) reads heads of `width` >= d: (C, h*width)."""
-    split = weight.unflatten(1, (heads, -1))
-    return F.pad(split, (0, width - split.shape[2])).flatten(1, 2)
+        return _Take.apply(grads[0], ctx.grid), None
 
 
 class PreNorm(nn.Module):

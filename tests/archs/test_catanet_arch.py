@@ -412,7 +412,7 @@ def test_the_package_alone_imports_no_torch():
     assert "torch" not in imported_modules("import basicsr")
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 52), (9, 17), (64, 64)])
+@pytest.mark.parametrize(("height", "width"), [(20, 33), (9, 17)])
 def test_multiply_adds_equal_those_counted_in_the_literal_network(height, width):
     literal = LiteralCATANet(upscale=4).eval()
     for tab, _ in literal.blocks:
@@ -423,6 +423,6 @@ def test_multiply_adds_equal_those_counted_in_the_literal_network(height, width)
 
 
 def test_multiply_adds_of_the_paper():
-    """The paper counts 46.8 G for L x4 at 3x256x256, by a tool that adds norms and activations; attention is not in it."""
+    """The paper counts 46.8 G for L x4 at 3x256x256, attention left out."""
     conv_linear, _ = ARCH_REGISTRY.get("CATANet-L")(upscale=4).multiply_adds(256, 256)
     assert conv_linear == pytest.approx(46.8e9, rel=0.01)

@@ -1,0 +1,205 @@
+"""CATANet prepared for inference: the same outputs, faster and in less memory. Nobody has to ask for it.
+
+`CATANet.prepared()` makes it from a network in evaluation; `test.py` and validation call that by themselves. What is
+different from the network that people read and train (`catanet_arch.py`), and why:
+
+- Constants are computed once: unit token centres, their keys and values, the product of `conv1x1` and `proj`.
+- Attention takes its rows by index (`gathered_attention.py`), so tokens are neither sorted nor cut into patches in
+  memory.
+- On CPUs, linear layers and convolutions run with their activation and residual fused (oneDNN, private calls of
+  PyTorch, with public ones as fallback).
+- The reconstruction works in strips of rows, for its tensors are 16 times as large as the image.
+
+Shapes and names are those of `catanet_arch.py`.
+"""
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from basicsr.archs.gathered_attention import gathered_attention
+from basicsr.archs.layers import ConvFFN, PatchGrid, map_to_tokens, stable_group_order, tokens_to_map
+
+if TYPE_CHECKING:
+    from basicsr.archs.catanet_arch import LRSA, TAB, CATANet, _PatchAttention
+
+STRIP_ROWS = 32  # low-resolution rows of a strip of the reconstruction
+SIMILARITY_ROWS = 1 << 16  # tokens whose similarities to all centres are held at a time
+
+
+def _fused(x: Tensor) -> bool:
+    """Whether oneDNN's fused calls can be had for this tensor."""
+    return x.device.type == "cpu" and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
+
+
+def _linear_gelu(x: Tensor, layer: nn.Linear) -> Tensor:
+    if _fused(x):
+        return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], "none")
+    return F.gelu(layer(x))
+
+
+def _linear_plus(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
+    """`residual + linear(x)`."""
+    if _fused(x) and x.dtype == residual.dtype:
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+    return residual + F.linear(x, weight, bias)
+
+
+def _conv(x: Tensor, layer: nn.Conv2d, activation: str = "none") -> Tensor:
+    """A convolution of stride 1 and what follows it: "none", "gelu", or "leaky_relu" of slope 0.1."""
+    if _fused(x):
+        scalars, algorithm = ([0.1], "") if activation == "leaky_relu" else ([], "none")
+        padding = list(cast(tuple[int, int], layer.padding))
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, layer.weight, layer.bias, padding, [1, 1], [1, 1], layer.groups, activation, scalars, algorithm
+        )
+    x = layer(x)
+    return F.leaky_relu(x, 0.1) if activation == "leaky_relu" else F.gelu(x) if activation == "gelu" else x
+
+
+class _FFN(nn.Module):
+    """`t + FFN(LayerNorm(t))`."""
+
+    def __init__(self, norm: nn.LayerNorm, ffn: ConvFFN, dtype: torch.dtype):
+        super().__init__()
+        self.norm = norm
+        self.dtype = dtype
+        self.fc1, self.fc2 = ffn.fc1.to(dtype), ffn.fc2.to(dtype)
+        self.dwconv = cast(nn.Conv2d, ffn.dwconv.depthwise_conv[0]).to(dtype)
+
+    def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
+        u = _linear_gelu(self.norm(t_BNC).to(self.dtype), self.fc1)
+        u = map_to_tokens(_conv(tokens_to_map(u, size), self.dwconv, "gelu")).add_(u)
+        return _linear_plus(u, self.fc2.weight, self.fc2.bias, t_BNC)
+
+
+class _TAB(nn.Module):
+    """Token aggregation with the stored token centres."""
+
+    def __init__(self, tab: "TAB", dtype: torch.dtype):
+        super().__init__()
+        attention = tab.iasa_attn
+        self.norm = tab.norm
+        self.heads = attention.heads
+        self.windows = attention.windows
+        self.num_tokens = tab.num_tokens
+        self.has_centres = tab._initialised
+        self.pooled_centres = tab._pooled_centres
+        self.to_qkv = nn.Parameter(torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]))
+        self.global_of = tab.irca_attn
+        self.out = nn.Parameter(tab.conv1x1.weight.flatten(1) @ attention.proj.weight)
+        self.unit_centres: Tensor
+        self.global_kv: Tensor
+        self.register_buffer("unit_centres", F.normalize(tab.means, dim=-1))
+        self.register_buffer("global_kv", tab.irca_attn(tab.means))
+        self.ffn = _FFN(tab.mlp.norm, cast(ConvFFN, tab.mlp.fn), dtype)
+
+    def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
+        batch, length, _ = t_BNC.shape
+        z = self.norm(t_BNC)
+        unit_centres, global_kv = self.unit_centres, self.global_kv
+        if not self.has_centres:
+            centres = self.pooled_centres(z)
+            unit_centres, global_kv = F.normalize(centres, dim=-1), self.global_of(centres)
+        parts = z.flatten(0, 1).split(SIMILARITY_ROWS)
+        groups = torch.cat([(part @ unit_centres.T).argmax(dim=-1) for part in parts]).view(batch, length)
+        windows = self.windows(stable_group_order(groups, self.num_tokens))
+        y = gathered_attention(F.linear(z, self.to_qkv).flatten(0, 1), windows, self.heads, global_kv, scatter=True)
+        return self.ffn(_linear_plus(y.view(batch, length, -1), self.out, None, t_BNC), size)
+
+
+class _LRSA(nn.Module):
+    """Local-region self-attention."""
+
+    def __init__(self, lrsa: "LRSA", dtype: torch.dtype):
+        super().__init__()
+        norm_attention, norm_ffn = lrsa.layer.children()
+        attention = cast("_PatchAttention", norm_attention.fn)
+        self.norm = cast(nn.LayerNorm, norm_attention.norm)
+        self.patch_size = lrsa.patch_size
+        self.heads = attention.heads
+        self.to_qkv = nn.Parameter(torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]))
+        self.out = nn.Parameter(attention.proj.weight.clone())
+        self.ffn = _FFN(cast(nn.LayerNorm, norm_ffn.norm), cast(ConvFFN, norm_ffn.fn), dtype)
+
+    def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
+        batch = len(t_BNC)
+        grid = PatchGrid(size, self.patch_size, t_BNC.device)
+        y = gathered_attention(F.linear(self.norm(t_BNC), self.to_qkv).flatten(0, 1), grid.windows(batch), self.heads)
+        y = grid.merge(y.view(batch, -1, y.shape[1]))
+        return self.ffn(_linear_plus(y, self.out, None, grid.scale_as_merged(t_BNC)), size)
+
+
+class PreparedCATANet(nn.Module):
+    """The outputs of a CATANet in evaluation, from weights frozen at this moment; made by `CATANet.prepared`.
+
+    Args:
+        net: left as it is; the weights are copied.
+        dtype: of convolutions and FFNs. Attention, the choice of groups and the residual stream stay float32.
+
+    Shape: (B, in_chans, H, W) -> (B, in_chans, s*H, s*W), any H, W >= 1.
+    """
+
+    def __init__(self, net: "CATANet", dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.upscale, self.min_side, self.multiple_of = net.upscale, net.min_side, net.multiple_of
+        self.dtype = dtype
+        self.first_conv = net.first_conv
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([_TAB(cast("TAB", tab), dtype), _LRSA(cast("LRSA", lrsa), dtype)])
+            for tab, lrsa in (block.children() for block in net.blocks)
+        )
+        self.mid_convs = net.mid_convs.to(dtype)
+        names = {1: [], 4: ["upconv1", "upconv2"]}.get(net.upscale, ["upconv"])
+        self.upconvs = nn.ModuleList(_shuffled(cast(nn.Conv2d, getattr(net, name))) for name in names).to(dtype)
+        self.last_conv = net.last_conv.to(dtype)
+        self.shuffle = 2 if net.upscale == 4 else net.upscale
+        self.to(memory_format=torch.channels_last)
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, in_chans, s*H, s*W)."""
+        size = (x.shape[2], x.shape[3])
+        shallow = self.first_conv(x.contiguous(memory_format=torch.channels_last))
+        t = map_to_tokens(shallow)
+        for block, mid_conv in zip(self.blocks, self.mid_convs, strict=True):
+            deep = t
+            for part in block.children():
+                deep = part(deep, size)
+            t = t + map_to_tokens(_conv(tokens_to_map(deep.to(self.dtype), size), cast(nn.Conv2d, mid_conv)))
+        features = (tokens_to_map(t, size) + shallow).to(self.dtype)
+        out = F.interpolate(x, scale_factor=self.upscale, mode="bilinear") if self.upscale > 1 else x.clone()
+        for top in range(0, size[0], STRIP_ROWS):
+            self._add_strip(out, features, top, min(top + STRIP_ROWS, size[0]))
+        return out
+
+    def _add_strip(self, out: Tensor, features: Tensor, top: int, bottom: int) -> None:
+        """Reconstruct the rows that belong to the low-resolution rows [top, bottom) and add them to `out`.
+
+        Two rows more on either side are what three convolutions see; what their zero padding spoils lies in them.
+        """
+        start, end = max(top - 2, 0), min(bottom + 2, features.shape[2])
+        x = features[:, :, start:end]
+        for conv in self.upconvs:
+            x = _pixel_shuffle_last(_conv(x, cast(nn.Conv2d, conv), "leaky_relu"), self.shuffle)
+        x = _conv(x, self.last_conv)
+        s = self.upscale
+        out[:, :, top * s : bottom * s] += x[:, :, (top - start) * s : (bottom - start) * s]
+
+
+def _shuffled(conv: nn.Conv2d) -> nn.Conv2d:
+    """A convolution before a pixel shuffle, its outputs reordered from (channel, dy, dx) to (dy, dx, channel)."""
+    channels = conv.in_channels
+    order = torch.arange(conv.out_channels).view(channels, -1).T.flatten()
+    result = nn.Conv2d(channels, conv.out_channels, 3, padding=1).to(conv.weight)
+    result.load_state_dict({"weight": conv.weight[order], "bias": cast(Tensor, conv.bias)[order]})
+    return result
+
+
+def _pixel_shuffle_last(x: Tensor, factor: int) -> Tensor:
+    """Pixel shuffle of (dy, dx, channel) outputs in channels-last memory: long runs are copied, not single floats."""
+    batch, _, height, width = x.shape
+    runs = x.permute(0, 2, 3, 1).reshape(batch, height, width, factor, -1)  # dx and channel stay together
+    return runs.transpose(2, 3).reshape(batch, height * factor, width * factor, -1).permute(0, 3, 1, 2)

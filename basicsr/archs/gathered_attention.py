@@ -1,0 +1,225 @@
+"""Attention in windows whose rows are gathered by index: a compiled kernel, or PyTorch where there is no compiler.
+
+CATANet attends in sub-groups of sorted tokens and in overlapping patches. Both are windows: lists of rows of one
+matrix of queries, keys and values. Gathering inside the attention saves the copies (an overlapping patch grid holds
+every token 1.2 to 1.5 times, a sub-group's keys twice), and heads may be as wide as they are.
+
+The kernel (`kernels/gathered_attention.cpp`, forward and backward, CPU, float32) is compiled for the widths of a
+network when it is first used, in about two seconds, and kept in the user's cache folder. `BASICSR_KERNELS=0` turns it
+off. Its sums do not depend on the number of threads.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+logger = logging.getLogger("basicsr")
+SOURCE = Path(__file__).with_name("kernels") / "gathered_attention.cpp"
+FLAGS = (
+    "-O3",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-std=c++17",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+)
+STATS = 4  # numbers that the kernel keeps of each query and head for its backward pass
+PLAIN_PLACES = 1 << 16  # places whose rows the plain path gathers at a time in evaluation
+
+
+class Windows(NamedTuple):
+    """Windows over the rows of a matrix, the same number in every image.
+
+    Window `w` of an image has the queries `rows[w*step : w*step + queries]` and the keys
+    `rows[w*step : w*step + keys]`, queries <= keys. Queries at places `valid` and later are padding.
+    """
+
+    rows: Tensor  # (images, places) int32: a row of the matrix at every place
+    number: int  # of windows in an image
+    step: int
+    queries: int
+    keys: int
+    valid: int
+
+
+class Heads(NamedTuple):
+    """Widths of an attention whose query/key heads and value heads may differ."""
+
+    number: int
+    qk: int
+    v: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of the matrix: all queries, then all keys, then all values."""
+        return self.number * (2 * self.qk + self.v)
+
+
+def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None = None,
+                       scatter: bool = False) -> Tensor:  # fmt: skip
+    """Softmax attention in every window, scale 1/sqrt(qk).
+
+    Args:
+        qkv: (rows, heads.columns).
+        global_kv: (heads, T, qk + v), keys and values that every query attends to as well, in a softmax of its own that
+            is added to the window's.
+        scatter: the output of a query goes to the row it came from; every row must be the query of one window, and
+            `step` equal to `queries`.
+
+    Returns:
+        (images * windows * queries, heads * v), window after window; with `scatter` (rows, heads * v).
+    """
+    dtype = qkv.dtype
+    if qkv.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and not torch.compiler.is_compiling():
+        library = _library(heads.qk, heads.v)
+        if library is not None:
+            keys = (
+                global_kv.float()
+                if global_kv is not None
+                else qkv.new_empty(heads.number, 0, heads.qk + heads.v).float()
+            )
+            return _Kernel.apply(qkv.float(), keys, windows, heads, scatter, library).to(dtype)
+    return _plain(qkv, windows, heads, global_kv, scatter)
+
+
+class _Layout(ctypes.Structure):
+    """The shapes of a call, as the kernel declares them."""
+
+    _fields_ = (
+        ("rows", ctypes.c_void_p), ("images", ctypes.c_int64), ("windows", ctypes.c_int64), ("places", ctypes.c_int64),
+        ("step", ctypes.c_int64), ("queries", ctypes.c_int), ("keys", ctypes.c_int), ("valid", ctypes.c_int64),
+        ("globals", ctypes.c_int), ("heads", ctypes.c_int), ("scale", ctypes.c_float), ("scatter", ctypes.c_int),
+    )  # fmt: skip
+
+
+class _Kernel(torch.autograd.Function):
+    """The compiled attention and its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, global_kv: Tensor, windows: Windows, heads: Heads, scatter: bool,
+                library: ctypes.CDLL) -> Tensor:  # fmt: skip
+        qkv, global_kv, rows = qkv.contiguous(), global_kv.contiguous(), windows.rows.contiguous()
+        layout = _Layout(
+            rows.data_ptr(), len(rows), windows.number, rows.shape[1], windows.step, windows.queries,
+            windows.keys, windows.valid, global_kv.shape[1], heads.number, heads.qk**-0.5, scatter,
+        )  # fmt: skip
+        length = len(qkv) if scatter else len(rows) * windows.number * windows.queries
+        out = qkv.new_empty(length, heads.number * heads.v)
+        # What the backward pass needs: the sums of both softmaxes, and the window's part of the output.
+        needed = any(ctx.needs_input_grad)
+        stats = qkv.new_empty(length, heads.number, STATS) if needed else None
+        window_out = torch.empty_like(out) if needed and global_kv.shape[1] > 0 else None
+        library.forward(layout, *_pointers(qkv, global_kv, out, window_out, stats), torch.get_num_threads())
+        if needed:
+            ctx.save_for_backward(qkv, global_kv, rows, out, window_out, stats)
+            ctx.layout, ctx.library = layout, library
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, global_kv, rows, out, window_out, stats = ctx.saved_tensors
+        grad_qkv, grad_out = torch.zeros_like(qkv), grads[0].contiguous()
+        grad_global = global_kv.new_zeros(len(rows), *global_kv.shape)
+        pointers = _pointers(qkv, global_kv, out, window_out, stats, grad_out, grad_qkv, grad_global)
+        ctx.library.backward(ctx.layout, *pointers, torch.get_num_threads())
+        return grad_qkv, grad_global.sum(dim=0), None, None, None, None
+
+
+def _pointers(*tensors: Tensor | None) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def _plain(qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None, scatter: bool) -> Tensor:
+    """The same from public calls, with gradients; in evaluation in pieces, so that memory stays bounded."""
+    at = torch.arange(windows.number, device=qkv.device)[:, None] * windows.step
+    at = at + torch.arange(windows.keys, device=qkv.device)  # (windows, keys): places of each window
+    widths = [heads.qk, heads.qk, heads.v]
+    # Heads of one width, a multiple of 4, let PyTorch take its fused kernels. Zeros change neither products nor sums.
+    width = -(-max(widths) // 4) * 4
+    split = qkv.split([heads.number * w for w in widths], dim=1)
+    padded = torch.cat(
+        [F.pad(x.unflatten(1, (heads.number, -1)), (0, width - x.shape[1] // heads.number)) for x in split], 1
+    )
+    piece = max(1, PLAIN_PLACES // windows.keys) if not torch.is_grad_enabled() else windows.number
+    outputs = []
+    for rows in windows.rows.unbind():
+        for places in at.split(piece):
+            q, k, v = padded[rows[places].long()].transpose(1, 2).chunk(3, dim=1)  # (windows, heads, keys, width)
+            q = q[:, :, : windows.queries]
+            y = F.scaled_dot_product_attention(q, k, v, scale=heads.qk**-0.5)
+            if global_kv is not None:
+                parts = global_kv.to(q.dtype).split([heads.qk, heads.v], dim=-1)
+                gk, gv = (F.pad(x, (0, width - x.shape[-1])).expand(len(q), -1, -1, -1) for x in parts)
+                y = y + F.scaled_dot_product_attention(q, gk, gv, scale=heads.qk**-0.5)
+            outputs.append(y[..., : heads.v].transpose(1, 2).flatten(2).flatten(0, 1))
+    out = torch.cat(outputs)
+    if not scatter:
+        return out
+    out = out.view(len(windows.rows), -1, out.shape[1])[:, : windows.valid].flatten(0, 1)
+    rank = torch.empty(len(qkv), dtype=torch.long, device=qkv.device)  # the place of each row: scattering is a gather
+    rank[windows.rows[:, : windows.valid].flatten().long()] = torch.arange(len(out), device=qkv.device)
+    return out[rank]
+
+
+@functools.cache
+def _library(qk: int, v: int) -> ctypes.CDLL | None:
+    """The kernel compiled for heads of these widths; None where it is turned off or cannot be had (said once)."""
+    if os.environ.get("BASICSR_KERNELS") == "0":
+        return None
+    try:
+        library = ctypes.CDLL(str(_compiled(qk, v)))
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = str(getattr(error, "stderr", None) or error).strip().splitlines()
+        logger.info("No compiled attention kernel, using plain PyTorch (%s)", detail[-1] if detail else error)
+        return None
+    library.forward.restype = library.backward.restype = None
+    library.forward.argtypes = [_Layout, *[ctypes.c_void_p] * 5, ctypes.c_int]
+    library.backward.argtypes = [_Layout, *[ctypes.c_void_p] * 8, ctypes.c_int]
+    return library
+
+
+def _compiled(qk: int, v: int) -> Path:
+    """The shared library, compiled unless the cache has it.
+
+    Raises:
+        OSError: no compiler, or the cache folder cannot be written.
+        subprocess.SubprocessError: the compiler fails.
+    """
+    compiler = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
+    if compiler is None:
+        raise OSError("no C++ compiler found")
+    widths = (f"-DDQ={qk}", f"-DDV={v}")
+    key = "\n".join([SOURCE.read_text(encoding="utf-8"), *FLAGS, *widths, compiler, platform.platform(), _processor()])
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "basicsr"
+    target = folder / f"gathered_attention_{qk}_{v}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            library = Path(temporary) / target.name
+            command = [compiler, *FLAGS, "-march=native", *widths, "-o", str(library), str(SOURCE)]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+            library.replace(target)  # whole or not at all, whoever else compiles it now
+    return target
+
+
+def _processor() -> str:
+    """What the machine code depends on: a home folder may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

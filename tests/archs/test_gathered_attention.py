@@ -1,0 +1,141 @@
+"""The compiled kernel and its plain fallback against one attention at a time in float64."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from basicsr.archs import gathered_attention as module
+from basicsr.archs.gathered_attention import Heads, Windows, gathered_attention
+
+HEADS = Heads(number=3, qk=5, v=6)
+
+
+@pytest.fixture(params=["kernel", "plain"])
+def path(request, monkeypatch, tmp_path):
+    """Run a test with the kernel, freshly compiled, and without it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if request.param == "plain":
+        monkeypatch.setenv("BASICSR_KERNELS", "0")
+    module._library.cache_clear()
+    if request.param == "kernel" and module._library(HEADS.qk, HEADS.v) is None:
+        pytest.skip("no C++ compiler here")
+    yield request.param
+    module._library.cache_clear()
+
+
+def attention(qkv, queries, keys, global_kv=None):
+    """(queries, heads * v) of one window, in float64."""
+    q, k, v = qkv.double().split([15, 15, 18], dim=1)
+    out = []
+    for h in range(3):
+        qh, kh, vh = q[queries, 5 * h : 5 * h + 5], k[keys, 5 * h : 5 * h + 5], v[keys, 6 * h : 6 * h + 6]
+        y = F.softmax(qh @ kh.T / 5**0.5, dim=1) @ vh
+        if global_kv is not None:
+            gk, gv = global_kv[h].double().split([5, 6], dim=1)
+            y = y + F.softmax(qh @ gk.T / 5**0.5, dim=1) @ gv
+        out.append(y)
+    return torch.cat(out, dim=1)
+
+
+@pytest.mark.parametrize("side", [1, 7, 16, 40])
+def test_windows_one_after_the_other(path, side):
+    qkv = torch.randn(100, HEADS.columns)
+    rows = torch.randint(0, 100, (2, 3 * side), dtype=torch.int32)
+    windows = Windows(rows, number=3, step=side, queries=side, keys=side, valid=3 * side)
+    out = gathered_attention(qkv, windows, HEADS)
+    expected = [attention(qkv, w.long(), w.long()) for w in rows.view(6, side)]
+    torch.testing.assert_close(out.double(), torch.cat(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 19, 64])
+def test_scattered_overlapping_windows_with_global_keys(path, length):
+    size = min(length, 16)
+    number = -(-length // size)
+    qkv, global_kv = torch.randn(2 * length, HEADS.columns), torch.randn(3, 9, 11)
+    order = torch.stack([torch.randperm(length), length + torch.randperm(length)])
+    places = torch.cat([torch.arange(length), torch.arange(length).flip(0)]).repeat(16)[: (number + 1) * size]
+    windows = Windows(order[:, places].int(), number, step=size, queries=size, keys=2 * size, valid=length)
+    out = gathered_attention(qkv, windows, HEADS, global_kv, scatter=True)
+    expected = torch.zeros(2 * length, 18, dtype=torch.float64)
+    for image in range(2):
+        for w in range(number):
+            queries = order[image, w * size : min((w + 1) * size, length)]
+            keys = order[image, places[w * size : (w + 2) * size]]
+            expected[queries] = attention(qkv, queries, keys, global_kv)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [12.0, 200.0])
+def test_scores_beyond_what_exponentials_hold(path, size):
+    """Scores up to several thousands: the largest is subtracted, nothing overflows or vanishes."""
+    qkv = torch.randn(50, HEADS.columns)
+    qkv[:, :30] *= size
+    rows = torch.arange(50, dtype=torch.int32)[None]
+    out = gathered_attention(qkv, Windows(rows, 1, 50, 50, 50, 50), HEADS)
+    everything = torch.arange(50)
+    expected = attention(qkv, everything, everything)
+    assert torch.isfinite(out).all()
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-6 * size**2)
+
+
+@pytest.mark.parametrize("size", [0.5, 8.0])
+@pytest.mark.parametrize("scatter", [False, True])
+def test_gradients(path, scatter, size):
+    """Against autograd in float64, with windows that share rows and, scattered, with global keys."""
+    heads = 3
+    qkv = torch.randn(2 * 21, HEADS.columns) * size
+    global_kv = torch.randn(heads, 9, 11) * size if scatter else None
+    if scatter:
+        order = torch.stack([torch.randperm(21), 21 + torch.randperm(21)])
+        places = torch.cat([torch.arange(21), torch.arange(21).flip(0)])[:40]
+        windows = Windows(order[:, places].int(), 3, step=8, queries=8, keys=16, valid=21)
+    else:
+        windows = Windows(torch.randint(0, 42, (2, 57), dtype=torch.int32), 3, 19, 19, 19, 57)
+    inputs = [x.clone().requires_grad_() for x in (qkv, global_kv) if x is not None]
+    exact = [x.double().requires_grad_() for x in (qkv, global_kv) if x is not None]
+    out = gathered_attention(inputs[0], windows, HEADS, *inputs[1:], scatter=scatter)
+    expected = module._plain(exact[0], windows, HEADS, exact[1] if scatter else None, scatter)
+    weight = torch.randn_like(out)
+    (out * weight).sum().backward()
+    (expected * weight.double()).sum().backward()
+    for mine, theirs in zip(inputs, exact, strict=True):
+        torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=2e-5 * size)
+
+
+def test_sums_do_not_depend_on_the_number_of_threads(path):
+    rows = torch.randint(0, 60, (2, 80), dtype=torch.int32)
+    windows = Windows(rows, 4, 20, 20, 20, 80)
+    results = []
+    for threads in (1, 2, 1):
+        torch.set_num_threads(threads)
+        qkv = torch.linspace(-3, 3, 60 * HEADS.columns).sin().view(60, -1).requires_grad_()
+        out = gathered_attention(qkv, windows, HEADS)
+        out.square().sum().backward()
+        results.append((out.detach(), qkv.grad))
+    if path == "kernel":
+        for out, grad in results[1:]:
+            assert torch.equal(out, results[0][0])
+            assert torch.equal(grad, results[0][1])
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_without_a_compiler_the_plain_path_serves(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    module._library.cache_clear()
+    try:
+        assert module._library(5, 6) is None
+    finally:
+        module._library.cache_clear()
+
+
+def test_a_compiler_that_fails_leaves_no_library(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "SOURCE", tmp_path / "broken.cpp")
+    (tmp_path / "broken.cpp").write_text("this is no C++")
+    module._library.cache_clear()
+    try:
+        assert module._library(5, 6) is None
+    finally:
+        module._library.cache_clear()
+    assert list(tmp_path.glob("basicsr/*.so")) == []
