@@ -70,9 +70,8 @@ def train(opt: Options) -> None:
     bar = tqdm(total=total_iter, initial=start_iter, desc=opt.name, unit="it", disable=opt.rank != 0,
                mininterval=0.5 if on_terminal else 10)  # fmt: skip
     ticks = [time.perf_counter()]
-    for it, (epoch, batch) in enumerate(batches(loader, start_iter), start_iter + 1):
-        if it > total_iter:
-            break
+    iterations = range(start_iter + 1, total_iter + 1)
+    for it, (epoch, batch) in zip(iterations, batches(loader, start_iter), strict=False):  # batches() has no end
         ticks.append(time.perf_counter())
         model.update_learning_rate(it, opt.train.warmup_iter if opt.train else -1)
         model.feed_data(batch)
@@ -91,9 +90,11 @@ def train(opt: Options) -> None:
             model.save(epoch, it, best=best.state_dict())
         ticks = [time.perf_counter()]
     bar.close()
+    del loader  # ends its workers now; left to the garbage collector, each would be waited for
     model.save(-1, -1)
     if start_iter < total_iter:
         validate(total_iter)
+        model.save_training_state(epoch, total_iter, best=best.state_dict())  # again, with these scores
     if opt.rank == 0:
         plot_curves(read_logs(Path(str(opt.path.log)).glob("train_*.log")), Path(str(opt.path.log)) / "curves.png")
     trackers.close()

@@ -15,8 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from basicsr.metrics.evaluate import Scores
 from basicsr.models.lr_scheduler import build_schedule, learning_rate
-from basicsr.utils.checkpoint import load_weights, save_atomically, select_weights
+from basicsr.utils.checkpoint import load_weights, mismatch, save_atomically, select_weights
 from basicsr.utils.dist_util import gather_objects, master_only, reduce_mean_dict
+from basicsr.utils.errors import CheckpointError
 from basicsr.utils.options import Options
 from basicsr.utils.registry import OPTIMIZER_REGISTRY
 from basicsr.utils.run import pick_device
@@ -217,7 +218,22 @@ class BaseModel:
             save_atomically(state, Path(str(self.opt.path.training_states)) / f"{current_iter}.state")
 
     def resume_training(self, state: Mapping[str, Any], weights: Mapping[str, Any], source: str) -> None:
-        """Go on from a training state and the content of the weight file of the same iteration."""
+        """Go on from a training state and the content of the weight file of the same iteration.
+
+        Raises:
+            CheckpointError: when the weights are of another network.
+        """
+        if "network_g" not in (self.opt.path.ignore_resume_networks or ()):
+            net = self.get_bare_model(self.net_g)
+            params = select_weights(weights, "params", source)[1]
+            if problem := mismatch(net, params):
+                name = type(net).__name__
+                raise CheckpointError(
+                    f"{source}: does not fit {name}: {problem}. Resume with the network_g of that run"
+                )
+            net.load_state_dict(params)
+            if self.net_g_ema is not None:
+                self.net_g_ema.module.load_state_dict(select_weights(weights, "params_ema", source)[1])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             configured = [group["initial_lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(saved)
@@ -226,11 +242,6 @@ class BaseModel:
         rng = state.get("rng", [])
         if self.opt.rank < len(rng):
             _set_rng_state(rng[self.opt.rank])
-        if "network_g" in (self.opt.path.ignore_resume_networks or ()):
-            return
-        self.get_bare_model(self.net_g).load_state_dict(select_weights(weights, "params", source)[1])
-        if self.net_g_ema is not None:
-            self.net_g_ema.module.load_state_dict(select_weights(weights, "params_ema", source)[1])
 
 
 def split_batch(batch: Mapping[str, Any], parts: int) -> list[dict[str, Any]]:

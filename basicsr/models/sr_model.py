@@ -1,6 +1,7 @@
 """Super-resolution: a network learns to turn LQ into GT. The losses are whatever `train.*_opt` names."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 class SRModel(BaseModel):
     """One network, trained on pairs; also registered as `CATANetModel`.
 
-    Override `compute_losses` for another objective and `predict` for another way to run the network.
+    Override `compute_losses` for another objective and `predictor` for another way to run the network.
     """
 
     def __init__(self, opt: Options):
@@ -64,20 +65,33 @@ class SRModel(BaseModel):
         """The network that is tested: the EMA where there is one."""
         return self.get_bare_model(self.net_g_ema if self.net_g_ema is not None else self.net_g)
 
-    def predict(self, lq: Tensor) -> Tensor:
-        """SR of (B, 3, h, w) images in evaluation mode, RGB in [0, 1], not clamped."""
-        net = self.net_eval
+    @contextmanager
+    def predictor(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """A function from LQ (B, 3, h, w) to SR (B, 3, s*h, s*w), RGB in [0, 1], not clamped.
+
+        A network that has a faster form for inference (`prepared`) runs in it.
+        """
+        net, amp = self.net_eval, self.opt.val.amp
         was_training = net.training
         net.eval()
-        with torch.inference_mode(), self.autocast():
-            lq = lq.to(self.device, non_blocking=True)
-            output = (self_ensemble(net, lq) if self.opt.val.self_ensemble else net(lq)).float()
-        net.train(was_training)
-        return output
+        prepare = getattr(net, "prepared", None)
+        run = prepare(torch.bfloat16 if amp else torch.float32) if callable(prepare) else net
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if amp and run is net else nullcontext()
+
+        def predict(lq: Tensor) -> Tensor:
+            with torch.inference_mode(), autocast:
+                lq = lq.to(self.device, non_blocking=True)
+                return (self_ensemble(run, lq) if self.opt.val.self_ensemble else run(lq)).float()
+
+        try:
+            yield predict
+        finally:
+            net.train(was_training)
 
     def test(self) -> None:
         """Run the network on the batch that was fed, into `self.output`."""
-        self.output = self.predict(self.lq)
+        with self.predictor() as predict:
+            self.output = predict(self.lq)
 
     def get_current_visuals(self) -> dict[str, Tensor]:
         """Input, output and ground truth of the last test, on the CPU."""
@@ -99,7 +113,8 @@ class SRModel(BaseModel):
             metrics = both_protocols(metrics)
         on_image = self._image_writer(name, current_iter) if save_img else None
         bar = tqdm(loader, desc=f"Test {name}", unit="image", leave=False, disable=not val.pbar or self.opt.rank != 0)
-        return evaluate(self.predict, bar, metrics, name, on_image, root=getattr(loader, "root", None))
+        with self.predictor() as predict:
+            return evaluate(predict, bar, metrics, name, on_image, root=getattr(loader, "root", None))
 
     def _image_writer(self, dataset: str, current_iter: int | None) -> Callable[[str, Tensor], None]:
         folder = Path(str(self.opt.path.visualization))

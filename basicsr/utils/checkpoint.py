@@ -100,13 +100,13 @@ def load_weights(
     """
     content = load_file(path)
     key, weights = select_weights(content, param_key, path)
-    logger.info("Loading %s model from %s, with param key: [%s].", type(net).__name__, path, key)
     problem = mismatch(net, weights)
     if problem and strict:
         raise CheckpointError(
             f"{path}: does not fit {type(net).__name__}: {problem}. Check network_g against the file, "
             "or set path.strict_load_g: false to load what fits"
         )
+    logger.info("Loading %s model from %s, with param key: [%s].", type(net).__name__, path, key)
     if problem:
         logger.warning("%s: loading what fits; %s", path, problem)
         own = net.state_dict()

@@ -87,6 +87,11 @@ class MessageLogger:
         )
 
 
+def tensorboard_folder(options: Options) -> Path:
+    """Where the TensorBoard files of a run are, below the current folder."""
+    return Path("tb_logger") / options.name
+
+
 class Trackers:
     """TensorBoard and Weights & Biases, where the options ask for them; rank 0 only."""
 
@@ -101,7 +106,7 @@ class Trackers:
         if options.logger.use_tb_logger:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.tensorboard = SummaryWriter(log_dir=str(Path("tb_logger") / options.name))
+            self.tensorboard = SummaryWriter(log_dir=str(tensorboard_folder(options)))
 
     def scalars(self, values: Mapping[str, float], it: int) -> None:
         """Log values under tags such as `losses/l_pix` and `metrics/Set5/psnr`."""
@@ -120,16 +125,11 @@ class Trackers:
 
 
 def _init_wandb(options: Options) -> Any:
-    from basicsr.utils.errors import OptionError
+    import wandb
 
     wandb_options = options.logger.wandb
     if wandb_options is None:
         return None
-    try:
-        import wandb
-    except ImportError as error:
-        where = wandb_options.where / "project"
-        raise OptionError(f"{where}: needs the package wandb; pip install basicsr[wandb], or set project: ~") from error
     resume = "allow" if wandb_options.resume_id else None
     return wandb.init(project=wandb_options.project, name=options.name, id=wandb_options.resume_id, resume=resume,
                       config=options.to_dict())  # fmt: skip

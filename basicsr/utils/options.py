@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -137,6 +138,7 @@ class ValOptions(Section):
     metrics: dict[str, MetricSpec] | None = option(
         None, "name: {type: calculate_psnr, crop_border: 4, test_y_channel: true, ...}"
     )
+    amp: Literal["bf16"] | None = option(None, "run the network in bfloat16, which costs some 0.01 dB; null: float32")
     self_ensemble: bool = option(
         False, "average the outputs over the 8 flips and rotations of the input; 8 times slower"
     )
@@ -152,6 +154,10 @@ class WandbOptions(Section):
 
     project: str | None = option(None, "project to log to; null: do not log there")
     resume_id: str | None = option(None, "id of a run to continue")
+
+    def __post_init__(self) -> None:
+        if self.project is not None and find_spec("wandb") is None:
+            raise ValueError("project: needs the package wandb; pip install basicsr[wandb], or set project: ~")
 
 
 @dataclass(frozen=True, kw_only=True)

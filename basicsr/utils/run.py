@@ -12,7 +12,7 @@ import torch
 
 from basicsr.utils.dist_util import get_dist_info, init_dist
 from basicsr.utils.errors import CheckpointError, OptionError, UnknownNameError
-from basicsr.utils.logger import get_root_logger, init_logging, log_to_file
+from basicsr.utils.logger import get_root_logger, init_logging, log_to_file, tensorboard_folder
 from basicsr.utils.options import Options, copy_options_file, resolve
 
 logger = logging.getLogger("basicsr")
@@ -29,7 +29,7 @@ def run_command(prog: str, body: Callable[[], None]) -> int:
         body()
     except MISTAKES as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            get_root_logger().critical("%s: %s", prog, error)
+            get_root_logger().critical("%s: %s", prog, _one_line(error))
         return 2
     except FloatingPointError as error:
         get_root_logger().critical("%s: %s", prog, error)
@@ -76,24 +76,41 @@ def make_folders(options: Options, keep_existing: bool) -> None:
 
     Args:
         keep_existing: the run goes on in its folder (resume). Otherwise an existing folder is renamed
-            `<name>_archived_<time>`, never overwritten.
+            `<name>_archived_<time>`, never overwritten, and so is its TensorBoard folder.
     """
     path = options.path
     if options.rank == 0 and path.log is not None:
-        root = Path(path.log)
-        if root.exists() and not keep_existing:
-            archive = root.with_name(f"{root.name}_archived_{_timestamp()}")
-            root.rename(archive)
-            logger.warning("%s exists; it is kept as %s", root, archive)
+        root, source = Path(path.log), Path(options.source) if options.source else None
+        if not keep_existing:
+            archive = _archive(root)
+            if source is not None and not source.exists():  # it lay in that folder
+                source = archive / source.resolve().relative_to(root.resolve())
+            if options.is_train:
+                _archive(tensorboard_folder(options))
         for folder in (path.log, path.models, path.training_states, path.visualization):
             if folder is not None:
                 Path(folder).mkdir(parents=True, exist_ok=True)
         kind = "train" if options.is_train else "test"
         log_to_file(root / f"{kind}_{options.name}_{_timestamp()}.log")
-        if options.source is not None:
-            copy_options_file(options.source, root)
+        if source is not None:
+            copy_options_file(source, root)
     if options.dist:
         torch.distributed.barrier()
+
+
+def _archive(folder: Path) -> Path:
+    """Rename the folder, if there is one; returns its new name."""
+    archive = folder.with_name(f"{folder.name}_archived_{_timestamp()}")
+    if folder.exists():
+        folder.rename(archive)
+        logger.warning("%s exists; it is kept as %s", folder, archive)
+    return archive
+
+
+def _one_line(error: Exception) -> str:
+    """A message with a list of faults below its first line, as a sentence."""
+    first, *faults = (str(error) or repr(error)).splitlines()
+    return " ".join([first, "; ".join(fault.strip() for fault in faults)]).strip()
 
 
 def _timestamp() -> str:

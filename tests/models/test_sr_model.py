@@ -19,18 +19,19 @@ TINY = {"type": "CATANet", "upscale": 2, "dim": 16, "block_num": 2, "qk_dim": 12
 @pytest.fixture
 def options(tmp_path):
     def options(is_train=True, **train):
+        values = {
+            "name": "x",
+            "scale": 2,
+            "num_gpu": 0,
+            "network_g": TINY,
+            "path": {"experiments_root": str(tmp_path / "experiments")},
+            "datasets": {k: {"type": "PairedImageDataset", "dataroot_gt": "unused"} for k in ("train", "val")},
+            "train": {
+                "total_iter": 20, "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "L1Loss"}, **train,
+            },
+        }  # fmt: skip
         path = tmp_path / "x.yml"
-        path.write_text(
-            yaml.safe_dump(
-                {
-                    "name": "x", "scale": 2, "num_gpu": 0, "network_g": TINY,
-                    "path": {"experiments_root": str(tmp_path / "experiments")},
-                    "datasets": {k: {"type": "PairedImageDataset", "dataroot_gt": "unused"} for k in ("train", "val")},
-                    "train": {"total_iter": 20, "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "L1Loss"},
-                              **train},
-                }
-            )
-        )  # fmt: skip
+        path.write_text(yaml.safe_dump(values))
         return resolve(load_options(path, is_train=is_train))
 
     return options
@@ -104,7 +105,9 @@ def test_ema_of_decay_zero_is_the_network(options):
     steps(model, 1, 2)
     lq = batch(1)["lq"]
     with torch.no_grad():
-        torch.testing.assert_close(model.predict(lq), model.net_g.eval()(lq), rtol=0, atol=1e-5)
+        model.feed_data({"lq": lq})
+        model.test()
+        torch.testing.assert_close(model.output, model.net_g.eval()(lq), rtol=0, atol=1e-5)
 
 
 def test_rates_warm_up_to_the_configured_one(options):
@@ -127,7 +130,8 @@ def test_bf16_autocast_trains_with_float32_weights(options):
     model = build_model(options(amp="bf16"))
     steps(model, 1, 3)
     assert {p.dtype for p in model.net_g.parameters()} == {torch.float32}
-    assert model.predict(batch(1)["lq"]).dtype == torch.float32
+    model.test()
+    assert model.output.dtype == torch.float32
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(options):

@@ -124,6 +124,6 @@ def test_real_checkpoints(shared):
 
     net = build_network({"type": "CATANet-L", "upscale": 4})
     load_weights(net, shared / "checkpoints" / "CATANet_L_x4_AID.pth")
-    with pytest.raises(CheckpointError, match="32 missing: .*; 160 unexpected: "):
+    with pytest.raises(CheckpointError, match=r"32 missing: .*; 160 unexpected: "):
         path = shared / "checkpoints" / "DPRNet_CATANetvariant_x2_iter10000.pth"
         load_weights(build_network({"type": "CATANet-L", "upscale": 2}), path)

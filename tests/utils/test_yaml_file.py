@@ -13,8 +13,9 @@ def read(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("2e-4", 2e-4), ("1E5", 1e5), ("!!float 2e-4", 2e-4), ("1_000e-2", 10.0), ("-1e-3", -1e-3), ("3", 3), ("~", None),
-        ("yes", True), ("off", False), ("e4", "e4"), ("2024-01-01", "2024-01-01"), ("[1, 2e0]", [1, 2.0]), ("'2e-4'", "2e-4"),
+        ("2e-4", 2e-4), ("1E5", 1e5), ("!!float 2e-4", 2e-4), ("1_000e-2", 10.0), ("-1e-3", -1e-3), ("3", 3),
+        ("~", None), ("yes", True), ("off", False), ("e4", "e4"), ("2024-01-01", "2024-01-01"), ("[1, 2e0]", [1, 2.0]),
+        ("'2e-4'", "2e-4"),
     ],
 )  # fmt: skip
 def test_values_read_as_people_mean_them(text, value):

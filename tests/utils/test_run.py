@@ -1,0 +1,136 @@
+"""Exit codes, seeds, devices and folders of a run."""
+
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from basicsr.utils.errors import CheckpointError, OptionError, UnknownNameError
+from basicsr.utils.options import Options, PathOptions, resolve
+from basicsr.utils.run import make_folders, pick_device, run_command, seed_everything
+from basicsr.utils.typed import Spec
+
+LOGGER = logging.getLogger("basicsr")
+
+
+@pytest.fixture(autouse=True)
+def own_logging(monkeypatch):
+    monkeypatch.setattr(LOGGER, "handlers", [])
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    level = LOGGER.level
+    yield
+    LOGGER.setLevel(level)
+    for handler in LOGGER.handlers:
+        handler.close()
+
+
+def failing(error):
+    def body():
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OptionError("x.yml:3: scale: must be 2"), 2, "x.yml:3: scale: must be 2"),
+        (UnknownNameError("no loss is called 'L3'"), 2, "no loss is called 'L3'"),
+        (CheckpointError("x.pth: is damaged"), 2, "x.pth: is damaged"),
+        (FileNotFoundError("x: no such folder"), 2, "x: no such folder"),
+        (
+            OptionError("f: 2 of 5 images:\n  a.png: cut\n  b.png: small"),
+            2,
+            "f: 2 of 5 images: a.png: cut; b.png: small",
+        ),
+        (FloatingPointError("iteration 7: nan"), 1, "iteration 7: nan"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_a_code(error, code, said, capsys):
+    assert run_command("prog", failing(error)) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.split(" CRITICAL: ")[1] == f"prog: {said}"
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_command("prog", lambda: 1 / 0)
+
+
+def test_success_is_silent(capsys):
+    assert run_command("prog", lambda: None) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_of_many_processes_one_speaks(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert run_command("prog", failing(OptionError("x"))) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_seeds_repeat():
+    def numbers(seed):
+        seed_everything(seed)
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    assert numbers(3) == numbers(3)
+    assert all(a != b for a, b in zip(numbers(3), numbers(4), strict=True))
+
+
+def test_devices_without_a_gpu(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert {pick_device(number).type for number in (0, "auto")} == {"cpu"}
+    assert not caplog.messages
+    assert pick_device(2).type == "cpu"
+    assert caplog.messages == ["num_gpu is 2, but there is no GPU here: using the CPU"]
+
+
+def test_devices_with_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert pick_device("auto") == torch.device("cuda", 3)
+    assert pick_device(0) == torch.device("cpu")
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # tb_logger/ is looked for here
+
+    def options(is_train=True, rank=0):
+        path = PathOptions(experiments_root=str(tmp_path / "e"), results_root=str(tmp_path / "r"))
+        run = Options(name="run", scale=2, datasets={}, network_g=Spec({"type": "X"}), path=path, is_train=is_train)
+        return resolve(run, rank=rank)
+
+    return options
+
+
+def test_folders(options, tmp_path):
+    make_folders(options(), keep_existing=False)
+    make_folders(options(is_train=False), keep_existing=False)
+    folders = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_dir()}
+    train = {"e/run", "e/run/models", "e/run/training_states", "e/run/visualization"}
+    assert folders == {"e", "r", *train, "r/run", "r/run/visualization"}
+
+
+def test_other_ranks_make_nothing(options, tmp_path):
+    make_folders(options(rank=1), keep_existing=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("keep_existing", [True, False])
+def test_an_old_folder_is_used_or_renamed(keep_existing, options, tmp_path):
+    for folder in (tmp_path / "e/run", tmp_path / "tb_logger/run"):
+        folder.mkdir(parents=True)
+        (folder / "old").touch()
+    make_folders(options(), keep_existing)
+    assert (tmp_path / "e/run/old").exists() == (tmp_path / "tb_logger/run/old").exists() == keep_existing
+    assert len([*tmp_path.glob("*/run_archived_*/old")]) == (0 if keep_existing else 2)
+
+
+def test_a_test_run_leaves_the_trackers_of_training(options, tmp_path):
+    (tmp_path / "tb_logger/run").mkdir(parents=True)
+    make_folders(options(is_train=False), keep_existing=False)
+    assert (tmp_path / "tb_logger/run").exists()
