@@ -2,18 +2,17 @@
 
 import mmap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from basicsr.utils.img_util import read_image
+from basicsr.data.storage import StoredImage
 
 BYTES_PER_MB = 1 << 20
 
 
 class CachedImages:
-    """The images `paths` by position; those that fit into `cache_mb` are decoded only once.
+    """The pixels of `images` by position; those that fit into `cache_mb` are decoded only once.
 
     The cache is one anonymous memory map. Forked workers share it, so it is paid for once, and its pages take memory
     only as they are filled. It needs no locks: all writers of an image write the same bytes, and an image counts only
@@ -23,13 +22,13 @@ class CachedImages:
     Note: a spawned worker receives no map and fills one of its own.
 
     Args:
-        paths: image files.
+        images: in a folder or an LMDB.
         sizes: (height, width) of each, in pixels.
         cache_mb: limit in MiB; 0: no cache.
     """
 
-    def __init__(self, paths: Sequence[Path], sizes: Sequence[tuple[int, int]], cache_mb: int) -> None:
-        self.paths = paths
+    def __init__(self, images: Sequence[StoredImage], sizes: Sequence[tuple[int, int]], cache_mb: int) -> None:
+        self.images = images
         self.sizes = sizes
         self._starts = np.cumsum([0] + [1 + 3 * height * width for height, width in sizes])  # of flag and pixels
         self._admitted = int(self._starts[1:].searchsorted(cache_mb * BYTES_PER_MB, side="right"))
@@ -41,15 +40,15 @@ class CachedImages:
         return int(self._starts[self._admitted])
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, position: int) -> np.ndarray:
         """Image `position`, (H, W, 3) RGB, uint8 or uint16; read only when it comes from the cache."""
         if self._map is None or position >= self._admitted:
-            return read_image(self.paths[position])
+            return self.images[position].read()
         start, (height, width) = int(self._starts[position]), self.sizes[position]
         if not self._map[start]:
-            image = read_image(self.paths[position])
+            image = self.images[position].read()
             if image.dtype != np.uint8:
                 return image
             self._map[start + 1 : start + 1 + image.size] = image.tobytes()

@@ -1,6 +1,5 @@
 """The order of training samples: a pure function of (seed, epoch), the same for any number of processes."""
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,7 +18,8 @@ class EnlargedSampler(Sampler[SampleIndex]):
     """Shuffled indices of a data set that is repeated `ratio` times, dealt to the ranks like cards.
 
     Rank r takes the positions r, r + W, r + 2W, ... of one common order, so the k-th batches (of b) of W ranks hold
-    together what the k-th batch of W * b holds in a single process. The order wraps around where it does not divide.
+    together what the k-th batch of W * b holds in a single process. What does not divide is left out of that epoch, as
+    a single process leaves out its last, incomplete batch.
 
     Args:
         dataset_size: images in the data set, >= 1.
@@ -66,8 +66,8 @@ class EnlargedSampler(Sampler[SampleIndex]):
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         epoch = self.epoch  # a later set_epoch must not change an order that is being read
         for position in range(self.start, len(self)):
-            yield SampleIndex(epoch, int(order[(self.rank + position * self.num_replicas) % self.total]))
+            yield SampleIndex(epoch, int(order[self.rank + position * self.num_replicas]))
 
     def __len__(self) -> int:
         """Samples of this rank in a whole epoch; the same for every rank, whatever `start` is."""
-        return math.ceil(self.total / self.num_replicas)
+        return self.total // self.num_replicas

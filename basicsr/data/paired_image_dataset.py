@@ -9,7 +9,8 @@ from torch.utils.data import Dataset
 
 from basicsr.data.cache import CachedImages
 from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import check_io_backend, image_names, image_sizes, locate, partner_names, refuse
+from basicsr.data.data_util import chosen_names, locate, partner_names
+from basicsr.data.storage import StoredImage, open_store, refuse
 from basicsr.data.transforms import ToInput, Window, downscale_window, flip_and_rotate, random_window
 from basicsr.utils.registry import DATASET_REGISTRY
 
@@ -28,12 +29,12 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
     pixels a side. See `read_image` for gray, 16-bit and transparent files.
 
     Args:
-        dataroot_gt: folder of ground truth, subfolders included.
-        dataroot_lq: folder of low-resolution images, with the same subfolders; None: they are made on the fly by
-            MATLAB's bicubic, equal in every pixel to files made beforehand, and `lq_path` repeats `gt_path`.
+        dataroot_gt: folder of ground truth, subfolders included, or an LMDB.
+        dataroot_lq: folder or LMDB of low-resolution images, with the same subfolders; None: they are made on the fly
+            by MATLAB's bicubic, equal in every pixel to files made beforehand, and `lq_path` repeats `gt_path`.
         filename_tmpl: low-resolution stem from the ground truth's: "{}x4" pairs `a.png` with `ax4.png` or `ax4.jpg`.
         meta_info_file: text file that lists the ground truth to use, one name a line.
-        io_backend: {type: disk}, the only one.
+        io_backend: {type: disk} for folders, {type: lmdb} for LMDBs, whose paths end in `.lmdb`.
         scale: ground-truth pixels for each low-resolution pixel, >= 1.
         phase: "train", "val" or "test".
         gt_size: side of a training crop in ground-truth pixels, a multiple of `scale`; None: whole images.
@@ -46,7 +47,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         seed: of crops, flips and rotations.
 
     Raises:
-        FileNotFoundError: when a folder or an image is missing.
+        FileNotFoundError: when a folder, an LMDB or an image is missing.
         ValueError: when an argument is out of range, or images are damaged, too small, or of sizes that do not match.
     """
 
@@ -69,7 +70,6 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         cache_mb: int = 2048,
         seed: int = 0,
     ) -> None:
-        check_io_backend(io_backend)
         if scale < 1:
             raise ValueError(f"scale: must be at least 1, got {scale}")
         if phase not in PHASES:
@@ -86,21 +86,22 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self._to_input = ToInput(color, mean, std)
 
-        gt_folder = Path(dataroot_gt)
-        gt_names = image_names(gt_folder, meta_info_file)
-        sizes = image_sizes(gt_folder, gt_names)
-        self.gt_paths = self.lq_paths = [gt_folder / name for name in gt_names]
-        self._refuse_small(gt_folder, gt_names, sizes)
+        gt_store = open_store(dataroot_gt, io_backend)
+        gt_names = chosen_names(gt_store, meta_info_file)
+        sizes = gt_store.sizes(gt_names)
+        self._refuse_small(gt_store.root, gt_names, sizes)
+        images = [StoredImage(gt_store, name) for name in gt_names]
+        self.gt_paths = self.lq_paths = [image.path for image in images]
         self.has_lq_files = dataroot_lq is not None
         if dataroot_lq is not None:
-            lq_folder = Path(dataroot_lq)
-            lq_names = partner_names(gt_names, lq_folder, filename_tmpl)
-            lq_sizes = image_sizes(lq_folder, lq_names)
-            self._refuse_unequal(lq_folder, gt_names, sizes, lq_names, lq_sizes)
-            self.lq_paths = [lq_folder / name for name in lq_names]
-            self._images = CachedImages(self.gt_paths + self.lq_paths, sizes + lq_sizes, cache_mb)
-        else:
-            self._images = CachedImages(self.gt_paths, sizes, cache_mb)
+            lq_store = open_store(dataroot_lq, io_backend)
+            lq_names = partner_names(gt_names, lq_store, filename_tmpl)
+            lq_sizes = lq_store.sizes(lq_names)
+            self._refuse_unequal(lq_store.root, gt_names, sizes, lq_names, lq_sizes)
+            lq_images = [StoredImage(lq_store, name) for name in lq_names]
+            self.lq_paths = [image.path for image in lq_images]
+            images, sizes = images + lq_images, sizes + lq_sizes
+        self._images = CachedImages(images, sizes, cache_mb)
 
     def __len__(self) -> int:
         return len(self.gt_paths)

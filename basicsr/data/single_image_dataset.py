@@ -1,14 +1,14 @@
 """Low-resolution images without ground truth."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
 from basicsr.data.cache import CachedImages
 from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import check_io_backend, image_names, image_sizes, locate
+from basicsr.data.data_util import chosen_names, locate
+from basicsr.data.storage import StoredImage, open_store
 from basicsr.data.transforms import ToInput
 from basicsr.utils.registry import DATASET_REGISTRY
 
@@ -18,9 +18,9 @@ class SingleImageDataset(Dataset[dict[str, Any]]):
     """`{lq, lq_path}`: whole images, float32 RGB (3, h, w) in [0, 1], and their files' paths.
 
     Args:
-        dataroot_lq: folder of images, subfolders included.
+        dataroot_lq: folder of images, subfolders included, or an LMDB.
         meta_info_file: text file that lists the images to use, one name a line.
-        io_backend: {type: disk}, the only one.
+        io_backend: {type: disk} for a folder, {type: lmdb} for an LMDB, whose path ends in `.lmdb`.
         scale: not used; every data set of a run is told its scale, phase and seed.
         phase: not used.
         color: "y": the luma alone, one channel.
@@ -30,7 +30,7 @@ class SingleImageDataset(Dataset[dict[str, Any]]):
         seed: not used.
 
     Raises:
-        FileNotFoundError: when the folder or a listed image is missing.
+        FileNotFoundError: when the folder, the LMDB or a listed image is missing.
         ValueError: when an argument is out of range, or images are damaged.
     """
 
@@ -48,12 +48,11 @@ class SingleImageDataset(Dataset[dict[str, Any]]):
         cache_mb: int = 0,
         seed: int = 0,
     ) -> None:
-        check_io_backend(io_backend)
         self._to_input = ToInput(color, mean, std)
-        folder = Path(dataroot_lq)
-        names = image_names(folder, meta_info_file)
-        self.lq_paths = [folder / name for name in names]
-        self._images = CachedImages(self.lq_paths, image_sizes(folder, names), cache_mb)
+        store = open_store(dataroot_lq, io_backend)
+        images = [StoredImage(store, name) for name in chosen_names(store, meta_info_file)]
+        self.lq_paths = [image.path for image in images]
+        self._images = CachedImages(images, store.sizes([image.name for image in images]), cache_mb)
 
     def __len__(self) -> int:
         return len(self.lq_paths)

@@ -26,7 +26,15 @@ def read_image(path: str | Path) -> np.ndarray:
         FileNotFoundError: when there is no such file.
         ValueError: when the file is cut off or is no image.
     """
-    data = Path(path).read_bytes()
+    return decode_image(Path(path).read_bytes(), path)
+
+
+def decode_image(data: bytes, path: str | Path) -> np.ndarray:
+    """The pixels of an encoded image, as `read_image` returns them; `path` names it in messages.
+
+    Raises:
+        ValueError: when the data are cut off or no image.
+    """
     _check_complete(path, data[:8], data[-END_SEARCH_BYTES:])
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     if not _is_jpeg(data):
@@ -58,7 +66,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def write_image(path: str | Path, image: np.ndarray) -> None:
+def write_image(path: str | Path, image: np.ndarray, *, png_level: int | None = None) -> None:
     """Write `image`, (H, W, 3) RGB or (H, W) gray, uint8 or uint16, in the format that the suffix of `path` names.
 
     Parent folders are made. The file appears whole or not at all.
@@ -67,24 +75,42 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
         ValueError: for another shape or type, or a format that cannot hold the image.
     """
     path = Path(path)
+    data = encode_image(image, path, png_level=png_level)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def encode_image(image: np.ndarray, path: str | Path, *, png_level: int | None = None) -> bytes:
+    """`image` as a file's content in the format that the suffix of `path` names; see `write_image`.
+
+    Args:
+        image: (H, W, 3) RGB or (H, W) gray, uint8 or uint16.
+        path: names the format, and the image in messages.
+        png_level: of PNG files: 0, fast and large, to 9, slow and small; None: OpenCV's default.
+
+    Raises:
+        ValueError: for another shape or type, or a format that cannot hold the image.
+    """
+    suffix = Path(path).suffix
     is_gray = image.ndim == 2
     if image.dtype not in (np.uint8, np.uint16) or not (is_gray or (image.ndim == 3 and image.shape[2] == 3)):
         got = f"{image.dtype} {image.shape}"
         raise ValueError(f"{path}: expected uint8 or uint16 pixels (H, W, 3) or (H, W), got {got}; see tensor2img")
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise ValueError(f"{path}: unknown image suffix {path.suffix!r}; use one of {' '.join(IMAGE_SUFFIXES)}")
-    if image.dtype == np.uint16 and path.suffix.lower() not in DEEP_SUFFIXES:
+    if suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(f"{path}: unknown image suffix {suffix!r}; use one of {' '.join(IMAGE_SUFFIXES)}")
+    if image.dtype == np.uint16 and suffix.lower() not in DEEP_SUFFIXES:
         raise ValueError(f"{path}: this format has no 16-bit pixels; use one of {' '.join(DEEP_SUFFIXES)}")
-    done, encoded = cv2.imencode(path.suffix.lower(), image if is_gray else cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    parameters = [] if png_level is None else [cv2.IMWRITE_PNG_COMPRESSION, png_level]
+    pixels = image if is_gray else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(suffix.lower(), pixels, parameters)
     if not done:
         raise ValueError(f"{path}: OpenCV cannot write {image.dtype} {image.shape} in this format; use .png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(encoded.tobytes())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    return encoded.tobytes()
 
 
 def list_images(folder: str | Path) -> list[str]:

@@ -7,15 +7,12 @@ the bottom right. Subfolders are kept. Files that exist already are left alone, 
 import argparse
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import cv2
-from tqdm import tqdm
-
 from basicsr.utils.img_util import list_images, read_image, write_image
 from basicsr.utils.matlab_functions import imresize
+from basicsr.utils.parallel import in_parallel
 
 
 class Target(NamedTuple):
@@ -52,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         if not args.overwrite:
             jobs = [job._replace(targets=[t for t in job.targets if not t.path.exists()]) for job in jobs]
         jobs = [job for job in jobs if job.targets]
-        run(jobs, args.workers)
+        for _ in in_parallel(make, jobs, args.workers):
+            pass
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     made = sum(len(job.targets) for job in jobs)
@@ -84,24 +82,12 @@ def plan(source: Path, output: Path, scales: list[int], suffix: str, crop_folder
         yield Job(source / name, targets)
 
 
-def run(jobs: list[Job], workers: int) -> None:
-    """Write all targets of `jobs`, several images at a time.
+def make(job: Job) -> None:
+    """Write all targets of one image.
 
     Raises:
-        ValueError: when an image is damaged or smaller than a scale, naming it.
+        ValueError: when it is damaged or smaller than a scale, naming it.
     """
-    # The processes are the parallelism. Not setNumThreads(1): in a forked process OpenCV hangs shrinking its pool.
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        try:
-            for _ in tqdm(pool.map(make, jobs), total=len(jobs), unit="image"):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def make(job: Job) -> None:
-    """Write all targets of one image."""
     image = read_image(job.source)
     for path, scale, is_crop in job.targets:
         height, width = image.shape[0] // scale, image.shape[1] // scale

@@ -4,9 +4,10 @@ import pickle
 import numpy as np
 import pytest
 
-from basicsr.data import cache
+from basicsr.data import cache, storage
 from basicsr.data.cache import CachedImages
-from basicsr.utils.img_util import image_size, list_images, read_image, write_image
+from basicsr.data.storage import FolderImages, StoredImage
+from basicsr.utils.img_util import list_images, read_image, write_image
 
 
 @pytest.fixture
@@ -18,12 +19,14 @@ def paths(photos):
 def reads(monkeypatch):
     """Paths in the order they were decoded in this process."""
     log = []
-    monkeypatch.setattr(cache, "read_image", lambda path: log.append(path) or read_image(path))
+    monkeypatch.setattr(storage, "read_image", lambda path: log.append(path) or read_image(path))
     return log
 
 
 def make(paths, cache_mb):
-    return CachedImages(paths, [image_size(path) for path in paths], cache_mb)
+    folder = FolderImages(paths[0].parent)
+    names = [path.name for path in paths]
+    return CachedImages([StoredImage(folder, name) for name in names], folder.sizes(names), cache_mb)
 
 
 def test_each_image_is_decoded_once(paths, reads):
@@ -49,7 +52,7 @@ def test_no_cache(paths, reads):
 
 
 def test_the_limit_holds_and_the_first_images_are_kept(paths, reads, monkeypatch):
-    sizes = [image_size(path) for path in paths]
+    sizes = [read_image(path).shape[:2] for path in paths]
     need = [3 * height * width + 1 for height, width in sizes]
     monkeypatch.setattr(cache, "BYTES_PER_MB", sum(need[:2]) + need[2] - 1)  # one byte short of three images
     images = make(paths, 1)

@@ -37,12 +37,16 @@ def test_ranks_together_see_what_one_process_sees(world):
 
 
 @pytest.mark.parametrize(("size", "world"), [(7, 2), (10, 4), (2, 5)])
-def test_ranks_are_equally_long_and_wrap_around(size, world):
+def test_ranks_are_equally_long_and_share_no_sample(size, world):
     ranks = [list(EnlargedSampler(size, world, rank)) for rank in range(world)]
-    assert {len(rank) for rank in ranks} == {-(-size // world)}
+    assert {len(rank) for rank in ranks} == {size // world}
     counts = Counter(sample.index for rank in ranks for sample in rank)
-    assert set(counts) == set(range(size))
-    assert max(counts.values()) - min(counts.values()) <= 1
+    assert set(counts.values()) <= {1}
+
+
+@pytest.mark.parametrize("size", [15, 16, 17])
+def test_an_epoch_has_as_many_global_batches_for_any_number_of_ranks(size):
+    assert {len(EnlargedSampler(size, world, 0)) // (4 // world) for world in (1, 2, 4)} == {size // 4}
 
 
 def test_set_epoch_resumes_exactly():

@@ -5,23 +5,15 @@ import pytest
 import torch
 
 from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import (
-    LegacyDataset,
-    check_io_backend,
-    image_names,
-    image_sizes,
-    locate,
-    partner_names,
-    refuse,
-)
-from basicsr.utils.img_util import list_images, write_image
+from basicsr.data.data_util import LegacyDataset, chosen_names, locate, partner_names
+from basicsr.data.storage import FolderImages
 
 
 def touch(folder, *names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    return folder
+    return FolderImages(folder)
 
 
 class OldDataset:
@@ -39,41 +31,39 @@ class OldDataset:
 
 class TestNames:
     def test_meta_file_chooses_and_orders(self, tmp_path):
-        touch(tmp_path / "gt", "a.png", "b.png", "sub/c d.png")
+        images = touch(tmp_path / "gt", "a.png", "b.png", "sub/c d.png")
         (tmp_path / "meta.txt").write_text("sub/c d.png (480,480,3)\n\na.png\n")
-        assert image_names(tmp_path / "gt", str(tmp_path / "meta.txt")) == ["sub/c d.png", "a.png"]
-        assert image_names(tmp_path / "gt") == ["a.png", "b.png", "sub/c d.png"]
+        assert chosen_names(images, str(tmp_path / "meta.txt")) == ["sub/c d.png", "a.png"]
+        assert chosen_names(images) == ["a.png", "b.png", "sub/c d.png"]
 
     def test_meta_file_lists_what_is_not_there(self, tmp_path):
-        touch(tmp_path / "gt", "a.png")
+        images = touch(tmp_path / "gt", "a.png")
         (tmp_path / "meta.txt").write_text("a.png\nb.png\n")
         with pytest.raises(FileNotFoundError, match=r"gt: 1 of 2 images cannot .*\n  b.png: listed in .*meta.txt"):
-            image_names(tmp_path / "gt", str(tmp_path / "meta.txt"))
+            chosen_names(images, str(tmp_path / "meta.txt"))
 
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="gt: no such folder"):
-            image_names(tmp_path / "gt")
-        touch(tmp_path / "gt", "notes.txt")
+        images = touch(tmp_path / "gt", "notes.txt")
         with pytest.raises(FileNotFoundError, match="gt: no images; check the path"):
-            image_names(tmp_path / "gt")
+            chosen_names(images)
         with pytest.raises(FileNotFoundError, match=r"meta\.txt"):
-            image_names(tmp_path / "gt", str(tmp_path / "meta.txt"))
+            chosen_names(images, str(tmp_path / "meta.txt"))
 
 
 class TestPartners:
     def test_template_subfolders_and_suffixes(self, tmp_path):
-        touch(tmp_path, "ax4.jpg", "sub/bx4.png", "a.png")
-        assert partner_names(["a.png", "sub/b.png"], tmp_path, "{}x4") == ["ax4.jpg", "sub/bx4.png"]
-        assert partner_names(["a.jpg"], tmp_path, "{}") == ["a.png"]
+        images = touch(tmp_path, "ax4.jpg", "sub/bx4.png", "a.png")
+        assert partner_names(["a.png", "sub/b.png"], images, "{}x4") == ["ax4.jpg", "sub/bx4.png"]
+        assert partner_names(["a.jpg"], images, "{}") == ["a.png"]
 
     def test_dots_in_names(self, tmp_path):
-        touch(tmp_path, "img.v1x2.png")
-        assert partner_names(["img.v1.png"], tmp_path, "{}x2") == ["img.v1x2.png"]
+        images = touch(tmp_path, "img.v1x2.png")
+        assert partner_names(["img.v1.png"], images, "{}x2") == ["img.v1x2.png"]
 
     def test_missing_ones_are_counted_and_the_first_named(self, tmp_path):
-        touch(tmp_path, "0x4.png")
+        images = touch(tmp_path, "0x4.png")
         with pytest.raises(FileNotFoundError) as error:
-            partner_names([f"{i}.png" for i in range(9)], tmp_path, "{}x4")
+            partner_names([f"{i}.png" for i in range(9)], images, "{}x4")
         lines = str(error.value).splitlines()
         assert lines[0].endswith("8 of 9 images cannot be used:")
         assert lines[1] == "  1.png: its LQ image 1x4.* is missing; check filename_tmpl ('{}x4')"
@@ -81,36 +71,7 @@ class TestPartners:
 
     def test_template_without_a_place(self, tmp_path):
         with pytest.raises(ValueError, match=r"filename_tmpl: must contain \{\} .*got 'x4'"):
-            partner_names(["a.png"], tmp_path, "x4")
-
-
-def test_image_sizes(photos, tmp_path):
-    names = list_images(photos)
-    assert image_sizes(photos, names)[0] == (144, 121)
-    data = (photos / names[0]).read_bytes()
-    (tmp_path / "cut.png").write_bytes(data[:-20])
-    (tmp_path / "none.png").write_bytes(b"x")
-    write_image(tmp_path / "good.png", np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(ValueError, match="2 of 3 images cannot be used") as error:
-        image_sizes(tmp_path, ["cut.png", "good.png", "none.png"])
-    assert "cut.png: the file is cut off" in str(error.value)
-    assert "none.png: cannot be decoded" in str(error.value)
-    with pytest.raises(FileNotFoundError):
-        image_sizes(tmp_path, ["gone.png"])
-
-
-def test_refuse_nothing(tmp_path):
-    refuse(tmp_path, [], 3)
-
-
-@pytest.mark.parametrize("io_backend", [None, {}, {"type": "disk"}])
-def test_known_back_ends(io_backend):
-    check_io_backend(io_backend)
-
-
-def test_other_back_ends_are_refused():
-    with pytest.raises(ValueError, match=r"io_backend.type: must be 'disk', got 'lmdb'; unpack"):
-        check_io_backend({"type": "lmdb"})
+            partner_names(["a.png"], FolderImages(tmp_path), "x4")
 
 
 def test_locate():

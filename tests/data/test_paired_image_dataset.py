@@ -163,6 +163,52 @@ class TestLoading:
             equal(one, other)
 
 
+class TestLmdb:
+    @pytest.fixture
+    def folders_and_lmdbs(self, photos, make_lmdb, tmp_path):
+        """The same pairs twice: options for folders, and for LMDBs."""
+        for name in list_images(photos):
+            gt = read_image(photos / name)
+            gt = gt[: gt.shape[0] // 2 * 2, : gt.shape[1] // 2 * 2]
+            write_image(tmp_path / "lr" / name, imresize(gt, 1 / 2))
+        folders = {"dataroot_gt": str(photos), "dataroot_lq": str(tmp_path / "lr"), "scale": 2}
+        lmdbs = {
+            "dataroot_gt": str(make_lmdb(photos, "gt")),
+            "dataroot_lq": str(make_lmdb(tmp_path / "lr", "lr")),
+            "scale": 2,
+            "io_backend": {"type": "lmdb"},
+        }
+        return folders, lmdbs
+
+    @pytest.mark.parametrize("cache_mb", [0, 10])
+    def test_gives_what_folders_give(self, folders_and_lmdbs, cache_mb):
+        ours = [PairedImageDataset(gt_size=32, cache_mb=cache_mb, **options) for options in folders_and_lmdbs]
+        for key in (SampleIndex(epoch, index) for epoch in range(2) for index in range(10)):
+            equal(ours[0][key], ours[1][key], but=["lq_path", "gt_path"])
+        assert ours[1][0]["gt_path"].endswith("gt.lmdb/astronaut.png")
+
+    def test_workers_and_several_sets_in_a_process(self, folders_and_lmdbs):
+        folders, lmdbs = folders_and_lmdbs
+        validation = PairedImageDataset(phase="val", cache_mb=0, **lmdbs)
+        expected = list(PairedImageDataset(phase="val", **folders))
+        train = PairedImageDataset(gt_size=32, cache_mb=0, **lmdbs)
+        for dataset in (validation, train):  # opened here, then used in workers, then here again
+            dataset[0]
+            batches = list(build_dataloader(dataset, phase="test", num_workers=2))
+            assert len(batches) == 5
+        for one, other in zip(validation, expected, strict=True):
+            equal(one, other, but=["lq_path", "gt_path"])
+
+    def test_the_same_checks(self, folders_and_lmdbs):
+        _, lmdbs = folders_and_lmdbs
+        with pytest.raises(ValueError, match=r"lr.lmdb: 5 of 5(.|\n)*expected 48x40 .* got 72x60"):
+            PairedImageDataset(**{**lmdbs, "scale": 3})
+        with pytest.raises(FileNotFoundError, match=r"its LQ image astronautx2.\* is missing"):
+            PairedImageDataset(filename_tmpl="{}x2", **lmdbs)
+        with pytest.raises(ValueError, match=r"smaller than gt_size \(130\)"):
+            PairedImageDataset(gt_size=130, **lmdbs)
+
+
 def test_gray_and_sixteen_bit_pairs(tmp_path):
     gray = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
     write_image(tmp_path / "a.png", gray)
@@ -181,7 +227,7 @@ class TestRefusals:
             ({"gt_size": 33}, r"gt_size: must be a multiple of scale \(2\), got 33"),
             ({"gt_size": 0}, r"gt_size: must be a multiple of scale \(2\), got 0"),
             ({"cache_mb": -1}, "cache_mb: must not be negative, got -1; 0 turns the cache off"),
-            ({"io_backend": {"type": "lmdb"}}, "io_backend.type: must be 'disk', got 'lmdb'"),
+            ({"io_backend": {"type": "zip"}}, "io_backend.type: must be 'disk' or 'lmdb', got 'zip'"),
             ({"color": "rgb"}, "color: must be 'y' or null, got 'rgb'"),
             ({"mean": [0.5]}, "mean: needs one number for each of 3 channels"),
         ],

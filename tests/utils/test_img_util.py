@@ -9,6 +9,8 @@ from PIL import Image
 
 from basicsr.utils.img_util import (
     crop_border,
+    decode_image,
+    encode_image,
     image_size,
     list_images,
     read_image,
@@ -159,3 +161,15 @@ def test_crop_border(pixels):
 def test_opencv_reads_what_we_write(tmp_path, pixels):
     write_image(tmp_path / "a.png", pixels)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"))[..., ::-1], pixels)
+
+
+def test_encoding_and_decoding_in_memory(pixels):
+    ramp = np.sort(pixels, axis=0)  # something to compress
+    sizes = []
+    for level in (0, 9):
+        data = encode_image(ramp, "a.png", png_level=level)
+        np.testing.assert_array_equal(decode_image(data, "a.png"), ramp)
+        sizes.append(len(data))
+    assert sizes[0] > ramp.size > sizes[1]
+    with pytest.raises(ValueError, match=r"x/a\.png: the file is cut off"):
+        decode_image(data[:-20], "x/a.png")

@@ -1,0 +1,199 @@
+"""Where the images of a data set are kept: in a folder, or in an LMDB in BasicSR's layout."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from basicsr.utils.img_util import decode_image, image_size, list_images, read_image
+
+MAX_REPORTED = 5
+META_INFO = "meta_info.txt"
+META_LINE = re.compile(r"(?P<name>.+) \((?P<height>\d+),(?P<width>\d+),\d+\) \d+")
+MAKE_LMDB = "make it with scripts/data_preparation/create_lmdb.py"
+
+
+class ImageStore(Protocol):
+    """Images by their names below `root`, with forward slashes."""
+
+    @property
+    def root(self) -> Path:
+        """The folder or the LMDB."""
+
+    def names(self) -> list[str]:
+        """Of all images there are."""
+
+    def sizes(self, names: Sequence[str]) -> list[tuple[int, int]]:
+        """(height, width) of each image in pixels, without decoding any.
+
+        Raises:
+            ValueError: when images are damaged, naming them.
+        """
+
+    def read(self, name: str) -> np.ndarray:
+        """The pixels of one image, as `read_image` returns them."""
+
+
+class StoredImage(NamedTuple):
+    """One image of a store."""
+
+    store: ImageStore
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Its file, or what would be its file if the LMDB were a folder."""
+        return self.store.root / self.name
+
+    def read(self) -> np.ndarray:
+        """Its pixels, as `read_image` returns them."""
+        return self.store.read(self.name)
+
+
+def open_store(root: str, io_backend: Mapping[str, Any] | None = None) -> ImageStore:
+    """The images at `root`.
+
+    Args:
+        root: a folder, searched with its subfolders, or an LMDB.
+        io_backend: {type: disk}, also None, or {type: lmdb}.
+
+    Raises:
+        ValueError: for another back end, or a `root` that does not fit it.
+        FileNotFoundError: when there is no such folder or LMDB.
+    """
+    kind = (io_backend or {}).get("type", "disk")
+    if kind not in ("disk", "lmdb"):
+        hint = "memcached is not supported" if kind == "memcached" else "choose one"
+        raise ValueError(f"io_backend.type: must be 'disk' or 'lmdb', got {kind!r}; {hint}")
+    is_lmdb = root.rstrip("/\\").endswith(".lmdb")
+    if is_lmdb != (kind == "lmdb"):
+        hint = "set io_backend: {type: lmdb}" if is_lmdb else f"{MAKE_LMDB}, or set io_backend: {{type: disk}}"
+        raise ValueError(f"{root}: {'is' if is_lmdb else 'is no'} LMDB (*.lmdb), but io_backend is {kind}; {hint}")
+    return LmdbImages(Path(root)) if is_lmdb else FolderImages(Path(root))
+
+
+class FolderImages:
+    """Image files in a folder and its subfolders.
+
+    Raises:
+        FileNotFoundError: when there is no such folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._names = list_images(root)
+
+    def names(self) -> list[str]:
+        """Of all image files, relative to the folder, sorted."""
+        return self._names
+
+    def sizes(self, names: Sequence[str]) -> list[tuple[int, int]]:
+        """(height, width) of each image, from its header, while its end is looked at too."""
+
+        def size_or_fault(name: str) -> tuple[int, int] | str:
+            try:
+                return image_size(self.root / name)
+            except ValueError as error:
+                return str(error)
+
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(size_or_fault, names))
+        refuse(self.root, [fault for fault in found if isinstance(fault, str)], len(names))
+        return [size for size in found if not isinstance(size, str)]
+
+    def read(self, name: str) -> np.ndarray:
+        """The pixels of one file."""
+        return read_image(self.root / name)
+
+
+class LmdbImages:
+    """Encoded images in an LMDB. `meta_info.txt` beside the data lists them: `name.png (height,width,channels) level`.
+
+    The key of an image is its name without the suffix. The sizes come from the list, so nothing is decoded here.
+
+    Raises:
+        FileNotFoundError: when there is no such LMDB, or no list in it.
+        ValueError: without the package `lmdb`, or when the list cannot be read or names images that are not there.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        meta_info = root / META_INFO
+        for path in (root / "data.mdb", meta_info):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: no such file, so {root} is no LMDB of images; {MAKE_LMDB}")
+        self._sizes: dict[str, tuple[int, int]] = {}
+        for number, line in enumerate(meta_info.read_text(encoding="utf-8").splitlines(), 1):
+            match = META_LINE.fullmatch(line.strip())
+            if match is None:
+                raise ValueError(
+                    f"{meta_info}:{number}: expected `name.png (height,width,channels) level`, got {line!r}"
+                )
+            self._sizes[match["name"]] = int(match["height"]), int(match["width"])
+        with _environment(root).begin(buffers=True) as transaction:
+            missing = [name for name in self._sizes if transaction.get(lmdb_key(name)) is None]
+        refuse(
+            root, [f"{name}: listed in {META_INFO}, not in the data; {MAKE_LMDB}" for name in missing], len(self._sizes)
+        )
+
+    def names(self) -> list[str]:
+        """Of all images, in the order of the list."""
+        return list(self._sizes)
+
+    def sizes(self, names: Sequence[str]) -> list[tuple[int, int]]:
+        """(height, width) of each image, from the list."""
+        return [self._sizes[name] for name in names]
+
+    def read(self, name: str) -> np.ndarray:
+        """The pixels of one image.
+
+        Raises:
+            ValueError: when it is damaged, or of another size than the list says.
+        """
+        with _environment(self.root).begin() as transaction:
+            image = decode_image(transaction.get(lmdb_key(name)), self.root / name)
+        if image.shape[:2] != self._sizes[name]:  # a cache has just as much room for it as the list says
+            raise ValueError(
+                f"{self.root / name}: {META_INFO} says {self._sizes[name]}, the image is {image.shape[:2]} "
+                f"(height, width); {MAKE_LMDB}"
+            )
+        return image
+
+
+def lmdb_key(name: str) -> bytes:
+    """The key under which an LMDB keeps the image `name`: without the suffix."""
+    return str(PurePosixPath(name).with_suffix("")).encode()
+
+
+def refuse(root: Path, faults: Sequence[str], total: int, error: type[Exception] = ValueError) -> None:
+    """Raise one `error` that counts the faulty images and shows the first few; no faults: do nothing."""
+    if faults:
+        more = [f"and {len(faults) - MAX_REPORTED} more"] if len(faults) > MAX_REPORTED else []
+        shown = "\n  ".join(["", *faults[:MAX_REPORTED], *more])
+        raise error(f"{root}: {len(faults)} of {total} images cannot be used:{shown}")
+
+
+_environments: dict[Path, tuple[int, Any]] = {}  # LMDB -> the process that opened it, its environment
+
+
+def _environment(root: Path) -> Any:
+    """The environment of an LMDB, one for each process: LMDB allows no more, and none must be used across a fork."""
+    try:
+        import lmdb
+    except ImportError as error:
+        raise ValueError("io_backend.type: lmdb needs a package that is missing; run `pip install lmdb`") from error
+    path = root.resolve()
+    process, environment = _environments.get(path, (0, None))
+    if process != os.getpid():
+        if environment is not None:
+            environment.close()  # the parent's; closing it here leaves the parent's own open
+        try:
+            environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
+        except lmdb.Error as error:
+            raise ValueError(f"{root}: cannot be opened as an LMDB ({error}); {MAKE_LMDB}") from error
+        _environments[path] = os.getpid(), environment
+    return environment

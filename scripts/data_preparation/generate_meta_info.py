@@ -1,0 +1,51 @@
+"""List the images of a folder in a text file, for `meta_info_file`: a line `name (height,width,channels)` for each.
+
+Names are relative to the folder. Remove lines to train on fewer images. Images are read as RGB, so there are always
+three channels. Only headers and ends of files are read; a damaged image ends the run, and no list is written.
+"""
+
+import argparse
+import os
+from functools import partial
+from pathlib import Path
+
+from basicsr.utils.img_util import image_size, list_images
+from basicsr.utils.parallel import in_parallel
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; 0: the list is there."""
+    parser = argparse.ArgumentParser(prog="generate_meta_info", description=__doc__)
+    parser.add_argument("-i", "--input", type=Path, required=True, help="folder of images, subfolders included")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="text file to write")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        parser.error("--workers must be at least 1")
+    try:
+        names = list_images(args.input)
+        if not names:
+            raise FileNotFoundError(f"{args.input}: no images; check the path")
+        write_lines(args.output, list(in_parallel(partial(describe, args.input), names, args.workers)))
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    print(f"{args.output}: {len(names)} images")
+    return 0
+
+
+def describe(folder: Path, name: str) -> str:
+    """The line of one image."""
+    height, width = image_size(folder / name)
+    return f"{name} ({height},{width},3)"
+
+
+def write_lines(path: Path, lines: list[str]) -> None:
+    """Write a text file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    os.replace(part, path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

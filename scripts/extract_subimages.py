@@ -1,0 +1,176 @@
+"""Cut large images into overlapping squares, which train faster than whole images when these do not fit into memory.
+
+`0001.png` becomes `0001_s001.png`, `0001_s002.png` and so on, row by row. The defaults are the published ones for
+DIV2K's high-resolution images.
+
+With --lr, the low-resolution images in LR/X2, LR/X3, ... are cut at the same places into LR/X2_sub, LR/X3_sub, ...,
+under the same names: `0001x2.png` becomes `0001_s001.png` too, so the data set needs no filename_tmpl. The
+high-resolution images are first cut at the bottom right to a multiple of all scales, so every square has its partners.
+
+Files that exist already are left alone, so a stopped run can be started again.
+"""
+
+import argparse
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from basicsr.data.data_util import partner_names
+from basicsr.data.storage import FolderImages
+from basicsr.data.transforms import Window
+from basicsr.utils.img_util import read_image, write_image
+from basicsr.utils.parallel import in_parallel
+
+
+class Job(NamedTuple):
+    """One image, and the files to cut from it."""
+
+    source: Path
+    pieces: list[tuple[Path, Window]]
+    png_level: int
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; 0: all squares are there."""
+    parser = argparse.ArgumentParser(
+        prog="extract_subimages", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-i", "--input", type=Path, required=True, help="folder of images, subfolders included")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the squares")
+    parser.add_argument("--crop-size", type=int, default=480, metavar="PX", help="side of a square (default: 480)")
+    parser.add_argument("--step", type=int, default=240, metavar="PX", help="from square to square (default: 240)")
+    parser.add_argument(
+        "--thresh-size", type=int, default=0, metavar="PX",
+        help="a border wider than this gets a row of squares of its own (default: 0)",
+    )  # fmt: skip
+    parser.add_argument("--scale", type=int, nargs="+", default=[], help="make sides multiples of these; see --lr")
+    parser.add_argument("--lr", type=Path, metavar="FOLDER", help="holds X2, X3, ... for each --scale, cut alike")
+    parser.add_argument("--lr-name", default="{}x{scale}", help="stems of LR images (default: {}x{scale})")
+    parser.add_argument("--compression", type=int, choices=range(10), default=3, metavar="LEVEL", help="of the PNGs")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    args = parser.parse_args(argv)
+    if min([args.crop_size, args.step, args.workers, *args.scale]) < 1 or args.thresh_size < 0:
+        parser.error("--crop-size, --step, --workers and --scale must be at least 1, --thresh-size at least 0")
+    if args.lr is not None and not args.scale:
+        parser.error("--lr needs --scale")
+    multiple = math.lcm(*args.scale)
+    if args.crop_size % multiple or args.step % multiple:
+        parser.error(f"--crop-size and --step must be multiples of {multiple}, as all of --scale must divide them")
+    try:
+        hr = FolderImages(args.input)
+        names = hr.names()
+        if not names:
+            raise FileNotFoundError(f"{args.input}: no images; check the path")
+        sizes = hr.sizes(names)
+        windows = [
+            cut_up(args.input / name, *size, args.crop_size, args.step, args.thresh_size, multiple)
+            for name, size in zip(names, sizes, strict=True)
+        ]
+        jobs = [*plan(args.input, names, names, args.output, windows, 1, args.compression)]
+        for scale in dict.fromkeys(args.scale if args.lr else []):
+            lr = FolderImages(args.lr / f"X{scale}")
+            partners = partner_names(names, lr, args.lr_name.replace("{scale}", str(scale)))
+            refuse_sizes(lr, partners, sizes, scale)
+            output = args.lr / f"X{scale}_sub"
+            jobs += plan(lr.root, partners, names, output, windows, scale, args.compression)
+        wanted = sum(len(job.pieces) for job in jobs)
+        jobs = [job._replace(pieces=[piece for piece in job.pieces if not piece[0].exists()]) for job in jobs]
+        jobs = [job for job in jobs if job.pieces]
+        for _ in in_parallel(cut, jobs, args.workers):
+            pass
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    made = sum(len(job.pieces) for job in jobs)
+    print(f"{made} files written, {wanted - made} existed already")
+    return 0
+
+
+def cut_up(path: Path, height: int, width: int, side: int, step: int, thresh: int, multiple: int) -> list[Window]:
+    """Squares of `side` pixels that cover an image of height x width, row by row.
+
+    Args:
+        path: names the image in messages.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        side: of a square, in pixels.
+        step: from a square to the next, in pixels.
+        thresh: when more pixels than this would be left over at the end of an axis, one more square ends there.
+        multiple: the image is first cut to a multiple of this.
+
+    Raises:
+        ValueError: when the image is smaller than a square.
+    """
+    tops, lefts = (starts(length // multiple * multiple, side, step, thresh) for length in (height, width))
+    if not tops or not lefts:
+        raise ValueError(f"{path}: {height}x{width} (height x width) is smaller than --crop-size {side}; leave it out")
+    return [Window(top, left, side, side) for top in tops for left in lefts]
+
+
+def starts(length: int, side: int, step: int, thresh: int) -> list[int]:
+    """Where squares of `side` pixels begin along an axis of `length` pixels; none when it is shorter than one."""
+    found = list(range(0, length - side + 1, step))
+    if found and length - (found[-1] + side) > thresh:
+        found.append(length - side)
+    return found
+
+
+def plan(
+    folder: Path,
+    sources: Sequence[str],
+    names: Sequence[str],
+    output: Path,
+    windows: Sequence[list[Window]],
+    scale: int,
+    png_level: int,
+) -> Iterator[Job]:
+    """What to cut from the images `sources` of `folder`.
+
+    Args:
+        folder: of the images.
+        sources: their names below it.
+        names: high-resolution names, which the squares are called after.
+        output: folder for the squares.
+        windows: for each image, in high-resolution pixels.
+        scale: high-resolution pixels for each pixel of the images; divides all numbers in `windows`.
+        png_level: compression of the squares.
+
+    Raises:
+        ValueError: when two images would be written to one file.
+    """
+    owners: dict[PurePosixPath, str] = {}
+    for source, name, squares in zip(sources, names, windows, strict=True):
+        stem = PurePosixPath(name).with_suffix("")
+        if owners.setdefault(stem, name) != name:
+            raise ValueError(f"{folder}: {owners[stem]} and {name} both become {stem}_s001.png; rename one")
+        pieces = [
+            (output / f"{stem}_s{number:03d}.png", Window(*(value // scale for value in square)))
+            for number, square in enumerate(squares, 1)
+        ]
+        yield Job(folder / source, pieces, png_level)
+
+
+def refuse_sizes(lr: FolderImages, names: Sequence[str], hr_sizes: Sequence[tuple[int, int]], scale: int) -> None:
+    """Refuse low-resolution images whose sizes are not floor(high resolution / scale).
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, size, (height, width) in zip(names, lr.sizes(names), hr_sizes, strict=True):
+        if size != (height // scale, width // scale):
+            raise ValueError(
+                f"{lr.root / name}: expected {height // scale}x{width // scale} (height x width), got "
+                f"{size[0]}x{size[1]}; make it with scripts/data_preparation/generate_lr.py"
+            )
+
+
+def cut(job: Job) -> None:
+    """Write the pieces of one image."""
+    image = read_image(job.source)
+    for path, window in job.pieces:
+        write_image(path, window.cut(image), png_level=job.png_level)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
