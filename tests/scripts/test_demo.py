@@ -1,0 +1,70 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from basicsr.utils.img_util import list_images, read_image
+
+pytest.importorskip("skimage")
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A short demo, run from a folder of its own: the finished process and what it wrote."""
+    root = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, REPOSITORY / "scripts/demo.py", "--iterations", "6", "--output", root]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True), root
+
+
+def test_runs_to_the_end(demo):
+    process, root = demo
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert str(root / "results/demo/comparison.png") in process.stdout
+    assert (root / "experiments/demo_CATANet_S_x2/models/net_g_6.pth").is_file()
+    assert "6/6" in process.stderr  # the progress bar
+    assert "Warning" not in process.stderr
+
+
+def test_data(demo):
+    _, root = demo
+    train, test = (list_images(root / "datasets/demo" / split / "HR") for split in ("train", "test"))
+    assert len(train) == 10 and len(test) == 3 and not set(train) & set(test)
+    hr, lr = (read_image(root / "datasets/demo/test" / name) for name in ("HR/chelsea.png", "LR/X2/chelseax2.png"))
+    assert lr.shape == (hr.shape[0] // 2, hr.shape[1] // 2, 3)
+
+
+def test_scores(demo):
+    _, root = demo
+    lines = (root / "results/demo/scores.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert rows[0][2] == "PSNR (uint8, Y, crop 2)" and rows[0][5] == "SSIM (float, Y, crop 2)"
+    scores = {(image, method): values for image, method, *values in rows[2:]}
+    assert [image for image, method in scores if method == "CATANet-S"] == ["astronaut", "chelsea", "coins", "**mean**"]
+    assert scores["**mean**", "Bicubic"] == ["31.9140", "31.9145", "0.9045", "0.9047"]
+    found = json.loads((root / "results/test_demo_CATANet_S_x2/scores.json").read_text())
+    assert scores["**mean**", "CATANet-S"][0] == f"{found['demo']['mean']['psnr']:.4f}"
+
+
+def test_picture(demo):
+    _, root = demo
+    with Image.open(root / "results/demo/comparison.png") as picture:
+        pixels = np.asarray(picture)
+    assert pixels.shape[1] > 3 * pixels.shape[0] and pixels.shape[2] == 3
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10_000  # a photograph, not an empty frame
+
+
+def test_a_failing_step_ends_in_one_line(tmp_path):
+    broken = tmp_path / "datasets/demo/train/HR/broken.png"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no image")
+    command = [sys.executable, REPOSITORY / "scripts/demo.py", "--output", tmp_path]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 1
+    last = process.stderr.splitlines()[-1]
+    assert last.startswith("demo: `") and "generate_lr.py" in last and "failed with exit code 2" in last
+    assert not (tmp_path / "experiments").exists() and not (tmp_path / "results").exists()
