@@ -1,0 +1,635 @@
+"""Measure speed, memory and reading of data, in a way that can be repeated and compared.
+
+    latency     seconds of a forward, and frames per second
+    train-step  seconds of forward, backward and Adam step
+    memory      peak memory of one forward in a fresh process
+    data        images per second from a folder, its cache and an LMDB, and how long a training step waits for them
+    compare     ratios between result files
+
+    python scripts/benchmark.py latency --net CATANet-L --size 64 320x180 --threads 2 --vs form=literal --vs form=train
+
+A network is a preset (CATANet-L, CATANet-S, ...), a YAML file with `network_g`, or a checkpoint that carries it. Each
+`--vs key=value,...` adds a configuration that differs from the first in these keys: net, scale, weights, form, dtype,
+device, compile. Every round runs each configuration once, in turn, so that a machine that slows down slows all of
+them; then it runs one product of two 2048 x 2048 float32 matrices, a unit that makes machines and days comparable.
+
+Forms: `train`, the network that people read and train; `prepared`, what test.py runs; `literal`, CATANet as the paper
+reads, the yardstick of tests/reference. Inputs are random, in [0, 1], and on the device already. Untrained networks get
+their token centres from one training forward, because trained ones have them stored.
+
+Results are printed, and written as Markdown and as JSON, which also holds every single sample.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import platform
+import runpy
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from basicsr.archs import build_network
+from basicsr.utils.checkpoint import load_file, load_weights
+from basicsr.utils.errors import CheckpointError, OptionError, UnknownNameError
+from basicsr.utils.options import load_options
+from basicsr.utils.yaml_file import load_yaml
+from basicsr.version import __version__
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LITERAL = REPOSITORY / "tests/reference/catanet_literal.py"
+CREATE_LMDB = REPOSITORY / "scripts/data_preparation/create_lmdb.py"
+PHOTOS = (
+    "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "grass.png", "gravel.png",
+    "motorcycle_left.png", "retina.jpg", "rocket.jpg",
+)  # fmt: skip
+
+UNIT_SIDE = 2048  # of the matrices whose product is the unit of time
+CENTRES_SIDE = 16  # of the image that sets token centres; small, so that it does not count in the peak of memory
+COMPARED = ("median_ms", "p95_ms", "matmuls", "rss_peak_mib", "cuda_peak_mib", "images_per_s", "wait_p95_ms")
+COUNTING = (
+    "Multi-Adds (G) of one image, a multiply-add counted once: of convolutions and linear layers, and of attention. "
+    "The paper's 46.8 G of CATANet-L x4, for an input of 256x256, are the first alone."
+)
+
+Row = dict[str, Any]  # texts say what was measured, numbers what was found; lists are samples
+
+
+class Size(NamedTuple):
+    """Of an image in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+class Job(NamedTuple):
+    """A call to measure, and what it is."""
+
+    device: str
+    call: Callable[[], object]
+    facts: Row
+
+
+class Span(NamedTuple):
+    """Seconds of waiting for a batch, and of the step on it."""
+
+    wait: float
+    step: float
+
+
+class Result(NamedTuple):
+    """What a subcommand found, and where; by default on this machine."""
+
+    rows: list[Row]
+    notes: list[str]
+    head: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """One thing to measure. The fields are the keys of `--vs`."""
+
+    net: str
+    scale: int
+    weights: str | None
+    form: str
+    dtype: str
+    device: str
+    compile: bool
+
+    def autocast(self) -> Any:
+        """The context of a forward; the prepared form has its precision built in."""
+        if self.form == "prepared" or self.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self.device, getattr(torch, self.dtype))
+
+    def build(self) -> tuple[Any, Any]:
+        """The network in evaluation as people read it, and in the form to measure; on the device."""
+        if not {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[self.device]:
+            raise OptionError(f"device: there is no {self.device} on this machine")
+        net: Any = build_net(self).to(self.device)
+        form = net
+        if self.form == "literal":
+            form = literal_twin(net).to(self.device)
+        elif self.form == "prepared":
+            if not hasattr(net, "prepared") or self.dtype == "float16":
+                raise OptionError(f"form: {type(net).__name__} has no prepared form in {self.dtype}; use form train")
+            form = net.prepared(dtype=getattr(torch, self.dtype))
+        return net, torch.compile(form, dynamic=False) if self.compile else form
+
+    def facts(self, net: Any, size: Size) -> Row:
+        """What stands at the beginning of a row."""
+        name = Path(self.net).name if Path(self.net).is_file() else self.net
+        weights = f" ({Path(self.weights).name})" if self.weights else ""
+        output = Size(size.width * net.upscale, size.height * net.upscale)
+        count = net.multiply_adds(size.height, size.width) if hasattr(net, "multiply_adds") else None
+        return {
+            "network": f"{name} x{net.upscale}{weights}", "form": self.form, "dtype": self.dtype, "device": self.device,
+            "mode": "compiled" if self.compile else "eager", "input": str(size), "output": str(output),
+            "parameters": sum(p.numel() for p in net.parameters()),
+            "multi_adds_conv_linear_G": count and count[0] / 1e9, "multi_adds_attention_G": count and count[1] / 1e9,
+        }  # fmt: skip
+
+
+def build_net(config: Config) -> nn.Module:
+    """The network of a configuration in evaluation, its token centres set."""
+    torch.manual_seed(0)  # the same weights in every form
+    path, weights = Path(config.net), config.weights
+    spec: Mapping[str, Any] = {"type": config.net, "upscale": config.scale}
+    if path.suffix in (".yml", ".yaml"):
+        spec = load_options(path, is_train="train" in load_yaml(path)[0]).network_g
+    elif path.suffix in (".pth", ".pt"):
+        content, weights = load_file(path), weights or config.net
+        if "network_g" not in content:
+            raise CheckpointError(f"{path}: carries no network_g; give the network as --net, the file as --weights")
+        spec = content["network_g"]
+    net = build_network(spec)
+    if weights:
+        load_weights(net, weights)
+    if any(name.endswith("initted") and not flag for name, flag in net.named_buffers()):
+        with torch.no_grad():
+            net.train()(torch.rand(1, 3, CENTRES_SIDE, CENTRES_SIDE))
+    return net.eval()
+
+
+def literal_twin(net: nn.Module) -> nn.Module:
+    """The literal CATANet with the sizes and weights of `net`."""
+    from basicsr.archs.catanet_arch import CATANet
+
+    if not isinstance(net, CATANet):
+        raise OptionError(f"form: only CATANet has a literal form, got {type(net).__name__}; use --form train")
+    parts: list[Any] = [part for block in net.blocks for part in block.children()]
+    tabs, lrsas = parts[::2], parts[1::2]
+    heads = tabs[0].iasa_attn.heads
+    twin = runpy.run_path(str(LITERAL))["LiteralCATANet"](
+        upscale=net.upscale, in_chans=net.first_conv.in_channels, block_num=len(tabs), heads=heads.number,
+        dim=heads.number * heads.v, qk_dim=heads.number * heads.qk, mlp_dim=tabs[0].mlp.fn.fc1.out_features,
+        patch_size=[lrsa.patch_size for lrsa in lrsas], num_tokens=[tab.num_tokens for tab in tabs],
+        group_size=[tab.iasa_attn.group_size for tab in tabs], n_iters=[tab.n_iters for tab in tabs],
+    )  # fmt: skip
+    twin.load_state_dict(net.state_dict())
+    return twin.eval()
+
+
+def forward(config: Config, size: Size) -> Job:
+    """One image of this size through the network."""
+    net, run = config.build()
+    x = torch.rand(1, 3, size.height, size.width, device=config.device)
+
+    def call() -> object:
+        with torch.inference_mode(), config.autocast():
+            return run(x)
+
+    return Job(config.device, call, config.facts(net, size))
+
+
+def training_step(config: Config, run: Any) -> Callable[[Tensor, Tensor], None]:
+    """Forward, L1 loss, backward and Adam step of a batch (lq, gt)."""
+    run.train()
+    optimizer = torch.optim.Adam(run.parameters(), lr=2e-4, betas=(0.9, 0.99))
+
+    def step(lq: Tensor, gt: Tensor) -> None:
+        optimizer.zero_grad()
+        with config.autocast():
+            output = run(lq)
+        F.l1_loss(output.float(), gt).backward()
+        optimizer.step()
+
+    return step
+
+
+def random_batch(config: Config, net: Any, batch: int, patch: int) -> list[Tensor]:
+    """Random lq and gt with a low-resolution side of `patch` pixels."""
+    return [torch.rand(batch, 3, side, side, device=config.device) for side in (patch, patch * net.upscale)]
+
+
+def synchronise(device: str) -> None:
+    """Wait until the device has done all it was given."""
+    if device != "cpu":
+        torch.get_device_module(device).synchronize()
+
+
+def p95(samples: Sequence[float]) -> float:
+    """The 95th percentile by nearest rank: a value that occurred; the largest of fewer than 20."""
+    return sorted(samples)[math.ceil(0.95 * len(samples)) - 1]
+
+
+def matrix_product(device: str) -> Job:
+    """The unit of time."""
+    a, out = (torch.rand(UNIT_SIDE, UNIT_SIDE, device=device) for _ in range(2))
+    return Job(device, lambda: torch.mm(a, a, out=out), {})
+
+
+def timed(jobs: Sequence[Job], warmup: int, runs: int) -> list[Row]:
+    """A row for each job. Every round runs all of them in turn, and the unit on each of their devices."""
+    units = [matrix_product(device) for device in dict.fromkeys(job.device for job in jobs)]
+    samples: list[list[float]] = [[] for _ in (*jobs, *units)]
+    for number in range(warmup + runs):
+        for job, kept in zip((*jobs, *units), samples, strict=True):
+            start = time.perf_counter()
+            job.call()
+            synchronise(job.device)
+            if number >= warmup:
+                kept.append(1e3 * (time.perf_counter() - start))
+    medians = [median(kept) for kept in samples]
+    unit_ms = {unit.device: value for unit, value in zip(units, medians[len(jobs) :], strict=True)}
+    return [
+        {
+            **job.facts, "median_ms": value, "p95_ms": p95(kept), "times_first": value / medians[0],
+            "matmul_ms": unit_ms[job.device], "matmuls": value / unit_ms[job.device],
+            "images_per_s" if "batch" in job.facts else "frames_per_s": 1e3 * job.facts.get("batch", 1) / value,
+            "samples_ms": kept,
+        }
+        for job, kept, value in zip(jobs, samples, medians)  # noqa: B905 - the units have no row
+    ]  # fmt: skip
+
+
+def latency(args: argparse.Namespace) -> Result:
+    """Forwards of single images."""
+    rows: list[Row] = []
+    for size in args.size:
+        torch.compiler.reset()  # what was compiled for another size
+        rows += timed([forward(config, size) for config in args.configs], args.warmup, args.runs)
+    points = [
+        f"{row['frames_per_s']:.2f} frames/s (1 / median): {row['network']}, {row['form']}, {row['dtype']}, "
+        f"{row['mode']}, {row['device']}, {args.threads} CPU threads, batch 1, {row['input']} -> {row['output']}"
+        for row in rows
+    ]
+    return Result(rows, [COUNTING, *points])
+
+
+def train_step(args: argparse.Namespace) -> Result:
+    """Training steps on one random batch, over and over."""
+    jobs = []
+    for config in args.configs:
+        net, run = config.build()
+        facts = {**config.facts(net, Size(args.patch, args.patch)), "batch": args.batch}
+        call = partial(training_step(config, run), *random_batch(config, net, args.batch, args.patch))
+        jobs.append(Job(config.device, call, facts))
+    return Result(timed(jobs, args.warmup, args.runs), [COUNTING, "bfloat16 is autocast. The loss is L1."])
+
+
+def memory(args: argparse.Namespace) -> Result:
+    """Peak memory, each configuration and size in a process of its own."""
+    rows = []
+    for size, config in itertools.product(args.size, args.configs):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            try:
+                rows.append(pool.submit(peak_memory, config, size, args.threads).result())
+            except BrokenProcessPool as error:
+                raise OSError(f"{config} at {size}: the process was killed; is the memory enough?") from error
+    return Result(rows, [COUNTING, "RSS before: with the network loaded, before the one forward of one image."])
+
+
+def peak_memory(config: Config, size: Size, threads: int) -> Row:
+    """One forward in this process, which has done nothing else."""
+    torch.set_num_threads(threads)
+    job, before = forward(config, size), resident_mib("VmRSS")
+    if config.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    job.call()
+    synchronise(job.device)
+    peak = resident_mib("VmHWM")
+    row = {**job.facts, "rss_before_mib": before, "rss_peak_mib": peak, "rss_added_mib": peak - before}
+    return {**row, "cuda_peak_mib": torch.cuda.max_memory_allocated() / 2**20} if config.device == "cuda" else row
+
+
+def resident_mib(field: str) -> float:
+    """The resident set of this process, now (VmRSS) or at its peak (VmHWM); where only the peak can be had, that."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # for Linux lets ru_maxrss start at what the parent had
+        return int(status.read_text(encoding="ascii").partition(f"{field}:")[2].split()[0]) / 2**10
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def data(args: argparse.Namespace) -> Result:
+    """Loaders alone, then beside a training step; all ways of reading in turn, in every round."""
+    config = args.configs[0]
+    net, run = config.build()
+    step, (lq, gt) = training_step(config, run), random_batch(config, net, args.batch, args.gt_size // args.scale)
+    alone: dict[str, list[Span]] = {}
+    training: dict[str, list[Span]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        ways, failures = loaders(args, Path(temporary))
+        ways["one batch, kept"] = itertools.repeat({"lq": lq, "gt": gt})
+        for _, (way, loader) in itertools.product(range(args.runs), ways.items()):
+            if loader is not ways["one batch, kept"]:
+                alone.setdefault(way, []).extend(spans(iter(loader), lambda lq, gt: None, "cpu", args.batches))
+            training.setdefault(way, []).extend(spans(iter(loader), step, config.device, args.steps))
+    facts = {key: value for key, value in config.facts(net, Size(*lq.shape[2:])).items() if isinstance(value, str)}
+    rows = []
+    for way, found in training.items():
+        waits, steps = ([1e3 * span[k] for span in found] for k in range(2))
+        reading = [1e3 * span.wait for span in alone.get(way, [])]
+        rows.append({
+            "reading": way, **facts, "workers": args.workers, "batch": args.batch,
+            "images_per_s": 1e3 * args.batch * len(reading) / sum(reading) if reading else None,
+            "needed_per_s": 1e3 * args.batch / median(steps), "wait_median_ms": median(waits),
+            "wait_p95_ms": p95(waits), "step_median_ms": median(steps), "step_p95_ms": p95(steps),
+            "waiting_percent": 100 * sum(waits) / (sum(waits) + sum(steps)),
+            "samples_wait_ms": waits, "samples_step_ms": steps, "samples_reading_ms": reading,
+        })  # fmt: skip
+    rows += [{"reading": failure} for failure in failures]
+    return Result(rows, [
+        "images per s: of the loader alone. needed per s: what training takes that never waits (batch / median step).",
+        "wait: from asking for a batch to having it, between training steps; the start of the workers does not count.",
+        "Files lie in the system's cache. The cache of decoded images has been filled before.",
+    ])  # fmt: skip
+
+
+def loaders(args: argparse.Namespace, temporary: Path) -> tuple[dict[str, Any], list[str]]:
+    """A training loader for each way of reading the same images, and what could not be had."""
+    from basicsr.data import build_dataloader, build_dataset
+    from basicsr.data.data_sampler import EnlargedSampler
+
+    roots = {side: root for side, root in (("gt", args.gt), ("lq", args.lq)) if root}
+    roots = roots or photographs(temporary, args.scale)
+    folders = {f"dataroot_{side}": str(root) for side, root in roots.items()}
+    packed = {f"dataroot_{side}": str(temporary / f"{side}.lmdb") for side in roots}
+    ways: dict[str, dict[str, Any]] = {
+        "folder": {"cache_mb": 0, **folders},
+        "folder, cached": {"cache_mb": args.cache_mb, **folders},
+        "LMDB": {"cache_mb": 0, "io_backend": {"type": "lmdb"}, **packed},
+    }
+    failures = []
+    for source, target in zip(folders.values(), packed.values(), strict=True):
+        command = [sys.executable, str(CREATE_LMDB), "-i", source, "-o", target]
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode and "LMDB" in ways:
+            del ways["LMDB"]
+            failures.append(f"LMDB: not measured ({process.stderr.strip().splitlines()[-1]})")
+    template = args.filename_tmpl or f"{{}}x{args.scale}"
+    common = {"type": "PairedImageDataset", "gt_size": args.gt_size, "filename_tmpl": template}
+    result: dict[str, Any] = {}
+    for way, own in ways.items():
+        dataset: Any = build_dataset({**common, **own}, scale=args.scale, phase="train", seed=0)
+        for k in range(len(dataset) if own["cache_mb"] else 0):
+            dataset[k]  # fills the cache
+        # An epoch that outlasts what is taken from it and what the workers read ahead.
+        samples = args.batch * (max(args.batches, args.steps) + 4 * args.workers + 4)
+        sampler = EnlargedSampler(len(dataset), 1, 0, ratio=math.ceil(samples / len(dataset)))
+        result[way] = build_dataloader(
+            dataset, phase="train", batch_size=args.batch, num_workers=args.workers, sampler=sampler, prefetch_factor=2
+        )
+    return result, failures
+
+
+def photographs(folder: Path, scale: int) -> dict[str, Path]:
+    """Folders `gt` and `lq` with photographs from scikit-image's wheel."""
+    from basicsr.utils.img_util import read_image, write_image
+    from basicsr.utils.matlab_functions import imresize
+
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise OptionError("--gt: name a folder, or `pip install scikit-image` for the photographs in its wheel")
+    for name in PHOTOS:
+        image = read_image(Path(spec.origin).parent / "data" / name)
+        image = image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale]
+        stem = Path(name).stem
+        write_image(folder / "gt" / f"{stem}.png", image)
+        write_image(folder / "lq" / f"{stem}x{scale}.png", imresize(image, 1 / scale))
+    return {"gt": folder / "gt", "lq": folder / "lq"}
+
+
+def spans(
+    batches: Iterator[Mapping[str, Tensor]], step: Callable[[Tensor, Tensor], None], device: str, count: int
+) -> list[Span]:
+    """Of `count` batches, after the first, which waits for the workers to start."""
+    result = []
+    for _ in range(1 + count):
+        start = time.perf_counter()
+        batch = next(batches)
+        ready = time.perf_counter()
+        step(batch["lq"].to(device), batch["gt"].to(device))
+        synchronise(device)
+        result.append(Span(ready - start, time.perf_counter() - ready))
+    return result[1:]
+
+
+def compare(args: argparse.Namespace) -> Result:
+    """Rows that stand in all files, side by side."""
+    files = [read_result(path) for path in args.files]
+    if len({file["kind"] for file in files}) > 1:
+        raise OptionError(f"compare: files of one kind, please; got {', '.join(file['kind'] for file in files)}")
+    labels = [chr(ord("A") + k) for k in range(len(files))]
+    tables = [{point_of(row): row for row in file["rows"]} for file in files]
+    rows: list[Row] = []
+    for point, measure in itertools.product(tables[0], COMPARED):
+        found = [table.get(point, {}).get(measure) for table in tables]
+        if all(found):
+            ratios = {f"{label} / A": value / found[0] for label, value in zip(labels[1:], found[1:], strict=True)}
+            values = dict(zip(labels, found, strict=True))
+            rows.append({"what": ", ".join(point), "measure": label_of(measure), **values, **ratios})
+    if not rows:
+        raise OptionError("compare: no row stands in all files; measure the same configurations and sizes")
+    differing = [key for key in files[0]["head"] if len({str(file["head"].get(key)) for file in files}) > 1]
+    head = {
+        label: f"{path}; " + "; ".join(f"{key}: {file['head'].get(key)}" for key in differing)
+        for label, path, file in zip(labels, args.files, files, strict=True)
+    }
+    return Result(rows, [], head)
+
+
+def point_of(row: Row) -> tuple[str, ...]:
+    """What a row measured."""
+    return tuple(value for value in row.values() if isinstance(value, str))
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A JSON file of this script."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OptionError(f"{path}: is no JSON file ({error})") from error
+    if not isinstance(content, dict) or not {"kind", "head", "rows"} <= content.keys():
+        raise OptionError(f"{path}: is no result of this script; give the JSON file that it wrote")
+    return content
+
+
+def machine() -> dict[str, Any]:
+    """What times depend on beside the configuration."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    head = {
+        "CPU": f"{model or platform.processor() or platform.machine()}, {cores} cores",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "OS": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "Python": platform.python_version(),
+        "PyTorch": torch.__version__,
+        "basicsr": __version__,
+        "threads": torch.get_num_threads(),
+        "BASICSR_KERNELS": os.environ.get("BASICSR_KERNELS", "not set"),
+    }
+    if torch.cuda.is_available():
+        head["GPU"] = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    return head
+
+
+def markdown(kind: str, head: Mapping[str, Any], rows: Sequence[Row], notes: Sequence[str]) -> str:
+    """The result as a page: where, what, and remarks."""
+    keys = [key for key in dict.fromkeys(itertools.chain(*rows)) if not key.startswith("samples")]
+    numbers = {key for key in keys if not any(isinstance(row.get(key), str) for row in rows)}
+    lines = [f"# {kind}", "", *(f"- {key}: {value}" for key, value in head.items()), ""]
+    table = [[label_of(key) for key in keys], ["---:" if key in numbers else "---" for key in keys]]
+    table += [[cell(row.get(key)) for key in keys] for row in rows]
+    lines += [f"| {' | '.join(cells)} |" for cells in table]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]).rstrip() + "\n"
+
+
+def label_of(key: str) -> str:
+    """The key of a value as the head of its column."""
+    return key.replace("_", " ")
+
+
+def cell(value: str | float | None) -> str:
+    """A value of a row as text."""
+    if isinstance(value, float):
+        return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3g}"
+    return "-" if value is None else value if isinstance(value, str) else f"{value:,}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def image_size(text: str) -> Size:
+    """`64` or `320x180` (width x height)."""
+    sides = [int(side) for side in text.split("x")]
+    if len(sides) > 2 or min(sides) < 1:
+        raise ValueError
+    return Size(sides[0], sides[-1])
+
+
+def at_least_one(text: str) -> int:
+    """A number above 0."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def parser_of_commands() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="kind", required=True)
+    bodies = {"latency": latency, "train-step": train_step, "memory": memory, "data": data, "compare": compare}
+    for kind, body in bodies.items():
+        sub = commands.add_parser(kind, help=body.__doc__, description=body.__doc__)
+        sub.set_defaults(body=body, vs=[], threads=torch.get_num_threads())
+        add = sub.add_argument
+        add("-o", "--output", type=Path, default=Path("results/benchmark") / kind, help="of .md and .json, no suffix")
+        if kind == "compare":
+            add("files", type=Path, nargs="+", help="JSON files of one kind; the first is the reference")
+            continue
+        trains = kind in ("train-step", "data")
+        add("--net", default="CATANet-S" if kind == "data" else "CATANet-L", help="preset, YAML file or checkpoint")
+        add("--scale", type=at_least_one, default=4, help="of a preset, and of the data (default: 4)")
+        add("--weights", help="checkpoint for a preset or YAML file")
+        forms, dtypes = ["train", "literal"], ["float32", "bfloat16"]
+        add("--form", choices=forms if trains else ["prepared", *forms], default="train" if trains else "prepared")
+        add("--dtype", choices=dtypes if trains else [*dtypes, "float16"], default="float32")
+        add("--device", choices=["cpu", "cuda", "mps"], default="cpu")
+        add("--compile", action=argparse.BooleanOptionalAction, default=False, help="run through torch.compile")
+        add("--threads", type=at_least_one, help="of PyTorch on the CPU")
+        if kind != "data":
+            add("--vs", action="append", metavar="KEY=VALUE,...", help="one more configuration; repeatable")
+        if kind in ("latency", "memory"):
+            add("--size", type=image_size, nargs="+", default=[Size(64, 64)], help="inputs: 64, or 320x180 (W x H)")
+        if kind in ("latency", "train-step"):
+            add("--warmup", type=at_least_one, default=2, help="rounds before those that count (default: 2)")
+        if kind != "memory":
+            add("--runs", type=at_least_one, default=3 if kind == "data" else 9, help="rounds that count")
+        if trains:
+            add("--batch", type=at_least_one, default=16, help="images a step (default: 16)")
+        if kind == "train-step":
+            add("--patch", type=at_least_one, default=64, help="low-resolution side of a patch (default: 64)")
+        if kind == "data":
+            add("--gt", type=Path, help="folder of ground truth (default: photographs from scikit-image's wheel)")
+            add("--lq", type=Path, help="its low-resolution images (default: made on the fly)")
+            add("--filename-tmpl", help="their names (default: {}xSCALE)")
+            add("--gt-size", type=at_least_one, default=256, help="side of a ground-truth patch (default: 256)")
+            add("--workers", type=int, default=2, help="processes that read (default: 2)")
+            add("--cache-mb", type=at_least_one, default=2048, help="of the cached reading (default: 2048)")
+            add("--batches", type=at_least_one, default=20, help="batches a round, read alone (default: 20)")
+            add("--steps", type=at_least_one, default=5, help="training steps a round (default: 5)")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, and in `configs` the first configuration and those of `--vs`: the same command line, changed."""
+    parser = parser_of_commands()
+    args = parser.parse_args(argv)
+    if args.kind == "compare":
+        return args
+    keys = [field.name for field in fields(Config)]
+    commands = [argv]
+    for changes in args.vs:
+        items = changes.split(",")
+        for item in items:
+            if item.partition("=")[0].removeprefix("no-") not in keys:
+                parser.error(f"--vs {changes}: {item!r} changes none of {', '.join(keys)}")
+        commands.append([*argv, *(f"--{item}" for item in items)])
+    parsed = [parser.parse_args(command) for command in commands]
+    args.configs = [Config(**{key: getattr(one, key) for key in keys}) for one in parsed]
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0: the tables are there, 2: the user's mistake, told in one line."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse(argv)
+    torch.set_num_threads(args.threads)
+    try:
+        rows, notes, head = args.body(args)
+        head = {
+            **(machine() if head is None else head),
+            "command": shlex.join(["python", "scripts/benchmark.py", *argv]),
+        }
+        text = markdown(args.kind, head, rows, notes)
+        write_text(Path(f"{args.output}.md"), text)
+        content = {"kind": args.kind, "head": head, "rows": rows, "notes": notes}
+        write_text(Path(f"{args.output}.json"), json.dumps(content, indent=1) + "\n")
+    except (ValueError, UnknownNameError, CheckpointError, OSError) as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    print(f"Written to {args.output}.md and {args.output}.json")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,224 @@
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from basicsr.archs import build_network
+from basicsr.utils.checkpoint import save_atomically
+
+SCRIPT = Path(__file__).parents[2] / "scripts/benchmark.py"
+SPEC = {
+    "type": "CATANet", "upscale": 2, "dim": 16, "block_num": 1, "qk_dim": 12, "mlp_dim": 24, "heads": 2,
+    "patch_size": 8, "num_tokens": 4, "group_size": 32, "n_iters": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmark"] = module
+    spec.loader.exec_module(module)
+    module.UNIT_SIDE = 32
+    yield module
+    del sys.modules["benchmark"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """An option file with a network of a few layers."""
+    path = tmp_path_factory.mktemp("options") / "tiny.yml"
+    dataset = {"type": "PairedImageDataset", "dataroot_gt": "not/needed"}
+    # JSON is YAML, too.
+    path.write_text(json.dumps({"name": "tiny", "scale": 2, "datasets": {"test": dataset}, "network_g": SPEC}))
+    return str(path)
+
+
+@pytest.fixture
+def run(benchmark, tmp_path, capsys):
+    """Runs a subcommand; gives the content of its JSON file, after a look at the Markdown beside it."""
+
+    def run(kind, *arguments, output="out"):
+        stem = tmp_path / "results" / output
+        assert benchmark.main([kind, *map(str, arguments), "-o", str(stem)]) == 0
+        return read(stem, capsys.readouterr().out)
+
+    return run
+
+
+def read(stem, printed):
+    content = json.loads(Path(f"{stem}.json").read_text())
+    text = Path(f"{stem}.md").read_text()
+    assert text in printed
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(content["rows"])
+    assert len({line.count("|") for line in table}) == 1
+    assert sorted(path.name for path in stem.parent.iterdir() if path.stem == stem.name) == ["out.json", "out.md"]
+    return content
+
+
+def test_latency(run, tiny):
+    content = run(
+        "latency", "--net", tiny, "--size", "16", "20x12", "--warmup", 1, "--runs", 3, "--threads", 1,
+        "--vs", "form=literal", "--vs", "form=train,dtype=bfloat16",
+    )  # fmt: skip
+    head, rows = content["head"], content["rows"]
+    assert head["threads"] == 1 and head["PyTorch"] == torch.__version__ and head["CPU"] and head["OS"]
+    assert head["command"].startswith("python scripts/benchmark.py latency --net")
+    assert [row["input"] for row in rows] == ["16x16"] * 3 + ["20x12"] * 3
+    assert [(row["form"], row["dtype"]) for row in rows[:3]] == [
+        ("prepared", "float32"), ("literal", "float32"), ("train", "bfloat16"),
+    ]  # fmt: skip
+    net = build_network(SPEC)
+    for row in rows:
+        samples = sorted(row["samples_ms"])
+        assert len(samples) == 3 and samples[0] > 0
+        assert row["median_ms"] == samples[1] and row["p95_ms"] == samples[2]
+        assert row["frames_per_s"] == pytest.approx(1e3 / row["median_ms"])
+        assert row["matmuls"] == pytest.approx(row["median_ms"] / row["matmul_ms"])
+        assert row["parameters"] == sum(p.numel() for p in net.parameters())
+    assert rows[0]["times_first"] == rows[3]["times_first"] == 1
+    assert rows[1]["times_first"] == pytest.approx(rows[1]["median_ms"] / rows[0]["median_ms"])
+    conv_linear, attention = net.multiply_adds(12, 20)
+    assert rows[3]["multi_adds_conv_linear_G"] == conv_linear / 1e9
+    assert rows[3]["multi_adds_attention_G"] == attention / 1e9
+    assert rows[3]["output"] == "40x24"
+    points = [note for note in content["notes"] if "frames/s" in note]
+    assert len(points) == 6 and points[3].endswith(
+        "tiny.yml x2, prepared, float32, eager, cpu, 1 CPU threads, batch 1, 20x12 -> 40x24"
+    )
+
+
+def test_all_forms_are_one_network(benchmark, tiny):
+    x = torch.rand(1, 3, 21, 17)
+    outputs = []
+    for form in ("train", "prepared", "literal"):
+        net, run = benchmark.parse(["latency", "--net", tiny, "--form", form]).configs[0].build()
+        assert all(flag for name, flag in net.named_buffers() if name.endswith("initted"))  # as in a trained network
+        with torch.inference_mode():
+            outputs.append(run(x))
+    torch.testing.assert_close(outputs[1], outputs[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(outputs[2], outputs[0], atol=1e-5, rtol=1e-4)
+
+
+def test_every_round_runs_all_calls_in_turn(benchmark):
+    calls = []
+    jobs = [benchmark.Job("cpu", lambda name=name: calls.append(name), {}) for name in "AB"]
+    rows = benchmark.timed(jobs, warmup=1, runs=2)
+    assert calls == ["A", "B"] * 3
+    assert [len(row["samples_ms"]) for row in rows] == [2, 2]
+
+
+@pytest.mark.parametrize(("count", "rank"), [(1, 1), (19, 19), (20, 19), (21, 20), (100, 95)])
+def test_p95_is_the_nearest_rank(benchmark, count, rank):
+    assert benchmark.p95(range(count, 0, -1)) == rank
+
+
+def test_checkpoint_brings_its_network(run, tmp_path):
+    net = build_network(SPEC)
+    save_atomically({"params": net.state_dict(), "network_g": SPEC}, tmp_path / "net.pth")
+    (row,) = run("latency", "--net", tmp_path / "net.pth", "--size", 8, "--warmup", 1, "--runs", 1)["rows"]
+    assert row["network"] == "net.pth x2" and row["output"] == "16x16"
+
+
+def test_preset_without_multiply_adds(run):
+    (row,) = run("latency", "--net", "Bicubic", "--scale", 3, "--form", "train", "--size", 8, "--runs", 1)["rows"]
+    assert row["output"] == "24x24" and row["multi_adds_attention_G"] is None
+
+
+def test_train_step(run, tiny):
+    content = run("train-step", "--net", tiny, "--batch", 2, "--patch", 12, "--warmup", 1, "--runs", 2,
+                  "--vs", "form=literal", "--vs", "dtype=bfloat16")  # fmt: skip
+    rows = content["rows"]
+    assert [(row["form"], row["dtype"]) for row in rows] == [
+        ("train", "float32"), ("literal", "float32"), ("train", "bfloat16"),
+    ]  # fmt: skip
+    assert rows[0]["input"] == "12x12" and rows[0]["batch"] == 2
+    assert rows[0]["images_per_s"] == pytest.approx(2e3 / rows[0]["median_ms"])
+
+
+def test_memory(tiny, tmp_path):
+    stem = tmp_path / "out"
+    command = [sys.executable, SCRIPT, "memory", "--net", tiny, "--size", "96", "--threads", "1", "-o", stem]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    (row,) = read(stem, process.stdout)["rows"]
+    assert 0 < row["rss_before_mib"] < row["rss_peak_mib"]
+    assert row["rss_added_mib"] == pytest.approx(row["rss_peak_mib"] - row["rss_before_mib"])
+
+
+def test_data(run, tiny, photos):
+    content = run("data", "--net", tiny, "--scale", 2, "--gt", photos, "--gt-size", 32, "--batch", 2, "--workers", 1,
+                  "--threads", 1, "--runs", 1, "--batches", 3, "--steps", 2)  # fmt: skip
+    has_lmdb = importlib.util.find_spec("lmdb") is not None
+    ways = {row["reading"]: row for row in content["rows"]}
+    assert set(ways) >= {"one batch, kept", "folder", "folder, cached"}
+    assert ("LMDB" in ways) == has_lmdb and any(way.startswith("LMDB") for way in ways)
+    assert ways["one batch, kept"]["images_per_s"] is None
+    for way in ("folder", "folder, cached"):
+        row = ways[way]
+        assert len(row["samples_wait_ms"]) == len(row["samples_step_ms"]) == 2 and len(row["samples_reading_ms"]) == 3
+        assert row["images_per_s"] == pytest.approx(2e3 * 3 / sum(row["samples_reading_ms"]))
+        assert 0 <= row["waiting_percent"] < 100 and row["needed_per_s"] > 0
+
+
+def test_data_without_lmdb_says_so(run, benchmark, tiny, photos, tmp_path, monkeypatch):
+    failing = tmp_path / "create_lmdb.py"
+    failing.write_text("raise SystemExit('create_lmdb: the package lmdb is missing')")
+    monkeypatch.setattr(benchmark, "CREATE_LMDB", failing)
+    content = run("data", "--net", tiny, "--scale", 2, "--gt", photos, "--gt-size", 32, "--batch", 1, "--workers", 0,
+                  "--runs", 1, "--batches", 1, "--steps", 1)  # fmt: skip
+    assert "LMDB: not measured (create_lmdb: the package lmdb is missing)" in [r["reading"] for r in content["rows"]]
+
+
+def test_photographs_of_scikit_image(benchmark, tmp_path):
+    pytest.importorskip("skimage")
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+
+    roots = benchmark.photographs(tmp_path, 4)
+    dataset = PairedImageDataset(
+        dataroot_gt=str(roots["gt"]), dataroot_lq=str(roots["lq"]), filename_tmpl="{}x4", scale=4, gt_size=256
+    )
+    assert len(dataset) == len(benchmark.PHOTOS)
+
+
+def test_compare(run, tmp_path):
+    point = {"network": "N x2", "form": "train", "input": "8x8"}
+    for name, factor in (("a", 1), ("b", 3)):
+        rows = [{**point, "median_ms": 2.0 * factor, "matmuls": 0.5}, {"network": name, "median_ms": 1.0}]
+        content = {"kind": "latency", "head": {"PyTorch": name, "OS": "same"}, "rows": rows, "notes": []}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    content = run("compare", tmp_path / "a.json", tmp_path / "b.json", tmp_path / "a.json")
+    assert content["rows"] == [
+        {"what": "N x2, train, 8x8", "measure": "median ms", "A": 2, "B": 6, "C": 2, "B / A": 3, "C / A": 1},
+        {"what": "N x2, train, 8x8", "measure": "matmuls", "A": 0.5, "B": 0.5, "C": 0.5, "B / A": 1, "C / A": 1},
+    ]
+    assert content["head"]["B"] == f"{tmp_path / 'b.json'}; PyTorch: b"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["latency", "--net", "Bicubic"], "Bicubic has no prepared form"),
+        (["latency", "--net", "Bicubic", "--form", "literal"], "only CATANet has a literal form"),
+        (["latency", "--net", "CATANot"], "no architecture is called 'CATANot'"),
+        (["latency", "--net", "missing.pth"], "missing.pth: no such file"),
+        (["compare", "missing.json"], "missing.json"),
+    ],
+)
+def test_mistakes_end_in_one_line(benchmark, tmp_path, capsys, arguments, message):
+    assert benchmark.main([*arguments, "-o", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("benchmark: ") and message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changes", ["runs=3", "form=fast", "dtype", ""])
+def test_wrong_variations_are_refused(benchmark, changes, capsys):
+    with pytest.raises(SystemExit) as caught:
+        benchmark.main(["latency", f"--vs={changes}"])
+    assert caught.value.code == 2 and "error:" in capsys.readouterr().err
