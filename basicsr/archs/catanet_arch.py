@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from basicsr.archs.gathered_attention import Heads, Windows, gathered_attention
 from basicsr.archs.layers import (
@@ -159,17 +160,26 @@ class TAB(nn.Module):
 
     def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, C) tokens of an (H, W) map to the same shape."""
+        return self.aggregate(t_BNC, *self.group(t_BNC), size)
+
+    def group(self, t_BNC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised tokens (B, N, C), token centres (T, C), and the tokens' order (B, N) by their nearest centre.
+
+        In training this moves the stored centres.
+        """
         z = self.norm(t_BNC)
         centres = self.means if self._initialised else self._pooled_centres(z)
         if self.training:
             centres = self._refined_centres(z, centres)
+            self._track(centres.detach())
         with torch.no_grad():
             groups = _similarity(z, centres).argmax(dim=-1)
-            order = stable_group_order(groups, self.num_tokens)
-        y = self.iasa_attn(z, self.irca_attn(centres), order)
+            return z, centres, stable_group_order(groups, self.num_tokens)
+
+    def aggregate(self, t_BNC: Tensor, z_BNC: Tensor, centres: Tensor, order: Tensor, size: tuple[int, int]) -> Tensor:
+        """Attention in and to the groups, then the FFN; no state is read or written."""
+        y = self.iasa_attn(z_BNC, self.irca_attn(centres), order)
         t = t_BNC + F.linear(y, self.conv1x1.weight.flatten(1))
-        if self.training:
-            self._track(centres.detach())
         return t + self.mlp(t, size)
 
     def multiply_adds(self, size: tuple[int, int]) -> MultiplyAdds:
@@ -275,6 +285,8 @@ class CATANet(nn.Module):
         num_tokens: token centres; one value or one a group.
         group_size: tokens of a sub-group; one value or one a group.
         n_iters: k-means steps of a training forward, >= 1; one value or one a group.
+        use_checkpoint: compute attention and FFNs again in the backward pass instead of keeping what they need: less
+            memory, slower training, the same gradients.
 
     Shape:
         (B, in_chans, H, W) -> (B, in_chans, s*H, s*W), any H, W >= 1; values around [0, 1], not clamped.
@@ -306,6 +318,7 @@ class CATANet(nn.Module):
         num_tokens: int | Sequence[int] = (16, 32, 64, 128, 16, 32, 64, 128),
         group_size: int | Sequence[int] = (256, 128, 64, 32, 256, 128, 64, 32),
         n_iters: int | Sequence[int] = 5,
+        use_checkpoint: bool = False,
     ):
         super().__init__()
         if upscale not in (1, 2, 3, 4):
@@ -318,6 +331,7 @@ class CATANet(nn.Module):
             if value % heads:
                 raise ValueError(f"{name}: must be a multiple of heads ({heads}), got {value}")
         self.upscale = upscale
+        self.use_checkpoint = use_checkpoint
         patch_sizes = _per_group("patch_size", patch_size, block_num, at_least=3)
         per_group = zip(
             patch_sizes,
@@ -352,8 +366,14 @@ class CATANet(nn.Module):
         shallow = self.first_conv(x.contiguous(memory_format=torch.channels_last))
         t = map_to_tokens(shallow)
         for block, mid_conv in zip(self.blocks, self.mid_convs, strict=True):
-            tab, lrsa = block.children()
-            t = t + map_to_tokens(mid_conv(tokens_to_map(lrsa(tab(t, size), size), size)))
+            tab, lrsa = cast(tuple[TAB, LRSA], tuple(block.children()))
+            if self.use_checkpoint and self.training:
+                # Grouping stays outside: done again, it would move the stored centres twice.
+                deep = checkpoint(tab.aggregate, t, *tab.group(t), size, use_reentrant=False)
+                deep = checkpoint(lrsa, deep, size, use_reentrant=False)
+            else:
+                deep = lrsa(tab(t, size), size)
+            t = t + map_to_tokens(mid_conv(tokens_to_map(deep, size)))
         return self.last_conv(self._upsample(tokens_to_map(t, size) + shallow)) + base
 
     def prepared(self, dtype: torch.dtype = torch.float32) -> "PreparedCATANet":
@@ -408,17 +428,18 @@ def _init_weights(module: nn.Module) -> None:
 
 
 @ARCH_REGISTRY.register(name="CATANet-L")
-def catanet_l(*, upscale: int = 4, in_chans: int = 3) -> CATANet:
+def catanet_l(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False) -> CATANet:
     """CATANet-L, the network of the paper's tables: 477K / 550K / 535K parameters at x2 / x3 / x4."""
-    return CATANet(upscale=upscale, in_chans=in_chans)
+    return CATANet(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint)
 
 
 @ARCH_REGISTRY.register(name="CATANet-M")
-def catanet_m(*, upscale: int = 4, in_chans: int = 3) -> CATANet:
+def catanet_m(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False) -> CATANet:
     """CATANet-M: 306,471 parameters at x2. The paper gives no sizes; these are chosen to match its 306K."""
     return CATANet(
         upscale=upscale,
         in_chans=in_chans,
+        use_checkpoint=use_checkpoint,
         dim=36,
         block_num=6,
         mlp_dim=84,
@@ -429,11 +450,12 @@ def catanet_m(*, upscale: int = 4, in_chans: int = 3) -> CATANet:
 
 
 @ARCH_REGISTRY.register(name="CATANet-S")
-def catanet_s(*, upscale: int = 4, in_chans: int = 3) -> CATANet:
+def catanet_s(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False) -> CATANet:
     """CATANet-S: 230,079 parameters at x2. The paper gives no sizes; these are chosen to match its 230K."""
     return CATANet(
         upscale=upscale,
         in_chans=in_chans,
+        use_checkpoint=use_checkpoint,
         dim=36,
         block_num=4,
         patch_size=(16, 20, 24, 28),

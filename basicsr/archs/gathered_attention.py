@@ -135,6 +135,7 @@ class _Kernel(torch.autograd.Function):
         grad_qkv, grad_out = torch.zeros_like(qkv), grads[0].contiguous()
         grad_global = global_kv.new_zeros(len(rows), *global_kv.shape)
         pointers = _pointers(qkv, global_kv, out, window_out, stats, grad_out, grad_qkv, grad_global)
+        ctx.layout.rows = rows.data_ptr()  # checkpointing hands over tensors computed again, at other addresses
         ctx.library.backward(ctx.layout, *pointers, torch.get_num_threads())
         return grad_qkv, grad_global.sum(dim=0), None, None, None, None
 

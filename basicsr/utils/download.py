@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NoReturn
 
 from tqdm import tqdm
 
@@ -160,5 +160,5 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _progress(total: int | None, label: str, initial: int = 0) -> "tqdm[None]":
+def _progress(total: int | None, label: str, initial: int = 0) -> "tqdm[NoReturn]":
     return tqdm(total=total, desc=label, initial=initial, unit="B", unit_scale=True, leave=False)

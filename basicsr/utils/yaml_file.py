@@ -31,12 +31,16 @@ class _Loader(yaml.SafeLoader):
             seen[key] = line
         return super().construct_mapping(node, deep)
 
+    def as_text(self, node: yaml.ScalarNode) -> str:
+        """A value as it is written."""
+        return str(self.construct_scalar(node))
+
 
 # YAML 1.1 wants a dot and a signed exponent in a float, so PyYAML reads `2e-4` as text; who writes it means a number.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_str)  # 2024-01-01 stays text
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.as_text)  # 2024-01-01 stays text
 
 
 def parse_value(text: str) -> Any:

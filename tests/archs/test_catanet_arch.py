@@ -426,3 +426,16 @@ def test_multiply_adds_of_the_paper():
     """The paper counts 46.8 G for L x4 at 3x256x256, attention left out."""
     conv_linear, _ = ARCH_REGISTRY.get("CATANet-L")(upscale=4).multiply_adds(256, 256)
     assert conv_linear == pytest.approx(46.8e9, rel=0.01)
+
+
+def test_checkpointing_changes_neither_gradients_nor_centres():
+    plain, checkpointed = CATANet(upscale=2, **SMALL), CATANet(upscale=2, use_checkpoint=True, **SMALL)
+    checkpointed.load_state_dict(plain.state_dict())
+    lq = torch.rand(2, 3, 19, 23)
+    for _ in range(2):  # the second time the stored centres are moved, not set
+        for net in (plain, checkpointed):
+            net.zero_grad()
+            net.train()(lq).square().mean().backward()
+    for mine, theirs in ((p.grad, q.grad) for p, q in zip(checkpointed.parameters(), plain.parameters(), strict=True)):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(checkpointed.state_dict(), plain.state_dict(), rtol=0, atol=0)
