@@ -7,12 +7,12 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from basicsr.data.loaders import build_test_loader
-from basicsr.models import build_model
-from basicsr.utils.errors import OptionError
-from basicsr.utils.options import Options, dump_options, load_options, parse_command_line, resolve
-from basicsr.utils.run import join_processes, make_folders, run_command
+from basicsr.utils.command_line import parse_command_line
+
+if TYPE_CHECKING:
+    from basicsr.utils.options import Options
 
 logger = logging.getLogger("basicsr")
 
@@ -20,6 +20,9 @@ logger = logging.getLogger("basicsr")
 def main(argv: list[str] | None = None) -> int:
     """The command `basicsr-test`; returns the exit code."""
     args = parse_command_line("basicsr-test", __doc__ or "", argv)
+    # Only now, for these import torch and --help should not wait for it.
+    from basicsr.utils.options import dump_options, load_options, resolve
+    from basicsr.utils.run import join_processes, run_command
 
     def body() -> None:
         opt = load_options(args.opt, args.force_yml, is_train=False)
@@ -31,12 +34,17 @@ def main(argv: list[str] | None = None) -> int:
     return run_command("basicsr-test", body)
 
 
-def test(opt: Options) -> None:
+def test(opt: "Options") -> None:
     """Score the network on every test set; write `scores.json`, `scores_<set>.csv`, `scores.md` and the pictures.
 
     Raises:
         OptionError: when there are no weights to test.
     """
+    from basicsr.data.loaders import build_test_loader
+    from basicsr.models import build_model
+    from basicsr.utils.errors import OptionError
+    from basicsr.utils.run import make_folders
+
     loaders = [build_test_loader(opt, key) for key in opt.datasets_of("val", "test")]
     model = build_model(opt)
     if opt.path.pretrain_network_g is None and any(True for _ in model.net_g.parameters()):

@@ -20,9 +20,10 @@ from basicsr.metrics.evaluate import Best
 from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
 from basicsr.utils.checkpoint import load_file, newest_state
+from basicsr.utils.command_line import parse_command_line
 from basicsr.utils.errors import CheckpointError
 from basicsr.utils.logger import MessageLogger, Trackers
-from basicsr.utils.options import Options, dump_options, load_options, parse_command_line, resolve
+from basicsr.utils.options import Options, dump_options, load_options, resolve
 from basicsr.utils.plot_util import plot_curves, read_logs
 from basicsr.utils.run import join_processes, make_folders, run_command
 

@@ -44,11 +44,6 @@ def init_dist(launcher: Launcher, backend: str | None = None, port: int | None =
     dist.init_process_group(backend, init_method="env://")
 
 
-def inferred_launcher(environ: Mapping[str, str]) -> Launcher:
-    """The launcher to assume when none is named: "pytorch" under torchrun, else "none"."""
-    return "pytorch" if "WORLD_SIZE" in environ and "LOCAL_RANK" in environ else "none"
-
-
 def get_dist_info() -> tuple[int, int]:
     """Rank of this process, and how many there are; (0, 1) when nothing is distributed."""
     if dist.is_available() and dist.is_initialized():

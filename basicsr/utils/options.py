@@ -5,7 +5,6 @@
 Options are input. Nothing writes to them; what a run decides (rank, folders) is set once, by `resolve`.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 
-from basicsr.utils.dist_util import inferred_launcher
 from basicsr.utils.errors import OptionError, UnknownNameError
 from basicsr.utils.registry import (
     ARCH_REGISTRY,
@@ -297,25 +295,6 @@ def resolve(options: Options, *, launcher: str = "none", rank: int = 0, world_si
         options, name=name, path=path, val=val, logger=log, debug=debug, auto_resume=auto_resume,
         launcher=launcher, rank=rank, world_size=world_size, dist=world_size > 1,
     )  # fmt: skip
-
-
-def parse_command_line(prog: str, description: str, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line that train.py and test.py share."""
-    parser = argparse.ArgumentParser(prog=prog, description=description)
-    parser.add_argument("-opt", required=True, metavar="X.yml", help="options of the run")
-    parser.add_argument(
-        "--launcher", choices=["none", "pytorch", "slurm"], help="default: pytorch under torchrun, else none"
-    )
-    parser.add_argument(
-        "--auto_resume", action="store_true", help="continue from the newest state of this run, if there is one"
-    )
-    parser.add_argument("--debug", action="store_true", help="short intervals, no trackers, a name of its own")
-    parser.add_argument("--check", action="store_true", help="check the options, print them resolved, and exit")
-    parser.add_argument("--local_rank", "--local-rank", type=int, help="accepted for old launchers, and ignored")
-    parser.add_argument("--force_yml", nargs="+", default=[], metavar="a:b=value", help="override options of the file")
-    args = parser.parse_args(argv)
-    args.launcher = args.launcher or inferred_launcher(os.environ)
-    return args
 
 
 def dump_options(options: Options) -> str:

@@ -10,7 +10,6 @@ from basicsr.utils.dist_util import (
     all_reduce_sum,
     gather_objects,
     get_dist_info,
-    inferred_launcher,
     init_dist,
     master_only,
     reduce_mean_dict,
@@ -33,12 +32,6 @@ def test_alone_everything_is_the_identity():
     assert where_am_i() == 0 and where_am_i.__doc__ == "Say the rank."
     reduced = reduce_mean_dict({"l_pix": x.sum()})
     assert reduced["l_pix"] == x.sum() and not reduced["l_pix"].requires_grad
-
-
-def test_launcher_is_inferred_from_torchrun():
-    assert inferred_launcher({"WORLD_SIZE": "2", "LOCAL_RANK": "0"}) == "pytorch"
-    assert inferred_launcher({"WORLD_SIZE": "2"}) == "none"
-    assert inferred_launcher({}) == "none"
 
 
 def test_init_dist_says_what_is_missing(monkeypatch):

@@ -12,7 +12,7 @@ import yaml
 
 from basicsr.archs import build_network
 from basicsr.utils.errors import OptionError
-from basicsr.utils.options import Options, copy_options_file, dump_options, load_options, parse_command_line, resolve
+from basicsr.utils.options import Options, copy_options_file, dump_options, load_options, resolve
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -259,16 +259,6 @@ def test_the_copied_file_keeps_its_comments(tmp_path):
     text = (tmp_path / "run" / "a.yml").read_text()
     assert text.startswith("# GENERATE TIME: ")
     assert text.endswith("name: x  # why\n")
-
-
-def test_command_line_of_old_and_new_launchers(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    for flag in ("--local_rank", "--local-rank"):
-        args = parse_command_line("p", "", ["-opt", "x.yml", flag, "0", "--force_yml", "a:b=1", "c=2"])
-        assert (args.launcher, args.force_yml) == ("none", ["a:b=1", "c=2"])
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert parse_command_line("p", "", ["-opt", "x.yml"]).launcher == "pytorch"
 
 
 def test_every_option_is_documented():
