@@ -31,7 +31,7 @@ SIMILARITY_ROWS = 1 << 16  # tokens whose similarities to all centres are held a
 
 def _fused(x: Tensor) -> bool:
     """Whether oneDNN's fused calls can be had for this tensor."""
-    return x.device.type == "cpu" and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and x.device.type == "cpu" and torch.backends.mkldnn.is_available()
 
 
 def _linear_gelu(x: Tensor, layer: nn.Linear) -> Tensor:
@@ -103,7 +103,8 @@ class _TAB(nn.Module):
         if not self.has_centres:
             centres = self.pooled_centres(z)
             unit_centres, global_kv = F.normalize(centres, dim=-1), self.global_of(centres)
-        parts = z.flatten(0, 1).split(SIMILARITY_ROWS)
+        tokens = z.flatten(0, 1)
+        parts = [tokens] if torch.compiler.is_compiling() else tokens.split(SIMILARITY_ROWS)
         groups = torch.cat([(part @ unit_centres.T).argmax(dim=-1) for part in parts]).view(batch, length)
         windows = self.windows(stable_group_order(groups, self.num_tokens))
         y = gathered_attention(F.linear(z, self.to_qkv).flatten(0, 1), windows, self.heads, global_kv, scatter=True)
@@ -171,8 +172,11 @@ class PreparedCATANet(nn.Module):
             t = t + map_to_tokens(_conv(tokens_to_map(deep.to(self.dtype), size), cast(nn.Conv2d, mid_conv)))
         features = (tokens_to_map(t, size) + shallow).to(self.dtype)
         out = F.interpolate(x, scale_factor=self.upscale, mode="bilinear") if self.upscale > 1 else x.clone()
-        for top in range(0, size[0], STRIP_ROWS):
-            self._add_strip(out, features, top, min(top + STRIP_ROWS, size[0]))
+        if torch.compiler.is_compiling():  # a loop over strips would hold for one height only
+            self._add_strip(out, features, 0, size[0])
+        else:
+            for top in range(0, size[0], STRIP_ROWS):
+                self._add_strip(out, features, top, min(top + STRIP_ROWS, size[0]))
         return out
 
     def _add_strip(self, out: Tensor, features: Tensor, top: int, bottom: int) -> None:

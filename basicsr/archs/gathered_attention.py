@@ -83,6 +83,8 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
     Returns:
         (images * windows * queries, heads * v), window after window; with `scatter` (rows, heads * v).
     """
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not torch.is_grad_enabled():
+        return _opaque(qkv, windows.rows, global_kv, list(windows[1:]), list(heads), scatter)
     dtype = qkv.dtype
     if qkv.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and not torch.compiler.is_compiling():
         library = _library(heads.qk, heads.v)
@@ -94,6 +96,23 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
             )
             return _Kernel.apply(qkv.float(), keys, windows, heads, scatter, library).to(dtype)
     return _plain(qkv, windows, heads, global_kv, scatter)
+
+
+@torch.library.custom_op("basicsr::gathered_attention", mutates_args=())
+def _opaque(
+    qkv: Tensor, rows: Tensor, global_kv: Tensor | None, windows: list[int], heads: list[int], scatter: bool
+) -> Tensor:
+    """`gathered_attention` as one node of a compiled graph, which cannot look into the kernel."""
+    return gathered_attention(qkv, Windows(rows, *windows), Heads(*heads), global_kv, scatter)
+
+
+@_opaque.register_fake
+def _(
+    qkv: Tensor, rows: Tensor, global_kv: Tensor | None, windows: list[int], heads: list[int], scatter: bool
+) -> Tensor:
+    number, _, queries, _, _ = windows
+    length = qkv.shape[0] if scatter else rows.shape[0] * number * queries
+    return qkv.new_empty(length, heads[0] * heads[2])
 
 
 class _Layout(ctypes.Structure):

@@ -5,9 +5,7 @@ Token sequences are (B, N, C); a map in channels-last memory and its tokens are 
 networks change between them for free.
 """
 
-import math
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -69,47 +67,52 @@ class MultiplyAdds(NamedTuple):
         return MultiplyAdds(self[0] + other[0], self[1] + other[1])
 
 
-class AxisPlan(NamedTuple):
-    """How overlapping patches lie along one axis of `side` pixels, in plain lists.
+class AxisPlan:
+    """How overlapping patches of `patch` px every `patch - 2` px lie along one axis of `side` px.
 
-    `layers` says where the pixels' values are found in the row of all patches' pixels (patch after patch): layer 0 has
-    every pixel once; layer k has the pixels that k further patches cover too, as (pixels, slots).
-    """
+    The last patch is shifted back to end at the border; a side shorter than `patch` is one patch. Where patches overlap
+    their values are summed and halved once for each band `[min(a, L), a + 2)`, a = start of a patch on the regular grid
+    but the first, L = start of the last patch.
 
-    patch: int  # px: side of a patch
-    starts: list[int]  # first pixel of each patch
-    layers: list[tuple[list[int], list[int]]]  # (pixels, slots), each pixel at most once a layer
-    weight: list[float]  # (side,): factor on the sum of a pixel's values
-    coverage: list[float] | None  # (side,): weight times number of patches; None where that is 1 everywhere
-
-
-@lru_cache(maxsize=256)  # lists, for a cached tensor would carry the mode (inference, tracing) of the call that made it
-def axis_plan(side: int, patch: int) -> AxisPlan:
-    """Plan for patches of `patch` px every `patch - 2` px; the last one is shifted back to end at the border.
-
-    Where patches overlap their values are summed and halved once for each band `[min(a, L), a + 2)`, a = start of a
-    patch on the regular grid, L = start of the last one. A side shorter than `patch` is one patch.
+    Everything is computed by integer tensors, so that a compiled graph holds for all sizes.
 
     Source: CATANet (arXiv 2503.06896), local-region self-attention; the band rule is that of the published weights.
     """
-    stride, patch = patch - 2, min(patch, side)
-    last = side - patch
-    count = math.ceil(last / stride) + 1
-    starts = [min(i * stride, last) for i in range(count)]
-    slots: list[list[int]] = [[] for _ in range(side)]
-    for i, start in enumerate(starts):
-        for offset in range(patch):
-            slots[start + offset].append(i * patch + offset)
-    weight = [1.0] * side
-    for i in range(1, count):
-        for pixel in range(starts[i], i * stride + 2):
-            weight[pixel] /= 2
-    layers = []
-    for depth in range(max(map(len, slots))):
-        pixels = [pixel for pixel in range(side) if len(slots[pixel]) > depth]
-        layers.append((pixels, [slots[pixel][depth] for pixel in pixels]))
-    coverage = [w * len(s) for w, s in zip(weight, slots, strict=True)]
-    return AxisPlan(patch, starts, layers, weight, None if set(coverage) == {1.0} else coverage)
+
+    def __init__(self, side: int, patch: int, device: torch.device):
+        self.stride, self.patch = patch - 2, min(patch, side)
+        self.last = side - self.patch
+        self.count = (self.last + self.stride - 1) // self.stride + 1
+        self.pixel = torch.arange(side, device=device)
+
+    def starts(self) -> Tensor:
+        """First pixel of each patch, (count,)."""
+        return self.start(torch.arange(self.count, device=self.pixel.device))
+
+    def start(self, patch: Tensor) -> Tensor:
+        """First pixel of the patches with these indices."""
+        return (patch * self.stride).clamp(max=self.last)
+
+    def covering(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(patch, offset in it, whether there is one) for every pixel: the last patch over it, and the two before."""
+        top = torch.where(self.pixel >= self.last, self.count - 1, self.pixel // self.stride)
+        found = []
+        for back in range(3):  # bands of 2 px and one shifted patch: never more than three patches over a pixel
+            patch = (top - back).clamp(min=0)
+            offset = self.pixel - self.start(patch)
+            found.append((patch, offset, (top >= back) & (offset < self.patch)))
+        return found
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """Factor on the sum of each pixel's values, (side,)."""
+        regular, end = self.pixel // self.stride, (self.count - 1) * self.stride + 2
+        in_regular_band = (regular >= 1) & (regular <= self.count - 2) & (self.pixel - regular * self.stride < 2)
+        in_last_band = (self.pixel >= self.last) & (self.pixel < end) & (self.count > 1)
+        return torch.where(in_regular_band, 0.5, 1.0).to(dtype) * torch.where(in_last_band, 0.5, 1.0).to(dtype)
+
+    def coverage(self, dtype: torch.dtype) -> Tensor:
+        """Weight times number of patches over each pixel, (side,); 1 where patches overlap two by two."""
+        return self.weight(dtype) * sum((there.to(dtype) for _, _, there in self.covering()), torch.zeros(()))
 
 
 class PatchGrid:
@@ -123,15 +126,14 @@ class PatchGrid:
     def __init__(self, size: tuple[int, int], patch: int, device: torch.device):
         self.size = size
         self.device = device
-        self.y, self.x = (axis_plan(side, patch) for side in size)
-        self.count = len(self.y.starts) * len(self.x.starts)
+        self.y, self.x = (AxisPlan(side, patch, device) for side in size)
+        self.count = self.y.count * self.x.count
         self.area = self.y.patch * self.x.patch
 
     def pixels(self) -> Tensor:
         """The token under every pixel of every patch, (patches * area,)."""
         rows, columns = (
-            torch.tensor(plan.starts, device=self.device)[:, None] + torch.arange(plan.patch, device=self.device)
-            for plan in (self.y, self.x)
+            plan.starts()[:, None] + torch.arange(plan.patch, device=self.device) for plan in (self.y, self.x)
         )
         return (rows[:, None, :, None] * self.size[1] + columns[None, :, None, :]).flatten()
 
@@ -144,18 +146,14 @@ class PatchGrid:
     def merge(self, p_BMC: Tensor) -> Tensor:
         """(B, patches * area, C) to (B, N, C): the weighted sum of what the patches say of a pixel."""
         total = _AddUp.apply(p_BMC, self)
-        rows, columns = (torch.tensor(plan.weight, dtype=total.dtype, device=self.device) for plan in (self.y, self.x))
-        return total * (rows[:, None] * columns).flatten()[:, None]
+        return total * (self.y.weight(total.dtype)[:, None] * self.x.weight(total.dtype)).flatten()[:, None]
 
     def scale_as_merged(self, t_BNC: Tensor) -> Tensor:
         """(B, N, C) tokens taken into patches and merged: the same, but where weights do not add up to one."""
-        for axis, plan in ((1, self.y), (2, self.x)):
-            if plan.coverage is not None:
-                coverage = torch.tensor(plan.coverage, dtype=t_BNC.dtype, device=self.device).view(
-                    -1, *[1] * (3 - axis)
-                )
-                t_BNC = (t_BNC.unflatten(1, self.size) * coverage).flatten(1, 2)
-        return t_BNC
+        coverage = self.y.coverage(t_BNC.dtype)[:, None] * self.x.coverage(t_BNC.dtype)
+        if not torch.compiler.is_compiling() and self.device.type == "cpu" and bool((coverage == 1).all()):
+            return t_BNC
+        return t_BNC * coverage.flatten()[:, None]
 
     def take(self, t_BNC: Tensor) -> Tensor:
         """Every patch's pixels: (B, N, C) to (B, patches * area, C)."""
@@ -163,23 +161,21 @@ class PatchGrid:
 
     def add_up(self, p_BMC: Tensor) -> Tensor:
         """Sum of what the patches say of every pixel, the adjoint of `take`: (B, patches * area, C) to (B, N, C)."""
-        row_step, column_step = len(self.x.starts) * self.area, self.area
-        row_layers = [self._tensors(*layer) for layer in self.y.layers]
-        column_layers = [self._tensors(*layer) for layer in self.x.layers]
-        total = p_BMC.new_empty(0)
-        for i, (rows, row_slots) in enumerate(row_layers):
-            row_base = row_slots // self.y.patch * row_step + row_slots % self.y.patch * self.x.patch
-            for j, (columns, column_slots) in enumerate(column_layers):
-                column_base = column_slots // self.x.patch * column_step + column_slots % self.x.patch
-                values = _rows_of_each(p_BMC, (row_base[:, None] + column_base).flatten())
-                if i == j == 0:
-                    total = values.unflatten(1, self.size)
-                else:
-                    total[:, rows[:, None], columns] += values.unflatten(1, (len(rows), len(columns)))
+        total = p_BMC.new_zeros(())
+        for i, (row_patch, row_offset, row_there) in enumerate(self.y.covering()):
+            row_slot = row_patch * (self.x.count * self.area) + row_offset * self.x.patch
+            for j, (column_patch, column_offset, column_there) in enumerate(self.x.covering()):
+                column_slot = column_patch * self.area + column_offset
+                if i == j == 0:  # every pixel lies in a patch
+                    total = _rows_of_each(p_BMC, (row_slot[:, None] + column_slot).flatten()).unflatten(1, self.size)
+                elif torch.compiler.is_compiling():  # no shape may depend on a mask
+                    values = _rows_of_each(p_BMC, (row_slot[:, None] + column_slot).flatten()).unflatten(1, self.size)
+                    total = total + values * (row_there[:, None] & column_there).to(values.dtype)[:, :, None]
+                else:  # the bands are a tenth of the pixels
+                    rows, columns = row_there.nonzero(), column_there.nonzero()[:, 0]
+                    values = _rows_of_each(p_BMC, (row_slot[rows] + column_slot[columns]).flatten())
+                    total[:, rows, columns] += values.unflatten(1, (len(rows), len(columns)))
         return total.flatten(1, 2)
-
-    def _tensors(self, *lists: list[int]) -> list[Tensor]:
-        return [torch.tensor(values, device=self.device) for values in lists]
 
 
 def _rows_of_each(x_BMC: Tensor, index: Tensor) -> Tensor:
