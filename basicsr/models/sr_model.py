@@ -76,6 +76,8 @@ class SRModel(BaseModel):
         net.eval()
         prepare = getattr(net, "prepared", None)
         run = prepare(torch.bfloat16 if amp else torch.float32) if callable(prepare) else net
+        if self.opt.val.compile:
+            run = compiled_for_all_sizes(run)
         autocast = torch.autocast(self.device.type, torch.bfloat16) if amp and run is net else nullcontext()
 
         def predict(lq: Tensor) -> Tensor:
@@ -137,6 +139,22 @@ def loss_name(key: str) -> str:
     """The name a loss is logged under: `pixel_opt` -> `l_pix`, `perceptual_opt` -> `l_percep`, `x_opt` -> `l_x`."""
     stem = key.removesuffix("_opt")
     return "l_" + {"pixel": "pix", "perceptual": "percep"}.get(stem, stem)
+
+
+def compiled_for_all_sizes(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    """`torch.compile` into one graph that holds for images of any size.
+
+    A square first image would tie height to width, and the next image would be compiled again.
+    """
+    from torch.fx.experimental import _config
+
+    compiled = torch.compile(net, dynamic=True, fullgraph=True)
+
+    def run(x: Tensor) -> Tensor:
+        with _config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+            return compiled(x)
+
+    return run
 
 
 def self_ensemble(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

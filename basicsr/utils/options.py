@@ -137,6 +137,9 @@ class ValOptions(Section):
         None, "name: {type: calculate_psnr, crop_border: 4, test_y_channel: true, ...}"
     )
     amp: Literal["bf16"] | None = option(None, "run the network in bfloat16, which costs some 0.01 dB; null: float32")
+    compile: bool = option(
+        False, "torch.compile the network, one graph for all sizes; takes minutes, worth it on GPUs at most"
+    )
     self_ensemble: bool = option(
         False, "average the outputs over the 8 flips and rotations of the input; 8 times slower"
     )

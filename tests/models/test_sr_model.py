@@ -8,7 +8,7 @@ import yaml
 
 from basicsr.models import build_model
 from basicsr.models.base_model import EMA, split_batch
-from basicsr.models.sr_model import self_ensemble
+from basicsr.models.sr_model import compiled_for_all_sizes, self_ensemble
 from basicsr.utils.checkpoint import load_file
 from basicsr.utils.options import load_options, resolve
 
@@ -174,3 +174,17 @@ def test_a_batch_that_does_not_divide_is_refused():
     assert [len(part["lq_path"]) for part in split_batch(batch(1, size=4), 2)] == [2, 2]
     with pytest.raises(ValueError, match="accum_iter: a batch of 3 does not divide into 2 parts"):
         split_batch(batch(1, size=3), 2)
+
+
+def test_compiled_network_is_not_compiled_again_for_every_size(options):
+    """PyTorch's convolutions tell small maps from large ones, so there may be two graphs, but no more."""
+    from torch._dynamo.utils import counters
+
+    net = build_model(options()).net_g.eval().prepared()
+    compiled = compiled_for_all_sizes(net)
+    counters.clear()
+    with torch.inference_mode():
+        for size in ((12, 12), (14, 17), (30, 11), (21, 40)):
+            x = torch.rand(1, 3, *size)
+            torch.testing.assert_close(compiled(x), net(x), rtol=0, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] <= 2
