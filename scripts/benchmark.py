@@ -52,6 +52,7 @@ from basicsr.archs import build_network
 from basicsr.utils.checkpoint import load_file, load_weights
 from basicsr.utils.errors import CheckpointError, OptionError, UnknownNameError
 from basicsr.utils.options import load_options
+from basicsr.utils.run import keep_freed_memory
 from basicsr.utils.yaml_file import load_yaml
 from basicsr.version import __version__
 
@@ -613,6 +614,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as train.py and test.py do
     try:
         rows, notes, head = args.body(args)
         head = {

@@ -1,7 +1,9 @@
 """What surrounds a run: its processes, device, seeds and folders."""
 
+import ctypes
 import logging
 import os
+import platform
 import random
 import time
 from collections.abc import Callable
@@ -25,6 +27,7 @@ def run_command(prog: str, body: Callable[[], None]) -> int:
     Our own bugs keep their traceback. Of several processes on one machine, one speaks.
     """
     init_logging(int(os.environ.get("RANK", "0")))
+    keep_freed_memory()
     try:
         body()
     except MISTAKES as error:
@@ -49,6 +52,20 @@ def join_processes(options: Options, launcher: str, *, debug: bool = False, auto
     rank, world_size = get_dist_info()
     seed_everything(options.manual_seed + rank)
     return resolve(options, launcher=launcher, rank=rank, world_size=world_size, debug=debug, auto_resume=auto_resume)
+
+
+def keep_freed_memory() -> None:
+    """Let malloc keep what is freed for the next image or step, instead of giving large buffers back each time.
+
+    A buffer of over 32 MB got anew costs a page fault for every 4 KB: up to two fifths of the time of a large image.
+    glibc only; the process keeps its peak. `BASICSR_MALLOC=0` leaves malloc alone.
+    """
+    if os.environ.get("BASICSR_MALLOC") == "0" or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def seed_everything(seed: int) -> None:

@@ -2,11 +2,13 @@
 
 import logging
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from basicsr.utils import run
 from basicsr.utils.errors import CheckpointError, OptionError, UnknownNameError
 from basicsr.utils.options import Options, PathOptions, resolve
 from basicsr.utils.run import make_folders, pick_device, run_command, seed_everything
@@ -134,3 +136,17 @@ def test_a_test_run_leaves_the_trackers_of_training(options, tmp_path):
     (tmp_path / "tb_logger/run").mkdir(parents=True)
     make_folders(options(is_train=False), keep_existing=False)
     assert (tmp_path / "tb_logger/run").exists()
+
+
+def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
+    calls = []
+    library = SimpleNamespace(mallopt=lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(run.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(run.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    run.keep_freed_memory()
+    assert calls == [(-4, 0), (-1, 2**31 - 1)]
+    for setting, library_name in (("0", "glibc"), ("1", "")):
+        monkeypatch.setenv("BASICSR_MALLOC", setting)
+        monkeypatch.setattr(run.platform, "libc_ver", lambda name=library_name: (name, ""))
+        run.keep_freed_memory()
+    assert len(calls) == 2

@@ -142,11 +142,12 @@ void run_tasks(int64_t tasks, int threads, Task task) {
 constexpr int STATS = 4;
 
 void attend_window(const Layout &l, const float *qkv, const float *global_keys, const float *global_norms, float *out,
-                   float *window_out, float *stats, int64_t image, int64_t window, float *packed) {
+                   float *window_out, float *stats, int64_t image, int64_t window, int first_head, int end_head,
+                   float *packed) {
     const float log2_scale = l.scale * 1.44269504089f;
     const int32_t *index = l.index(image, window);
     const int real = l.real_queries(window);
-    for (int h = 0; h < l.heads && real > 0; ++h) {
+    for (int h = first_head; h < end_head && real > 0; ++h) {
         l.pack_keys(qkv, index, h, packed);
         const float key_norm = largest_norm(packed, l.keys, ROW);
         for (int first = 0; first < real; first += LANES) {
@@ -330,11 +331,15 @@ void forward(Layout l, const float *qkv, const float *global_keys, float *out, f
     std::vector<float> global_norms(l.heads, 0.0f);
     for (int h = 0; h < l.heads && l.globals > 0; ++h)
         global_norms[h] = largest_norm(global_keys + (size_t)h * l.globals * ROW, l.globals, ROW);
-    run_tasks(l.images * l.windows, threads, [&](int64_t task) {
+    // Few large windows would leave threads idle at the end: then every head is a task of its own.
+    const int tasks_a_window = l.images * l.windows < 16 * threads ? l.heads : 1, heads = l.heads / tasks_a_window;
+    run_tasks(l.images * l.windows * tasks_a_window, threads, [&](int64_t task) {
         thread_local std::vector<float> packed;
         packed.resize((size_t)l.keys * ROW);
-        attend_window(l, qkv, global_keys, global_norms.data(), out, window_out, stats, task / l.windows,
-                      task % l.windows, packed.data());
+        const int64_t window = task / tasks_a_window;
+        const int head = (int)(task % tasks_a_window) * heads;
+        attend_window(l, qkv, global_keys, global_norms.data(), out, window_out, stats, window / l.windows,
+                      window % l.windows, head, head + heads, packed.data());
     });
 }
 
