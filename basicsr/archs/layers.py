@@ -168,7 +168,7 @@ class PatchGrid:
                 column_slot = column_patch * self.area + column_offset
                 if i == j == 0:  # every pixel lies in a patch
                     total = _rows_of_each(p_BMC, (row_slot[:, None] + column_slot).flatten()).unflatten(1, self.size)
-                elif torch.compiler.is_compiling():  # no shape may depend on a mask
+                elif torch.compiler.is_compiling() or p_BMC.is_meta:  # no shape may depend on a mask
                     values = _rows_of_each(p_BMC, (row_slot[:, None] + column_slot).flatten()).unflatten(1, self.size)
                     total = total + values * (row_there[:, None] & column_there).to(values.dtype)[:, :, None]
                 else:  # the bands are a tenth of the pixels
