@@ -48,8 +48,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr.archs import build_network
-from basicsr.utils.checkpoint import load_file, load_weights
+from basicsr.archs import build_network, load_network
+from basicsr.utils.checkpoint import load_weights
 from basicsr.utils.errors import CheckpointError, OptionError, UnknownNameError
 from basicsr.utils.options import load_options
 from basicsr.utils.run import keep_freed_memory
@@ -158,15 +158,12 @@ def build_net(config: Config) -> nn.Module:
     """The network of a configuration in evaluation, its token centres set."""
     torch.manual_seed(0)  # the same weights in every form
     path, weights = Path(config.net), config.weights
-    spec: Mapping[str, Any] = {"type": config.net, "upscale": config.scale}
-    if path.suffix in (".yml", ".yaml"):
-        spec = load_options(path, is_train="train" in load_yaml(path)[0]).network_g
-    elif path.suffix in (".pth", ".pt"):
-        content, weights = load_file(path), weights or config.net
-        if "network_g" not in content:
-            raise CheckpointError(f"{path}: carries no network_g; give the network as --net, the file as --weights")
-        spec = content["network_g"]
-    net = build_network(spec)
+    if path.suffix in (".pth", ".pt"):
+        net = load_network(path)
+    elif path.suffix in (".yml", ".yaml"):
+        net = build_network(load_options(path, is_train="train" in load_yaml(path)[0]).network_g)
+    else:
+        net = build_network({"type": config.net, "upscale": config.scale})
     if weights:
         load_weights(net, weights)
     if any(name.endswith("initted") and not flag for name, flag in net.named_buffers()):

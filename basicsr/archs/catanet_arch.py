@@ -12,7 +12,8 @@ Q = `qk_dim`, h heads, D padded head width, s scale. Images are RGB in [0, 1]; t
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +32,15 @@ from basicsr.archs.layers import (
     stable_group_order,
     tokens_to_map,
 )
+from basicsr.archs.prunable import Gate, GroupInfo, check_gates, gated
 from basicsr.utils.dist_util import all_reduce_sum
 from basicsr.utils.registry import ARCH_REGISTRY
 
 if TYPE_CHECKING:
     from basicsr.archs.catanet_prepared import PreparedCATANet
+
+Tail = Literal["original", "direct"]
+CENTRE_DECAY = 0.999  # of the moving average of the token centres
 
 # Sizes that the contract tests build the network with.
 TINY = {
@@ -125,19 +130,19 @@ class TAB(nn.Module):
 
     State: `means (T, C)`, a moving average of the token centres over the training batches, and `initted`, whether it
     has been set. Until it is, the centres are pooled from the input at hand. `_initialised` is its twin in Python, so
-    that no forward has to read a tensor.
+    that no forward has to read a tensor. With `track_state` off, training leaves the state alone.
 
     Source: CATANet, Sec. 3.2, Alg. 1.
     """
 
     def __init__(
-        self, dim: int, qk_dim: int, mlp_dim: int, heads: int, n_iters: int, num_tokens: int, group_size: int,
-        decay: float = 0.999,
+        self, dim: int, qk_dim: int, mlp_dim: int, heads: int, n_iters: int, num_tokens: int, group_size: int
     ):  # fmt: skip
         super().__init__()
         self.n_iters = n_iters
         self.num_tokens = num_tokens
-        self.decay = decay
+        self.decay = CENTRE_DECAY
+        self.track_state = True
         self.norm = nn.LayerNorm(dim)
         self.mlp = PreNorm(dim, ConvFFN(dim, mlp_dim))
         self.irca_attn = IRCA(dim, qk_dim, heads)
@@ -171,7 +176,8 @@ class TAB(nn.Module):
         centres = self.means if self._initialised else self._pooled_centres(z)
         if self.training:
             centres = self._refined_centres(z, centres)
-            self._track(centres.detach())
+            if self.track_state:
+                self._track(centres.detach())
         with torch.no_grad():
             groups = _similarity(z, centres).argmax(dim=-1)
             return z, centres, stable_group_order(groups, self.num_tokens)
@@ -285,6 +291,8 @@ class CATANet(nn.Module):
         num_tokens: token centres; one value or one a group.
         group_size: tokens of a sub-group; one value or one a group.
         n_iters: k-means steps of a training forward, >= 1; one value or one a group.
+        tail: "original": convolutions and pixel shuffles, at x4 in two steps; "direct": one convolution to s^2 values a
+            channel and one pixel shuffle, which costs a tenth.
         use_checkpoint: compute attention and FFNs again in the backward pass instead of keeping what they need: less
             memory, slower training, the same gradients.
 
@@ -293,6 +301,8 @@ class CATANet(nn.Module):
 
     Raises:
         ValueError: naming the argument, for sizes that do not fit each other.
+
+    The residual groups can be pruned; see `prunable.py` for the protocol.
 
     Note:
         In training mode with `torch.distributed` initialised, every forward sums the centres over the ranks, so all
@@ -303,6 +313,7 @@ class CATANet(nn.Module):
 
     min_side = 1
     multiple_of = 1
+    tail_prefixes = ("upconv", "last_conv.")
 
     def __init__(
         self,
@@ -318,6 +329,7 @@ class CATANet(nn.Module):
         num_tokens: int | Sequence[int] = (16, 32, 64, 128, 16, 32, 64, 128),
         group_size: int | Sequence[int] = (256, 128, 64, 32, 256, 128, 64, 32),
         n_iters: int | Sequence[int] = 5,
+        tail: Tail = "original",
         use_checkpoint: bool = False,
     ):
         super().__init__()
@@ -330,51 +342,99 @@ class CATANet(nn.Module):
         for name, value in (("dim", dim), ("qk_dim", qk_dim)):
             if value % heads:
                 raise ValueError(f"{name}: must be a multiple of heads ({heads}), got {value}")
+        if tail not in get_args(Tail):
+            raise ValueError(f"tail: must be one of {', '.join(get_args(Tail))}, got {tail!r}")
         self.upscale = upscale
+        self.tail = tail
         self.use_checkpoint = use_checkpoint
-        patch_sizes = _per_group("patch_size", patch_size, block_num, at_least=3)
-        per_group = zip(
-            patch_sizes,
-            _per_group("num_tokens", num_tokens, block_num),
-            _per_group("group_size", group_size, block_num),
-            _per_group("n_iters", n_iters, block_num),
-            strict=True,
-        )
+        self._same_for_all = {
+            "upscale": upscale, "in_chans": in_chans, "dim": dim, "qk_dim": qk_dim, "mlp_dim": mlp_dim, "heads": heads,
+            "tail": tail, "use_checkpoint": use_checkpoint,
+        }  # fmt: skip
+        self._per_group = {
+            "patch_size": _per_group("patch_size", patch_size, block_num, at_least=3),
+            "num_tokens": _per_group("num_tokens", num_tokens, block_num),
+            "group_size": _per_group("group_size", group_size, block_num),
+            "n_iters": _per_group("n_iters", n_iters, block_num),
+        }
         self.first_conv = nn.Conv2d(in_chans, dim, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.ModuleList(
                 [TAB(dim, qk_dim, mlp_dim, heads, iters, tokens, group), LRSA(dim, qk_dim, mlp_dim, heads, patch)]
             )
-            for patch, tokens, group, iters in per_group
+            for patch, tokens, group, iters in zip(*self._per_group.values(), strict=True)
         )
         self.mid_convs = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=1) for _ in range(block_num))
-        if upscale == 4:
+        if tail == "direct":
+            self.last_conv = nn.Conv2d(dim, in_chans * upscale**2, 3, padding=1)
+        elif upscale == 4:
             self.upconv1 = nn.Conv2d(dim, 4 * dim, 3, padding=1)
             self.upconv2 = nn.Conv2d(dim, 4 * dim, 3, padding=1)
         elif upscale > 1:
             self.upconv = nn.Conv2d(dim, upscale**2 * dim, 3, padding=1)
-        self.last_conv = nn.Conv2d(dim, in_chans, 3, padding=1)
+        if tail == "original":
+            self.last_conv = nn.Conv2d(dim, in_chans, 3, padding=1)
         self.apply(_init_weights)
         for module in self.modules():  # kernels lie in memory as the maps do; 1x1 kernels have but one layout
             if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
                 module.to(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, in_chans, s*H, s*W)."""
+    def forward(
+        self, x: Tensor, gates: Sequence[Gate] | None = None, taps: Sequence[int] = ()
+    ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
+        """(B, in_chans, H, W) -> (B, in_chans, s*H, s*W); with `taps` also group -> its output (B, C, H, W).
+
+        Args:
+            gates: for pruning, a factor 0 or 1 on the residual of each group; see `prunable.py`.
+            taps: groups, from 0.
+        """
         size = (x.shape[2], x.shape[3])
         base = F.interpolate(x, scale_factor=self.upscale, mode="bilinear") if self.upscale > 1 else x
         shallow = self.first_conv(x.contiguous(memory_format=torch.channels_last))
         t = map_to_tokens(shallow)
-        for block, mid_conv in zip(self.blocks, self.mid_convs, strict=True):
-            tab, lrsa = cast(tuple[TAB, LRSA], tuple(block.children()))
-            if self.use_checkpoint and self.training:
-                # Grouping stays outside: done again, it would move the stored centres twice.
-                deep = checkpoint(tab.aggregate, t, *tab.group(t), size, use_reentrant=False)
-                deep = checkpoint(lrsa, deep, size, use_reentrant=False)
-            else:
-                deep = lrsa(tab(t, size), size)
-            t = t + map_to_tokens(mid_conv(tokens_to_map(deep, size)))
-        return self.last_conv(self._upsample(tokens_to_map(t, size) + shallow)) + base
+        features = {}
+        for i, gate in enumerate(check_gates(gates, len(self.blocks))):
+            t = gated(t, gate, partial(self._residual, i, t, size))
+            if i in taps:
+                features[i] = tokens_to_map(t, size)
+        y = self._reconstruct(tokens_to_map(t, size) + shallow) + base
+        return (y, features) if taps else y
+
+    def _residual(self, i: int, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
+        """What group `i` adds to its input."""
+        tab, lrsa = cast(tuple[TAB, LRSA], tuple(self.blocks[i].children()))
+        if self.use_checkpoint and self.training:
+            # Grouping stays outside: done again, it would move the stored centres twice.
+            deep = checkpoint(tab.aggregate, t_BNC, *tab.group(t_BNC), size, use_reentrant=False)
+            deep = checkpoint(lrsa, deep, size, use_reentrant=False)
+        else:
+            deep = lrsa(tab(t_BNC, size), size)
+        return map_to_tokens(self.mid_convs[i](tokens_to_map(deep, size)))
+
+    def prunable_groups(self) -> list[GroupInfo]:
+        """The residual groups, with what is their own; see `prunable.py`."""
+        return [
+            GroupInfo(
+                index=i,
+                prefixes=(f"blocks.{i}.", f"mid_convs.{i}."),
+                hparams={name: values[i] for name, values in self._per_group.items()},
+                state_buffers=(f"blocks.{i}.0.means", f"blocks.{i}.0.initted"),
+                macs=partial(self._group_multiply_adds, i),
+            )
+            for i in range(len(self.blocks))
+        ]
+
+    def compact_kwargs(self, keep: Sequence[int]) -> dict[str, Any]:
+        """Arguments that construct this network with the groups `keep` alone."""
+        per_group = {name: [values[i] for i in keep] for name, values in self._per_group.items()}
+        return {**self._same_for_all, "block_num": len(keep), **per_group}
+
+    def set_state_tracking(self, flags: Sequence[bool], decay: float | None = None) -> None:
+        """Say which groups move their token centres in training, and with which decay (None: 0.999)."""
+        for block, flag in zip(self.blocks, flags, strict=True):
+            tab = cast(TAB, next(block.children()))
+            tab.track_state = bool(flag)
+            tab.decay = CENTRE_DECAY if decay is None else decay
 
     def prepared(self, dtype: torch.dtype = torch.float32) -> "PreparedCATANet":
         """A faster form of this network for inference, equal in its outputs; see `catanet_prepared.py`.
@@ -388,23 +448,32 @@ class CATANet(nn.Module):
 
     def multiply_adds(self, height: int, width: int) -> MultiplyAdds:
         """Multiply-adds of an evaluation on one (height, width) low-resolution image."""
-        size, total = (height, width), MultiplyAdds(0, 0)
-        for block in self.blocks:
-            for part in block.children():
-                total += cast(TAB | LRSA, part).multiply_adds(size)
+        total = MultiplyAdds(0, 0)
+        for i in range(len(self.blocks)):
+            total += self._group_multiply_adds(i, height, width)
         for name, module in self.named_children():
-            convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)] if name != "blocks" else []
-            side = {"upconv2": 2, "last_conv": self.upscale}.get(name, 1)  # enlargement before this convolution
-            total += (sum(conv.weight.numel() for conv in convs) * height * width * side**2, 0)
+            if isinstance(module, nn.Conv2d):
+                direct = name == "last_conv" and self.tail == "direct"
+                side = 1 if direct else {"upconv2": 2, "last_conv": self.upscale}.get(name, 1)  # enlarged before it
+                total += (module.weight.numel() * height * width * side**2, 0)
         return total
 
-    def _upsample(self, x: Tensor) -> Tensor:
-        if self.upscale == 1:
-            return x
+    def _group_multiply_adds(self, i: int, height: int, width: int) -> MultiplyAdds:
+        total = MultiplyAdds(cast(Tensor, self.mid_convs[i].weight).numel() * height * width, 0)
+        for part in self.blocks[i].children():
+            total += cast(TAB | LRSA, part).multiply_adds((height, width))
+        return total
+
+    def _reconstruct(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) features to what is added to the enlarged input, (B, in_chans, s*H, s*W)."""
+        if self.tail == "direct":
+            return F.pixel_shuffle(self.last_conv(x), self.upscale)
         if self.upscale == 4:
             x = F.leaky_relu(F.pixel_shuffle(self.upconv1(x), 2), 0.1)
-            return F.leaky_relu(F.pixel_shuffle(self.upconv2(x), 2), 0.1)
-        return F.leaky_relu(F.pixel_shuffle(self.upconv(x), self.upscale), 0.1)
+            x = F.leaky_relu(F.pixel_shuffle(self.upconv2(x), 2), 0.1)
+        elif self.upscale > 1:
+            x = F.leaky_relu(F.pixel_shuffle(self.upconv(x), self.upscale), 0.1)
+        return self.last_conv(x)
 
 
 def _per_group(name: str, value: int | Sequence[int], block_num: int, at_least: int = 1) -> list[int]:
@@ -462,3 +531,33 @@ def catanet_s(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = Fal
         num_tokens=(16, 32, 64, 128),
         group_size=(256, 128, 64, 32),
     )
+
+
+@ARCH_REGISTRY.register(name="CATANet-XS")
+def catanet_xs(
+    *, upscale: int = 4, in_chans: int = 3, keep: Sequence[int] = (0, 4, 7), use_checkpoint: bool = False
+) -> CATANet:
+    """CATANet-XS: the groups `keep` of CATANet-L, by default three; 216,515 parameters at x2.
+
+    Source: docs/prune_distill.md.
+    """
+    return _pruned_l(upscale, in_chans, keep, "original", use_checkpoint)
+
+
+@ARCH_REGISTRY.register(name="CATANet-XS-D")
+def catanet_xs_d(
+    *, upscale: int = 4, in_chans: int = 3, keep: Sequence[int] = (0, 2, 5, 7), use_checkpoint: bool = False
+) -> CATANet:
+    """CATANet-XS-D: by default four groups, and a direct tail; 214,188 / 219,603 / 227,184 parameters at x2 / x3 / x4.
+
+    Source: docs/prune_distill.md.
+    """
+    return _pruned_l(upscale, in_chans, keep, "direct", use_checkpoint)
+
+
+def _pruned_l(upscale: int, in_chans: int, keep: Sequence[int], tail: Tail, use_checkpoint: bool) -> CATANet:
+    with torch.device("meta"):
+        whole = CATANet(upscale=upscale, in_chans=in_chans, tail=tail, use_checkpoint=use_checkpoint)
+    if list(keep) != sorted(set(keep) & set(range(len(whole.blocks)))) or not keep:
+        raise ValueError(f"keep: must be groups of CATANet-L, 0 to {len(whole.blocks) - 1}, rising, got {list(keep)}")
+    return CATANet(**whole.compact_kwargs(keep))

@@ -153,10 +153,11 @@ class PreparedCATANet(nn.Module):
             for tab, lrsa in (block.children() for block in net.blocks)
         )
         self.mid_convs = net.mid_convs.to(dtype)
-        names = {1: [], 4: ["upconv1", "upconv2"]}.get(net.upscale, ["upconv"])
+        names = {1: [], 4: ["upconv1", "upconv2"]}.get(net.upscale, ["upconv"]) if net.tail == "original" else []
         self.upconvs = nn.ModuleList(_shuffled(cast(nn.Conv2d, getattr(net, name))) for name in names).to(dtype)
         self.last_conv = net.last_conv.to(dtype)
         self.shuffle = 2 if net.upscale == 4 else net.upscale
+        self.direct = net.tail == "direct"
         self.to(memory_format=torch.channels_last)
         self.requires_grad_(False)
 
@@ -190,6 +191,8 @@ class PreparedCATANet(nn.Module):
             x = _pixel_shuffle_last(_conv(x, cast(nn.Conv2d, conv), "leaky_relu"), self.shuffle)
         x = _conv(x, self.last_conv)
         s = self.upscale
+        if self.direct:
+            x = F.pixel_shuffle(x, s)
         out[:, :, top * s : bottom * s] += x[:, :, (top - start) * s : (bottom - start) * s]
 
 

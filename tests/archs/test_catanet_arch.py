@@ -381,11 +381,94 @@ def test_sizes_that_do_not_fit_are_refused_by_name(changed, message):
         ("CATANet-M", 2, 306_471),
         ("CATANet-S", 2, 230_079),
         ("CATANet", 4, 535_195),
+        ("CATANet-XS", 2, 216_515),
+        ("CATANet-XS", 3, 288_715),
+        ("CATANet-XS", 4, 274_275),
+        ("CATANet-XS-D", 2, 214_188),
+        ("CATANet-XS-D", 3, 219_603),
+        ("CATANet-XS-D", 4, 227_184),
     ],
 )
 def test_presets_have_the_published_number_of_parameters(name, upscale, parameters):
     net = ARCH_REGISTRY.get(name)(upscale=upscale)
     assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+
+
+@pytest.mark.parametrize("keep", [(), (0, 0, 1), (3, 1), (0, 8)])
+def test_a_pruned_preset_names_groups_that_are_none(keep):
+    with pytest.raises(ValueError, match="keep: must be groups of CATANet-L, 0 to 7, rising"):
+        ARCH_REGISTRY.get("CATANet-XS")(keep=keep)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gates_of_one_change_nothing_and_of_zero_leave_a_group_out(training):
+    net = CATANet(upscale=2, **SMALL)
+    lq = torch.rand(1, 3, 19, 23)
+    net.train()(lq)
+    net.train(training).set_state_tracking([False] * len(net.blocks))
+    plain = net(lq)
+    for one in (1, torch.tensor(1.0)):
+        assert torch.equal(net(lq, gates=[one] * len(net.blocks)), plain)
+    for i in range(len(net.blocks)):
+        gates = [int(k != i) for k in range(len(net.blocks))]
+        skipped = net(lq, gates=gates)
+        multiplied = net(lq, gates=[torch.tensor(float(g)) for g in gates])
+        assert not torch.equal(skipped, plain)
+        torch.testing.assert_close(multiplied, skipped, rtol=0, atol=1e-6)
+
+
+def test_a_closed_gate_still_gets_its_gradient():
+    net = CATANet(upscale=2, **SMALL)
+    gates = [torch.tensor(float(i == 0), requires_grad=True) for i in range(len(net.blocks))]
+    net.train()(torch.rand(1, 3, 19, 23), gates=gates).square().mean().backward()
+    assert all(gate.grad.abs() > 0 for gate in gates)
+    closed = net.mid_convs[-1].weight.grad
+    assert closed is not None
+    assert not closed.any()
+
+
+def test_taps_are_what_groups_put_out():
+    net = CATANet(upscale=2, **SMALL).eval()
+    lq = torch.rand(2, 3, 19, 23)
+    with torch.no_grad():
+        output, features = net(lq, taps=[0, 1])
+        assert torch.equal(output, net(lq))
+        assert [tuple(f.shape) for f in features.values()] == [(2, 16, 19, 23)] * 2
+        first, *others = range(len(net.blocks))
+        alone, feature = net(lq, gates=[1] + [0] * len(others), taps=[len(net.blocks) - 1])
+    assert torch.equal(feature[len(net.blocks) - 1], features[first])  # nothing is added after the first group
+    assert not torch.equal(alone, output)
+
+
+def test_groups_that_do_not_track_keep_their_centres():
+    net = CATANet(upscale=2, **SMALL).train()
+    net(torch.rand(1, 3, 19, 23))
+    groups = net.prunable_groups()
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    net.set_state_tracking([i == 0 for i in range(len(groups))], decay=0.5)
+    net(torch.rand(1, 3, 19, 23))
+    after = dict(net.named_buffers())
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in groups[0].state_buffers if name.endswith("means")}
+
+
+def test_group_costs_add_up_to_the_network():
+    net = CATANet(upscale=4)
+    groups = net.prunable_groups()
+    prefixes = tuple(prefix for group in groups for prefix in group.prefixes)
+    assert sum(p.numel() for n, p in net.named_parameters() if n.startswith(prefixes)) == 8 * 52_184
+    costs = [group.macs(256, 256) for group in groups]
+    assert [round(sum(cost) / 1e9, 2) for cost in costs] == [7.80, 7.57, 8.03, 9.21] * 2
+    first = CATANet(**net.compact_kwargs([0]))
+    assert sum(net.multiply_adds(256, 256)) == sum(first.multiply_adds(256, 256)) + sum(sum(cost) for cost in costs[1:])
+
+
+def test_direct_tail_costs_what_one_convolution_does():
+    net = CATANet(upscale=4, tail="direct", **SMALL)
+    groups = sum(sum(group.macs(256, 256)) for group in net.prunable_groups())
+    assert sum(net.multiply_adds(256, 256)) == groups + (3 * 16 * 9 + 16 * 48 * 9) * 256**2
+    with pytest.raises(ValueError, match="tail: must be one of original, direct, got 'none'"):
+        CATANet(tail="none")
 
 
 def test_fresh_weights_follow_the_published_initialisation():

@@ -44,6 +44,14 @@ def test_equal_to_the_network(path, upscale, size):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("upscale", [1, 2, 3, 4])
+def test_direct_tail_is_equal_to_the_network(path, upscale):
+    net = trained({**SMALL, "upscale": upscale, "tail": "direct"})
+    x = torch.rand(2, 3, 70, 20)  # several strips
+    with torch.inference_mode():
+        torch.testing.assert_close(net.prepared()(x), net(x), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [(16, 16), (33, 47)])
 def test_equal_before_training_too(path, size):
     net = build_network({**SMALL, "upscale": 2}).eval()
