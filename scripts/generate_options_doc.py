@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from basicsr.utils import options
+from basicsr.utils import options, prune_options
 from basicsr.utils.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
@@ -32,6 +32,16 @@ SECTIONS: list[tuple[str, type[Section]]] = [
     ("train", options.TrainOptions),
     ("val", options.ValOptions),
     ("logger", options.LoggerOptions),
+    ("prune", prune_options.PruneOptions),
+    ("prune.inter_block", prune_options.InterBlockOptions),
+    ("budget", prune_options.BudgetOptions),
+    ("budget.dual", prune_options.DualOptions),
+    ("kd", prune_options.DistillOptions),
+    ("kd.sa", prune_options.SpatialAffinityOptions),
+    ("kd.ca, kd.ia", prune_options.AffinityOptions),
+    ("kd.feat", prune_options.FeatureOptions),
+    ("kd.zoom", prune_options.ZoomOptions),
+    ("compact", prune_options.CompactOptions),
     ("logger.wandb", options.WandbOptions),
     ("dist_params", options.DistOptions),
 ]
@@ -97,9 +107,10 @@ def _section_table(section: type[Section]) -> Iterator[str]:
     for field in dataclasses.fields(section):
         if not field.metadata["run"]:
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-            default = "required" if required else _value(field.default)
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            default = "required" if required else _value(default)
             yield _row(field.name, describe(hints[field.name]), default, field.metadata["doc"])
-    for pattern, hint in section.patterns.items():
+    for pattern, hint in section.key_patterns.items():
         yield _row(pattern, describe(hint), "", "any other key like this")
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 
 from basicsr.utils.errors import OptionError, UnknownNameError
+from basicsr.utils.prune_options import BudgetOptions, CompactOptions, DistillOptions, PruneOptions
 from basicsr.utils.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
@@ -80,6 +81,8 @@ class PathOptions(Section):
     param_key_g: str | None = option(
         "params", "entry of the weight file: params or params_ema; null: the file is the dict"
     )
+    pretrain_network_t: str | None = option(None, "weights of the teacher `network_t`")
+    param_key_t: str | None = option("params", "entry of that weight file")
     strict_load_g: bool = option(True, "every name and shape must fit; false: load what fits and say what does not")
     resume_state: str | None = option(None, "a `.state` file to continue from")
     ignore_resume_networks: list[str] | None = option(None, "networks that a resume does not reload, e.g. [network_g]")
@@ -108,7 +111,7 @@ class TrainOptions(Section):
     )
     amp: Literal["bf16"] | None = option(None, "run forward and loss in bfloat16 autocast; null: float32")
 
-    patterns: ClassVar[Mapping[str, Any]] = {"*_opt": LossSpec, "optim_*": OptimizerSpec}
+    key_patterns: ClassVar[Mapping[str, Any]] = {"*_opt": LossSpec, "optim_*": OptimizerSpec}
 
     def __post_init__(self) -> None:
         at_least(1, self, "total_iter", "accum_iter")
@@ -142,6 +145,10 @@ class ValOptions(Section):
     )
     self_ensemble: bool = option(
         False, "average the outputs over the 8 flips and rotations of the input; 8 times slower"
+    )
+
+    expect_teacher_psnr: dict[str, tuple[float, float]] | None = option(
+        None, "with a teacher: its PSNR on a set and the tolerance in dB, e.g. {Set5: [38.28, 0.05]}; else the run ends"
     )
 
     def __post_init__(self) -> None:
@@ -200,6 +207,10 @@ class Options(Section):
     network_g: NetworkSpec = option(doc="the network, e.g. {type: CATANet-L, upscale: 4}")
     path: PathOptions = option(PathOptions(), "files and folders")
     train: TrainOptions | None = option(None, "optimisation; needed for training")
+    prune: PruneOptions | None = option(None, "PruneDistillModel: which groups of network_g stay")
+    budget: BudgetOptions = option(BudgetOptions(), "PruneDistillModel: what the pruned network may cost")
+    kd: DistillOptions = option(DistillOptions(), "PruneDistillModel: what network_g learns from network_t")
+    compact: CompactOptions = option(CompactOptions(), "PruneDistillModel: removal of the dropped groups")
     val: ValOptions = option(ValOptions(), "validation and test")
     logger: LoggerOptions = option(LoggerOptions(), "logs and checkpoints")
     dist_params: DistOptions = option(DistOptions(), "several processes")
@@ -212,7 +223,7 @@ class Options(Section):
     world_size: int = option(1, "number of processes", run=True)
     source: str | None = option(None, "the YAML file", run=True)
 
-    patterns: ClassVar[Mapping[str, Any]] = {"network_*": NetworkSpec}
+    key_patterns: ClassVar[Mapping[str, Any]] = {"network_*": NetworkSpec}
 
     def __post_init__(self) -> None:
         at_least(1, self, "scale")

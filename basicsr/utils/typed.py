@@ -41,6 +41,10 @@ class Where(NamedTuple):
         dotted = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in self.path).lstrip(".")
         return ": ".join(part for part in (place or self.places.get((), ""), dotted) if part)
 
+    def at(self, dotted: str) -> "Where":
+        """The place of a key given as `section.key`."""
+        return Where(self.places, (*self.path, *dotted.split(".")))
+
     def error(self, message: str) -> OptionError:
         """An error to raise, that begins with this place."""
         return OptionError(f"{self}: {message}")
@@ -72,7 +76,7 @@ class Section(Mapping):
     where: Where = option(NOWHERE, "where the section was read", run=True)
 
     # Keys that end or start like this are components too, e.g. {"*_opt": LossSpec}.
-    patterns: ClassVar[Mapping[str, Any]] = {}
+    key_patterns: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
     def more_hints(cls, data: Mapping[str, Any], where: Where) -> "Hints | None":
@@ -98,9 +102,30 @@ class Section(Mapping):
         """Plain dicts, lists and values all the way down, in the order of the fields."""
         return {key: _plain(self[key]) for key in self}
 
+    def written(self) -> dict[str, Any]:
+        """What a file must say to give these options: `to_dict()` without defaults and without what a run fills in."""
+        kept = [f.name for f in dataclasses.fields(self) if not f.metadata.get("run") and not _is_default(self, f)]
+        values = {name: self[name] for name in [*kept, *self.extra]}
+        return {key: v.written() if isinstance(v, Section) else _written(v) for key, v in values.items()}
+
     @classmethod
     def _names(cls) -> list[str]:
         return [f.name for f in dataclasses.fields(cls) if f.name not in ("extra", "where")]
+
+
+def _is_default(section: Section, field: dataclasses.Field) -> bool:
+    value = getattr(section, field.name)
+    if field.default_factory is not _MISSING:
+        return value == field.default_factory()
+    if isinstance(value, Section) and isinstance(field.default, Section):
+        return value.written() == field.default.written()
+    return value == field.default
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: v.written() if isinstance(v, Section) else _written(v) for key, v in value.items()}
+    return _plain(value)
 
 
 def at_least(least: int, section: Section, *names: str) -> None:
@@ -190,7 +215,7 @@ def structure(section: type[Section], data: Any, where: Where) -> Any:
     given: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for key, value in data.items():
-        pattern = next((h for p, h in section.patterns.items() if _fits(p, str(key))), None)
+        pattern = next((h for p, h in section.key_patterns.items() if _fits(p, str(key))), None)
         if key in fields:
             given[key] = convert(value, hints[key], where / key)
         elif key in known:
