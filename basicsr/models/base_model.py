@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ class EMA(AveragedModel):
                 follow(theirs)  # Python state that mirrors buffers
 
 
+class Wrapper(nn.Module):
+    """What a model puts around the network it trains, such as a mask. `get_bare_model` looks through it."""
+
+    module: nn.Module
+
+
 class BaseModel:
     """A network `net_g`, what trains it and what keeps it.
 
@@ -61,6 +67,7 @@ class BaseModel:
         self.net_g_ema: EMA | None = None
         self.optimizers: list[torch.optim.Optimizer] = []
         self.log: dict[str, Tensor] = {}
+        self.grad_norms: list[Tensor] = []  # of each optimizer's parameters, before clipping; needs train.grad_clip
         self._schedule = build_schedule(opt.train.scheduler if opt.train else None)
 
     # Hooks of a concrete model.
@@ -76,6 +83,19 @@ class BaseModel:
     def compute_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The weighted losses of a batch by name, each a scalar; their sum is minimised."""
         raise NotImplementedError
+
+    def after_backward(self, current_iter: int) -> None:
+        """Between the gradients of a step and the step itself; nothing here."""
+
+    def finish(self, batches: Iterator[tuple[int, Mapping[str, Any]]]) -> None:
+        """What is left to do after the last iteration, with more (epoch, batch) if needed; nothing here."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """What the training state keeps beside weights, optimizers and random state; plain values and tensors."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Any], current_iter: int) -> None:
+        """Take back `extra_state()`, saved after iteration `current_iter`."""
 
     def validation(self, loader: Iterable[Mapping[str, Any]], current_iter: int | None, save_img: bool) -> Scores:
         """Score a data set."""
@@ -96,8 +116,10 @@ class BaseModel:
 
     @staticmethod
     def get_bare_model(net: nn.Module) -> nn.Module:
-        """The network inside DDP or EMA."""
-        return net.module if isinstance(net, (DistributedDataParallel, EMA)) else net
+        """The network inside DDP, EMA or a wrapper of the model."""
+        while isinstance(net, (DistributedDataParallel, EMA, Wrapper)):
+            net = net.module
+        return net
 
     def load_network(
         self, net: nn.Module, path: str | Path, strict: bool = True, param_key: str | None = "params"
@@ -107,22 +129,25 @@ class BaseModel:
 
     # Optimisation.
 
-    def setup_optimizer(self, *nets: nn.Module) -> None:
-        """Make the optimizer that `train.optim_g` describes over the trainable parameters of `nets`."""
-        train = self.opt.train
-        if train is None:
-            raise ValueError("train: a training model needs the train options")
-        parameters = [p for net in nets for p in net.parameters() if p.requires_grad]
-        optimizer = OPTIMIZER_REGISTRY.build(train.optim_g, parameters)
+    def setup_optimizer(self, parameters: Iterable[Tensor], spec: Mapping[str, Any], scheduled: bool = True) -> None:
+        """Make an optimizer over the trainable ones of `parameters`.
+
+        Args:
+            spec: such as `train.optim_g`.
+            scheduled: whether `train.scheduler` and the warm-up apply to it; otherwise its rate stays as it is.
+        """
+        optimizer = OPTIMIZER_REGISTRY.build(spec, [p for p in parameters if p.requires_grad])
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
+            group["scheduled"] = scheduled
         self.optimizers.append(optimizer)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Set the rate of iteration `current_iter` (from 1), a pure function of it."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(current_iter, group["initial_lr"], self._schedule, warmup_iter)
+                if group.get("scheduled", True):
+                    group["lr"] = learning_rate(current_iter, group["initial_lr"], self._schedule, warmup_iter)
 
     def get_current_learning_rate(self) -> list[float]:
         """The rate of each parameter group."""
@@ -160,10 +185,10 @@ class BaseModel:
         self.log = totals
         if self.device.type == "cpu":
             self.check_finite(current_iter)
+        self.after_backward(current_iter)
         if train.grad_clip is not None:
-            nn.utils.clip_grad_norm_(
-                [p for o in self.optimizers for g in o.param_groups for p in g["params"]], train.grad_clip
-            )
+            parameters = ([p for group in o.param_groups for p in group["params"]] for o in self.optimizers)
+            self.grad_norms = [nn.utils.clip_grad_norm_(ps, train.grad_clip) for ps in parameters]
         for optimizer in self.optimizers:
             optimizer.step()
         if self.net_g_ema is not None:
@@ -212,6 +237,7 @@ class BaseModel:
             "schedulers": [],  # the rate is a function of the iteration; old readers expect the key
             "rng": gather_objects(_rng_state()),
             "basicsr": __version__,
+            **self.extra_state(),
             **more_state,
         }
         if self.opt.rank == 0:
@@ -239,6 +265,7 @@ class BaseModel:
             optimizer.load_state_dict(saved)
             for group, lr in zip(optimizer.param_groups, configured, strict=True):
                 group["initial_lr"] = lr  # the options decide, so an edited rate holds
+        self.load_extra_state(state, int(state["iter"]))
         rng = state.get("rng", [])
         if self.opt.rank < len(rng):
             _set_rng_state(rng[self.opt.rank])

@@ -32,16 +32,26 @@ class SRModel(BaseModel):
         self.gt: Tensor | None = None
         self.output: Tensor | None = None
         self.batch: dict[str, Any] = {}
-        net = build_network(opt.network_g)
-        if opt.path.pretrain_network_g is not None:
-            self.load_network(net, opt.path.pretrain_network_g, opt.path.strict_load_g, opt.path.param_key_g)
-        self.net_g = self.model_to_device(net)
+        self.net_g = self.model_to_device(self.build_net_g())
         self.losses: dict[str, nn.Module] = {}
         if self.is_train and opt.train is not None:
             self.losses = {key: build_loss(spec).to(self.device) for key, spec in opt.train.losses.items()}
             if opt.train.ema_decay > 0:
                 self.net_g_ema = EMA(self.get_bare_model(self.net_g), opt.train.ema_decay)
-            self.setup_optimizer(self.net_g)
+            self.setup_optimizers()
+
+    def build_net_g(self) -> nn.Module:
+        """`network_g` with the weights it starts from."""
+        net = build_network(self.opt.network_g)
+        path = self.opt.path
+        if path.pretrain_network_g is not None:
+            self.load_network(net, path.pretrain_network_g, path.strict_load_g, path.param_key_g)
+        return net
+
+    def setup_optimizers(self) -> None:
+        """The optimizers of a training run; here that of `net_g`."""
+        if self.opt.train is not None:
+            self.setup_optimizer(self.get_bare_model(self.net_g).parameters(), self.opt.train.optim_g)
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
         """Take a batch `{'lq': (B, 3, h, w), 'gt': (B, 3, s*h, s*w), ...}` to the device."""
@@ -53,8 +63,11 @@ class SRModel(BaseModel):
 
     def compute_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Every loss between output and GT, under the name it is logged as."""
-        output = self.net_g(batch["lq"])
-        return {loss_name(key): criterion(output.float(), batch["gt"]) for key, criterion in self.losses.items()}
+        return self.losses_of(self.net_g(batch["lq"]), batch["gt"])
+
+    def losses_of(self, output: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        """What `train.*_opt` says of an output, under the names that are logged."""
+        return {loss_name(key): criterion(output.float(), gt) for key, criterion in self.losses.items()}
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One optimizer step on the batch that was fed."""

@@ -1,0 +1,126 @@
+"""Cutting dropped groups out of a network: the result is an ordinary, smaller network of the same class.
+
+Works for every network that keeps the protocol of `archs/prunable.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from basicsr.archs.prunable import Gate, GroupInfo, Prunable
+from basicsr.utils.checkpoint import mismatch
+
+SHAPES = ((1, 3, 64, 64), (2, 3, 48, 80), (1, 3, 33, 57))  # inputs of the check, odd sizes among them
+NEW_CONV_STD = 1e-3  # of a new tail: its output starts near 0, the enlarged input
+
+
+def kept_groups(mask: Sequence[int] | Tensor) -> list[int]:
+    """Indices of the groups that a mask of 0 and 1 keeps."""
+    return [i for i, bit in enumerate(mask) if int(bit)]
+
+
+def compact(net: nn.Module, keep: Sequence[int]) -> nn.Module:
+    """A new network with the groups `keep` of `net` alone: its weights and buffers, its training mode, its device.
+
+    Raises:
+        ValueError: when `keep` is empty or no rising list of groups.
+    """
+    source = cast(Prunable, net)
+    groups = source.prunable_groups()
+    if not keep or list(keep) != sorted(set(keep)) or not set(keep) <= set(range(len(groups))):
+        raise ValueError(f"keep: must be groups from 0 to {len(groups) - 1}, rising, got {list(keep)}")
+    small = type(net)(**source.compact_kwargs(keep))
+    _take_over(small, net)
+    small.load_state_dict(kept_state(net.state_dict(), groups, keep))
+    return small
+
+
+def kept_state(state: Mapping[str, Tensor], groups: Sequence[GroupInfo], keep: Sequence[int]) -> dict[str, Tensor]:
+    """The state dict without dropped groups; a kept group gets the names of the place that it moves to."""
+    new_prefix: dict[str, str | None] = {prefix: None for group in groups for prefix in group.prefixes}
+    for place, index in enumerate(keep):
+        new_prefix |= dict(zip(groups[index].prefixes, groups[place].prefixes, strict=True))
+    result = {}
+    for name, value in state.items():
+        prefix = next((p for p in new_prefix if name.startswith(p)), None)
+        if prefix is None:
+            result[name] = value
+        elif (new := new_prefix[prefix]) is not None:
+            result[new + name.removeprefix(prefix)] = value
+    return result
+
+
+def with_tail(net: nn.Module, tail: str) -> nn.Module:
+    """`net` with another reconstruction, freshly initialised with small numbers; all other weights are taken over.
+
+    Raises:
+        ValueError: when the class of `net` has no argument `tail`.
+    """
+    source = cast(Prunable, net)
+    kwargs = source.compact_kwargs(range(len(source.prunable_groups())))
+    if "tail" not in kwargs:
+        raise ValueError(f"tail: {type(net).__name__} has no choice of tails; leave it at original")
+    if kwargs["tail"] == tail:
+        return net
+    other = type(net)(**{**kwargs, "tail": tail})
+    _take_over(other, net)
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            if name.startswith(cast(Prunable, other).tail_prefixes):
+                parameter.normal_(std=NEW_CONV_STD) if parameter.dim() > 1 else parameter.zero_()
+    same = {n: v for n, v in net.state_dict().items() if not n.startswith(source.tail_prefixes)}
+    other.load_state_dict(same, strict=False)
+    return other
+
+
+def cut_into(net: nn.Module, whole: nn.Module, keep: Sequence[int]) -> None:
+    """Give `net` the weights and buffers of the groups `keep` of `whole`; a tail of another kind starts anew.
+
+    Raises:
+        ValueError: when `net` is not what is left of `whole`.
+    """
+    small = compact(whole, keep)
+    tail = getattr(net, "tail", None)
+    if tail is not None and tail != getattr(small, "tail", None):
+        small = with_tail(small, tail)
+    if problem := mismatch(net, small.state_dict()):
+        raise ValueError(f"network_g: is not what the groups {list(keep)} leave of network_t: {problem}")
+    net.load_state_dict(small.state_dict())
+
+
+def network_spec(net: nn.Module) -> dict[str, Any]:
+    """`network_g` of an option file that builds this network."""
+    source = cast(Prunable, net)
+    kwargs = source.compact_kwargs(range(len(source.prunable_groups())))
+    return {"type": type(net).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in kwargs.items()}}
+
+
+@torch.no_grad()
+def compaction_errors(net: nn.Module, small: nn.Module, keep: Sequence[int]) -> dict[str, float]:
+    """Largest difference between the masked and the cut network in evaluation, for each input of `SHAPES`.
+
+    The masked network is run both ways, skipping dropped groups and multiplying them by 0.
+    """
+    number = len(cast(Prunable, net).prunable_groups())
+    skip: list[Gate] = [int(i in keep) for i in range(number)]
+    device = next(net.parameters()).device
+    was_training = net.training, small.training
+    net.eval(), small.eval()
+    generator = torch.Generator().manual_seed(0)
+    errors = {}
+    for shape in SHAPES:
+        x = torch.rand(shape, generator=generator).to(device)
+        expected = small(x)
+        multiply: list[Gate] = [torch.tensor(float(gate), device=device) for gate in skip]
+        difference = max(float((net(x, gates) - expected).abs().max()) for gates in (skip, multiply))
+        errors["x".join(map(str, shape))] = difference
+    net.train(was_training[0]), small.train(was_training[1])
+    return errors
+
+
+def _take_over(new: nn.Module, old: nn.Module) -> None:
+    """Give a new network the device, precision and mode of the old one."""
+    parameter = next(old.parameters())
+    new.to(parameter.device, parameter.dtype).train(old.training)
