@@ -1,7 +1,8 @@
 """The whole chain on a small scale: data, training in two processes, test, picture. `make demo` runs it, in minutes.
 
 A CATANet-S learns x2 from scratch on ten photographs that scikit-image's wheel carries, so nothing is downloaded, and
-is compared with bicubic on three others. The scores and a picture come out under `results/demo/`.
+is compared with bicubic on three others. Then the trained CATANet-XS of `pretrained_models/` enlarges these three x4.
+The scores and a picture of each part come out under `results/demo/`.
 """
 
 import argparse
@@ -32,7 +33,11 @@ PHOTOS = {
 }  # fmt: skip
 SHOWN = "astronaut"
 DATASET = "demo"
-METHODS = {"Bicubic": "test_demo_Bicubic_x2", "CATANet-S": "test_demo_CATANet_S_x2"}  # and their test runs
+METHODS = {  # and their test runs, by scale
+    2: {"Bicubic": "test_demo_Bicubic_x2", "CATANet-S": "test_demo_CATANet_S_x2"},
+    4: {"Bicubic": "test_demo_Bicubic_x4", "CATANet-XS": "test_demo_CATANet_XS_x4"},
+}
+SHIPPED = REPOSITORY / "pretrained_models/CATANet-XS_x4.pth"
 TRAIN_OPTIONS = REPOSITORY / "options/train/train_demo_CATANet_S_x2.yml"
 
 WINDOW_PX = 64  # side of the window that the picture magnifies
@@ -70,22 +75,32 @@ def main(argv: list[str] | None = None) -> int:
     try:
         prepare_data(root)
         train(root, args.iterations)
-        for name in METHODS.values():
-            run(root, sys.executable, REPOSITORY / "basicsr/test.py", "-opt", REPOSITORY / f"options/test/{name}.yml")
-        scores = {method: read_scores(root, name) for method, name in METHODS.items()}
-        table = score_table(scores)
-        picture = draw_comparison(root, scores)
+        parts = [test(root, scale) for scale in METHODS]
     except (DemoError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     results = root / "results/demo"
-    results.mkdir(parents=True, exist_ok=True)
-    picture.save(results / "comparison.png")
-    (results / "scores.md").write_text(f"# Three photographs, x2\n\n{table}\n", encoding="utf-8")
+    (results / "scores.md").write_text("\n".join(parts), encoding="utf-8")
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    print(f"\n{table}\n\nDone in {minutes} min {seconds} s. Look at")
-    print(f"  {results / 'comparison.png'}\n  {results / 'scores.md'}\n  {root / 'experiments/demo_CATANet_S_x2'}")
+    print("\n" + "\n".join(parts) + f"\nDone in {minutes} min {seconds} s. Look at")
+    for name in (*(f"comparison_x{scale}.png" for scale in METHODS), "scores.md"):
+        print(f"  {results / name}")
+    print(f"  {root / 'experiments/demo_CATANet_S_x2'}")
     return 0
+
+
+def test(root: Path, scale: int) -> str:
+    """Score the methods of this scale, draw `comparison_x<scale>.png`, and return the table of scores as Markdown."""
+    for method, name in METHODS[scale].items():
+        command: list[str | Path] = [REPOSITORY / "basicsr/test.py", "-opt", REPOSITORY / f"options/test/{name}.yml"]
+        if method == "CATANet-XS":
+            command += ["--force_yml", f"path:pretrain_network_g={SHIPPED}"]
+        run(root, sys.executable, *command)
+    scores = {method: read_scores(root, name) for method, name in METHODS[scale].items()}
+    results = root / "results/demo"
+    results.mkdir(parents=True, exist_ok=True)
+    draw_comparison(root, scale, scores).save(results / f"comparison_x{scale}.png")
+    return f"# Three photographs, x{scale}\n\n{score_table(scores)}\n"
 
 
 def run(folder: Path, *command: str | Path, env: Mapping[str, str] | None = None) -> None:
@@ -102,7 +117,7 @@ def run(folder: Path, *command: str | Path, env: Mapping[str, str] | None = None
 
 
 def prepare_data(root: Path) -> None:
-    """Write the photographs to `datasets/demo/{train,test}/HR` and their halves to `.../LR/X2`.
+    """Write the photographs to `datasets/demo/{train,test}/HR`, their halves and quarters to `.../LR/X2` and `X4`.
 
     Raises:
         DemoError: without scikit-image, whose wheel carries the photographs.
@@ -117,7 +132,7 @@ def prepare_data(root: Path) -> None:
             write_image(folder / "HR" / Path(name).with_suffix(".png"), read_image(source / name))
         run(
             root, sys.executable, REPOSITORY / "scripts/data_preparation/generate_lr.py", "--overwrite",
-            "-i", folder / "HR", "-o", folder / "LR", "--scale", "2", "--workers", "2",
+            "-i", folder / "HR", "-o", folder / "LR", "--scale", "2", "4", "--workers", "2",
         )  # fmt: skip
 
 
@@ -147,11 +162,11 @@ def score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def draw_comparison(root: Path, scores: Mapping[str, Mapping[str, Any]]) -> Image.Image:
-    """The photograph `SHOWN`, and beside it one window of it: bicubic, CATANet-S and the original, magnified."""
+def draw_comparison(root: Path, scale: int, scores: Mapping[str, Mapping[str, Any]]) -> Image.Image:
+    """The photograph `SHOWN`, and beside it one window of it: bicubic, the network and the original, magnified."""
     outputs = {
         method: read_image(root / "results" / name / "visualization" / DATASET / f"{SHOWN}_{name}.png")
-        for method, name in METHODS.items()
+        for method, name in METHODS[scale].items()
     }
     bicubic, sr = outputs.values()
     hr = read_image(root / "datasets/demo/test/HR" / f"{SHOWN}.png")[: sr.shape[0], : sr.shape[1]]

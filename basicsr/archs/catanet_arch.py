@@ -535,7 +535,7 @@ def catanet_s(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = Fal
 
 @ARCH_REGISTRY.register(name="CATANet-XS")
 def catanet_xs(
-    *, upscale: int = 4, in_chans: int = 3, keep: Sequence[int] = (0, 4, 7), use_checkpoint: bool = False
+    *, upscale: int = 4, in_chans: int = 3, keep: Sequence[int] = (0, 1, 2), use_checkpoint: bool = False
 ) -> CATANet:
     """CATANet-XS: the groups `keep` of CATANet-L, by default three; 216,515 parameters at x2.
 
@@ -546,7 +546,7 @@ def catanet_xs(
 
 @ARCH_REGISTRY.register(name="CATANet-XS-D")
 def catanet_xs_d(
-    *, upscale: int = 4, in_chans: int = 3, keep: Sequence[int] = (0, 2, 5, 7), use_checkpoint: bool = False
+    *, upscale: int = 4, in_chans: int = 3, keep: Sequence[int] = (0, 1, 2, 7), use_checkpoint: bool = False
 ) -> CATANet:
     """CATANet-XS-D: by default four groups, and a direct tail; 214,188 / 219,603 / 227,184 parameters at x2 / x3 / x4.
 

@@ -51,6 +51,12 @@ class Prunable(Protocol):
         """Say which groups write their state buffers in training, and with which decay (None: the network's own)."""
 
 
+def missing_members(net: object) -> list[str]:
+    """What a network lacks of the protocol."""
+    members = ("prunable_groups", "compact_kwargs", "set_state_tracking", "tail_prefixes")
+    return [name for name in members if not hasattr(net, name)]
+
+
 def gated(x: Tensor, gate: Gate, residual: Callable[[], Tensor]) -> Tensor:
     """`x + gate * residual()`. A Python 1 is the plain sum, a Python 0 leaves `residual` alone."""
     if isinstance(gate, Tensor):

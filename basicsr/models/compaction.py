@@ -29,8 +29,7 @@ def compact(net: nn.Module, keep: Sequence[int]) -> nn.Module:
     """
     source = cast(Prunable, net)
     groups = source.prunable_groups()
-    if not keep or list(keep) != sorted(set(keep)) or not set(keep) <= set(range(len(groups))):
-        raise ValueError(f"keep: must be groups from 0 to {len(groups) - 1}, rising, got {list(keep)}")
+    _check_keep("keep", keep, len(groups))
     small = type(net)(**source.compact_kwargs(keep))
     _take_over(small, net)
     small.load_state_dict(kept_state(net.state_dict(), groups, keep))
@@ -58,10 +57,9 @@ def with_tail(net: nn.Module, tail: str) -> nn.Module:
     Raises:
         ValueError: when the class of `net` has no argument `tail`.
     """
+    check_tail(net)
     source = cast(Prunable, net)
     kwargs = source.compact_kwargs(range(len(source.prunable_groups())))
-    if "tail" not in kwargs:
-        raise ValueError(f"tail: {type(net).__name__} has no choice of tails; leave it at original")
     if kwargs["tail"] == tail:
         return net
     other = type(net)(**{**kwargs, "tail": tail})
@@ -75,12 +73,24 @@ def with_tail(net: nn.Module, tail: str) -> nn.Module:
     return other
 
 
+def check_tail(net: nn.Module) -> None:
+    """Refuse a network whose reconstruction cannot be chosen.
+
+    Raises:
+        ValueError: when the class of `net` has no argument `tail`.
+    """
+    source = cast(Prunable, net)
+    if "tail" not in source.compact_kwargs(range(len(source.prunable_groups()))):
+        raise ValueError(f"prune.tail: {type(net).__name__} has no choice of tails; leave it at original")
+
+
 def cut_into(net: nn.Module, whole: nn.Module, keep: Sequence[int]) -> None:
     """Give `net` the weights and buffers of the groups `keep` of `whole`; a tail of another kind starts anew.
 
     Raises:
-        ValueError: when `net` is not what is left of `whole`.
+        ValueError: when `net` is not what is left of `whole`, or `keep` is no rising list of its groups.
     """
+    _check_keep("prune.kept", keep, len(cast(Prunable, whole).prunable_groups()))
     small = compact(whole, keep)
     tail = getattr(net, "tail", None)
     if tail is not None and tail != getattr(small, "tail", None):
@@ -118,6 +128,11 @@ def compaction_errors(net: nn.Module, small: nn.Module, keep: Sequence[int]) -> 
         errors["x".join(map(str, shape))] = difference
     net.train(was_training[0]), small.train(was_training[1])
     return errors
+
+
+def _check_keep(key: str, keep: Sequence[int], number: int) -> None:
+    if not keep or list(keep) != sorted(set(keep)) or not set(keep) <= set(range(number)):
+        raise ValueError(f"{key}: must be groups from 0 to {number - 1}, rising, got {list(keep)}")
 
 
 def _take_over(new: nn.Module, old: nn.Module) -> None:

@@ -176,16 +176,18 @@ class Transform:
 
     Args:
         probability: of a change at all.
+        square: whether the images may be transposed.
     """
 
-    def __init__(self, probability: float):
-        self.kind = int(torch.randint(3, ())) if float(torch.rand(())) < probability else None
+    def __init__(self, probability: float, square: bool = True):
+        kinds = 3 if square else 2
+        self.kind = int(torch.randint(kinds, ())) if float(torch.rand(())) < probability else None
 
     def __call__(self, images: Tensor) -> Tensor:
         """The changed images; each change is its own inverse."""
         if self.kind is None:
             return images
-        return images.flip(-1) if self.kind == 0 else images.transpose(-1, -2) if self.kind == 1 else 1 - images
+        return images.flip(-1) if self.kind == 0 else 1 - images if self.kind == 1 else images.transpose(-1, -2)
 
 
 def tapped_pairs(taps: str | Sequence[int], kept: Sequence[int], number: int, match: str) -> list[tuple[int, int]]:
@@ -226,5 +228,20 @@ def check_teacher(student: nn.Module, teacher: nn.Module, needs_groups: bool) ->
             f"network_t.upscale: is {getattr(teacher, 'upscale', None)}, but network_g has "
             f"{getattr(student, 'upscale', None)}; teacher and student must have the same scale"
         )
-    if needs_groups and not isinstance(teacher, Prunable):
-        raise ValueError(f"network_t: {type(teacher).__name__} gives no features of groups; set the weights in kd to 0")
+    for key, net in (("network_t", teacher), ("network_g", student)):
+        if needs_groups and not isinstance(net, Prunable):
+            raise ValueError(f"{key}: {type(net).__name__} gives no features of groups; set the weights in kd to 0")
+
+
+def check_channels(kd: DistillOptions, student: int, teacher: int) -> None:
+    """Refuse feature terms that need equally many channels in both networks where they are not.
+
+    Raises:
+        ValueError: naming the term and both numbers.
+    """
+    for name, way_out in (("ca", "use kd.sa or kd.ia"), ("feat", "set kd.feat.adapter: true")):
+        adapted = name == "feat" and kd.feat.adapter
+        if kd[name].weight > 0 and student != teacher and not adapted:
+            raise ValueError(
+                f"kd.{name}: the groups of network_g have {student} channels, those of network_t {teacher}; {way_out}"
+            )

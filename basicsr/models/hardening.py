@@ -127,9 +127,7 @@ def finetune_options(
 ) -> dict[str, Any]:
     """The option file of the next stage."""
     values = opt.written()
-    prune: dict[str, Any] = {"stage": "finetune", "kept": kept}
-    if opt.prune is not None and opt.prune.tail_warmup_iter:
-        prune["tail_warmup_iter"] = opt.prune.tail_warmup_iter
+    tail = {key: value for key, value in values.get("prune", {}).items() if key.startswith("tail_warmup_")}
     train = {key: value for key, value in values["train"].items() if key != "optim_m"}
     result: dict[str, Any] = {
         "name": name, "model_type": "PruneDistillModel", "scale": opt.scale,
@@ -138,10 +136,10 @@ def finetune_options(
         "network_g": dict(spec),
         "network_t": values["network_t"],
         "path": {
-            **{key: value for key, value in values["path"].items() if key.endswith("_t")},
+            **{key: value for key, value in values["path"].items() if key.endswith(("_t", "s_root"))},
             "pretrain_network_g": weights.as_posix(),
         },
-        "prune": prune,
+        "prune": {"stage": "finetune", "kept": kept, **tail},
         "kd": values.get("kd", {}),
         "train": train | dict(opt.compact.finetune),
         "val": values.get("val", {}),
@@ -157,9 +155,13 @@ def test_options(opt: Options, spec: Mapping[str, Any], name: str) -> dict[str, 
     metrics = values.get("val", {}).get("metrics", {})
     return {
         "name": f"test_{name}", "model_type": "SRModel", "scale": opt.scale,
+        **{key: values[key] for key in ("num_gpu",) if key in values},
         "datasets": {f"test_{i}": value for i, value in enumerate(sets, 1)},
         "network_g": dict(spec),
-        "path": {"pretrain_network_g": f"{opt.path.experiments_root}/{name}/models/net_g_latest.pth"},
+        "path": {
+            **{key: value for key, value in values["path"].items() if key.endswith("s_root")},
+            "pretrain_network_g": f"{opt.path.experiments_root}/{name}/models/net_g_latest.pth",
+        },
         "val": {"save_img": True, "metrics": metrics},
     }  # fmt: skip
 

@@ -35,31 +35,33 @@ class MaskedNetwork(Wrapper):
     Args:
         net: keeps the protocol of `archs/prunable.py`.
         rank: of low-rank additions to linear layers and 1x1 convolutions, the only weights then to learn; 0: none.
-        skip: leave out dropped groups once the mask is decided. Not under DDP, which waits for every gradient.
+        skip: leave out dropped groups where the mask has no gradient. Not under DDP, which waits for every gradient,
+            nor where the logits are all that learns, since the loss would have no gradient at all.
     """
 
     def __init__(self, net: nn.Module, sampler: MaskSampler, rank: int = 0, skip: bool = True):
         super().__init__()
         self.module = net
         self.sampler = sampler
-        self.skip = skip
         self.low_rank = nn.ParameterDict()
         self.mask = torch.zeros(sampler.number)  # of the last forward
+        self.learned = False  # whether that mask has a gradient to the logits
         for name, weight in net.named_parameters() if rank else ():
             if weight.dim() in (2, 4) and weight[0, 0].numel() == 1 and name.endswith("weight"):
                 outputs, inputs = weight.shape[:2]
                 key = name.replace(".", "|")  # parameters' names hold no dots
                 self.low_rank[f"{key}|a"] = nn.Parameter(weight.new_empty(rank, inputs).normal_(std=inputs**-0.5))
                 self.low_rank[f"{key}|b"] = nn.Parameter(weight.new_zeros(outputs, rank))
+        self.skip = skip and any(p.requires_grad for p in (*net.parameters(), *self.low_rank.parameters()))
 
     def forward(self, x: Tensor, draw: Draw, taps: Sequence[int] = ()) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
         """The network under the mask of `draw`; groups that it drops leave their state alone."""
         mask = self.sampler.sample(draw.iteration, draw.tau, draw.eps, draw.chunk) if draw.learning else self.decided()
-        self.mask = mask.detach()
+        self.mask, self.learned = mask.detach(), mask.requires_grad
         bits = [bool(bit) for bit in self.mask]
         cast(Prunable, self.module).set_state_tracking(bits)
         gates: Sequence[Gate]
-        if self.skip and not mask.requires_grad:
+        if self.skip and not self.learned:
             gates = [int(bit) for bit in bits]
         else:  # the empty sum keeps logits in the graph that this draw did not use
             gates = list((mask + 0 * sum(p.sum() for p in self.sampler.parameters())).to(x.device).unbind())
@@ -69,6 +71,13 @@ class MaskedNetwork(Wrapper):
     def decided(self) -> Tensor:
         """The sampler's decision as a float mask."""
         return self.sampler.mode().float()
+
+    def idle(self, asked: Sequence[bool]) -> list[nn.Parameter]:
+        """Weights and low-rank additions of the groups that are not `asked`."""
+        groups = cast(Prunable, self.module).prunable_groups()
+        prefixes = tuple(prefix for group in groups if not asked[group.index] for prefix in group.prefixes)
+        additions = ((key.replace("|", "."), p) for key, p in self.low_rank.items())
+        return [p for name, p in (*self.module.named_parameters(), *additions) if name.startswith(prefixes)]
 
     def changed(self) -> dict[str, Tensor]:
         """Weights with their low-rank additions, by name."""

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from basicsr.archs.prunable import Prunable
+from basicsr.archs.prunable import Prunable, missing_members
 from basicsr.metrics.evaluate import Scores, evaluate
 from basicsr.models.block_mask import build_sampler
-from basicsr.models.compaction import compact, cut_into, kept_groups
+from basicsr.models.compaction import check_tail, compact, cut_into, kept_groups
 from basicsr.models.distillation import (
     Distillation,
     Transform,
+    check_channels,
     check_teacher,
     group_channels,
     load_teacher,
@@ -36,6 +37,7 @@ from basicsr.models.mask_search import MaskedNetwork, MaskSearch
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.checkpoint import load_file
 from basicsr.utils.dist_util import all_reduce_sum, gather_objects
+from basicsr.utils.errors import OptionError
 from basicsr.utils.options import Options
 from basicsr.utils.prune_options import PruneOptions
 from basicsr.utils.prune_report import MaskLog
@@ -54,11 +56,12 @@ class PruneDistillModel(SRModel):
         self.iteration = 0
         self._draws = 0  # masks drawn in this iteration
         self._drawn: list[Tensor] = []  # masks since the last line of the log
+        self._learned = False  # whether a mask of this iteration has a gradient to the logits
         super().__init__(opt)
         if not self.is_train or opt.train is None:
             return
         if self.prune.mask_chunks > 1:
-            size = opt.datasets["train"].batch_size_per_gpu // opt.train.accum_iter
+            size = opt.datasets["train"].batch_size_per_gpu
             if size % self.prune.mask_chunks:
                 raise opt.where.at("prune.mask_chunks").error(
                     f"a batch of {size} does not divide into {self.prune.mask_chunks} parts"
@@ -86,15 +89,22 @@ class PruneDistillModel(SRModel):
         with blamed(opt):
             self.teacher = self._load_teacher()
             if prune.stage == "finetune":
+                if prune.tail_warmup_iter and not isinstance(net, Prunable):
+                    raise ValueError(
+                        f"prune.tail_warmup_iter: {type(net).__name__} does not say what its tail is; see "
+                        "archs/prunable.py, or set it to 0"
+                    )
                 if opt.path.pretrain_network_g is None and prune.kept is not None:
                     cut_into(net, self.teacher, prune.kept)
                 return net
             if not isinstance(net, Prunable):
                 raise ValueError(
-                    f"network_g.type: {type(net).__name__} declares no residual groups; see archs/prunable.py"
+                    f"network_g.type: {type(net).__name__} declares no residual groups: it lacks "
+                    f"{', '.join(missing_members(net))}; see archs/prunable.py"
                 )
             if opt.path.pretrain_network_g is None:
                 raise ValueError("path.pretrain_network_g: is missing; a search starts from trained weights")
+            self._check_search(net)
             net = net.to(self.device)
             resources = group_resources(net, opt.budget, self.device)
             sampler = build_sampler(prune, len(net.prunable_groups()), resources, opt.budget.mode)
@@ -102,6 +112,22 @@ class PruneDistillModel(SRModel):
         if prune.delta_w != "full":
             net.requires_grad_(False)
         return MaskedNetwork(net, sampler, prune.lora_rank if prune.delta_w == "lora" else 0, skip=not opt.dist)
+
+    def _check_search(self, net: nn.Module) -> None:
+        """Refuse a search that would learn nothing, or end in an error."""
+        prune, train = self.prune, self.opt.train
+        if train is not None and prune.warmup_iter + prune.search_iter + prune.settle_iter != train.total_iter:
+            raise ValueError(
+                "prune.search_iter: warmup_iter, search_iter and settle_iter add up to "
+                f"{prune.warmup_iter + prune.search_iter + prune.settle_iter}, but train.total_iter is "
+                f"{train.total_iter}; make them equal"
+            )
+        if prune.delta_w == "lora" and train is not None and train.ema_decay > 0:
+            raise ValueError("prune.delta_w: lora has no moving average; set train.ema_decay to 0")
+        if prune.delta_w == "none" and prune.sampler == "fixed":
+            raise ValueError("prune.delta_w: none leaves nothing to learn with sampler fixed; use full or lora")
+        if prune.tail != "original":
+            check_tail(net)
 
     def setup_optimizers(self) -> None:
         """An optimizer for the weights and, in a search, one for the logits, whose rate stays as it is."""
@@ -156,6 +182,9 @@ class PruneDistillModel(SRModel):
                 pairs = self._pairs(cast(Prunable, teacher))
             if kd.ia.weight > 0 and opt.datasets["train"].batch_size_per_gpu == 1:
                 logger.warning("kd.ia: compares the images of a batch; with one image it is 0")
+            weights = [getattr(loss, "loss_weight", 1.0) for loss in self.losses.values()]
+            if kd.alpha == kd.zoom.weight == 0 and not pairs and not any(weights):
+                raise ValueError("kd.alpha: is 0, and so are the weights of all other losses; nothing would be learned")
             if kd.alpha == 1 and kd.alpha_off_at == 1 and not pairs:
                 logger.info("kd: the teacher alone is the target; ground truth is not used")
             channels = None
@@ -167,6 +196,7 @@ class PruneDistillModel(SRModel):
                         "input of 32x32 px; set the weights of feature terms to 0"
                     )
                 channels = mine[0], theirs[0]
+                check_channels(kd, *channels)
         return Distillation(kd, teacher, pairs, total_iter, channels, constant=self.search is not None)
 
     def _load_teacher(self) -> nn.Module:
@@ -208,7 +238,10 @@ class PruneDistillModel(SRModel):
     def optimize_parameters(self, current_iter: int) -> None:
         """One step; in a search of the logits, too."""
         self.iteration = current_iter
-        self._draws = 0
+        self._draws, self._learned = 0, False
+        if self.search is None and self.prune.tail_warmup_iter:
+            net = cast(Prunable, self.get_bare_model(self.net_g))
+            net.set_state_tracking([current_iter > self.prune.tail_warmup_iter] * len(net.prunable_groups()))
         super().optimize_parameters(current_iter)
         if self.search is not None:
             self.search.after_step(current_iter)
@@ -221,7 +254,7 @@ class PruneDistillModel(SRModel):
         lq, gt = batch["lq"], batch["gt"]
         kd, it = self.distillation, self.iteration
         zoomed = kd.zoomed(lq, gt)
-        change = Transform(self.opt.kd.zoom.augment)
+        change = Transform(self.opt.kd.zoom.augment, square=lq.shape[2] == lq.shape[3])
         target, target_features = kd.ask(lq if zoomed is None else torch.cat([lq, zoomed]), it)
         output, features = self._student(lq if zoomed is None else torch.cat([lq, change(zoomed)]))
         number = len(lq)
@@ -244,19 +277,25 @@ class PruneDistillModel(SRModel):
         for part in lq.chunk(self.prune.mask_chunks):
             result = self.net_g(part, self.search.draw(self.iteration, self._draws), taps)
             self._draws += 1
-            self._drawn.append(self.masked.mask)
+            self._drawn.append(self.masked.mask.cpu())
+            self._learned = self._learned or self.masked.learned
             output, found = _with_features(result)
             outputs.append(output)
             features.append(found)
         return torch.cat(outputs), {i: torch.cat([found[i] for found in features]) for i in taps}
 
     def after_backward(self, current_iter: int) -> None:
-        """Keep still what does not learn now: logits outside the search, all but the tail in its warm-up."""
-        if self.search is not None and self.search.phase(current_iter) != "search":
-            for p in self.masked.sampler.parameters():
-                p.grad = None  # a gradient of 0 would still move what has momentum
-        if self.search is None and self.prune.tail_warmup_iter:
-            self._hold_body(current_iter <= self.prune.tail_warmup_iter)
+        """Keep still what does not learn now: logits and groups not asked, all but the tail in its warm-up."""
+        if self.search is not None and not self._learned:
+            asked = torch.stack(self._drawn[-self._draws :]).amax(dim=0).bool().tolist()
+            logits = [] if self.search.penalties(current_iter) else self.masked.sampler.parameters()
+            for p in (*logits, *self.masked.idle(asked)):
+                p.grad = None  # under DDP it is 0, which would still move what has momentum
+        if self.search is None and current_iter <= self.prune.tail_warmup_iter:
+            net = self.get_bare_model(self.net_g)
+            for name, p in net.named_parameters():
+                if not name.startswith(cast(Prunable, net).tail_prefixes):
+                    p.grad = None
         for p in self.distillation.features.parameters():
             if p.grad is not None:
                 p.grad = all_reduce_sum(p.grad) / self.opt.world_size
@@ -269,13 +308,6 @@ class PruneDistillModel(SRModel):
                 for group in optimizer.param_groups:
                     group["lr"] = self.prune.tail_warmup_lr
 
-    def _hold_body(self, hold: bool) -> None:
-        net = cast(Prunable, self.get_bare_model(self.net_g))
-        net.set_state_tracking([not hold] * len(net.prunable_groups()))
-        for name, p in cast(nn.Module, net).named_parameters():
-            if hold and not name.startswith(net.tail_prefixes):
-                p.grad = None
-
     def _check_processes_agree(self, current_iter: int) -> None:
         """Stop when processes have drifted apart.
 
@@ -287,6 +319,16 @@ class PruneDistillModel(SRModel):
         found = gather_objects((masked.mask.tolist(), checksum))
         if len({str(item) for item in found}) > 1:
             raise RuntimeError(f"iteration {current_iter}: the processes disagree on (mask, sum of logits): {found}")
+
+    def check_finite(self, current_iter: int) -> None:
+        """As in `BaseModel`; in a search the error also names mask and temperature."""
+        try:
+            super().check_finite(current_iter)
+        except FloatingPointError as error:
+            if self.search is None:
+                raise
+            mask = "".join(str(int(bit)) for bit in self.masked.mask)
+            raise FloatingPointError(f"{error}; mask {mask}, tau {self.search.tau(current_iter):.4g}") from error
 
     # Reports and checkpoints.
 
@@ -348,17 +390,40 @@ class PruneDistillModel(SRModel):
         state: dict[str, Any] = {"adapters": self.distillation.features.state_dict()}
         if self.search is not None:
             state["search"] = self.search.state_dict()
+            state["drawn"] = self._drawn
             state["low_rank"] = self.masked.low_rank.state_dict()
         return state
+
+    def resume_training(self, state: Mapping[str, Any], weights: Mapping[str, Any], source: str) -> None:
+        """As in `BaseModel`.
+
+        Raises:
+            OptionError: when the state is of the other stage, of other masks, or of other things that learn.
+        """
+        where = self.opt.where.at("path.resume_state")
+        stage = "search" if "search" in state else "finetune"
+        if stage != self.prune.stage:
+            raise where.error(f"is a state of stage {stage}, this is stage {self.prune.stage}; give it another name")
+        additions: dict[str, Tensor] = {}
+        if self.search is not None:
+            try:
+                self.search.load_state_dict(state["search"])
+            except ValueError as error:
+                raise where.error(str(error)) from error
+            additions = dict(self.masked.low_rank)
+        saved = {name: p.shape for name, p in state.get("low_rank", {}).items()}
+        if saved != {n: p.shape for n, p in additions.items()} or len(state["optimizers"]) != len(self.optimizers):
+            raise where.error(
+                "is of a run in which other things learn; see prune.delta_w, lora_rank and kd.feat.adapter"
+            )
+        super().resume_training(state, weights, source)
 
     def load_extra_state(self, state: Mapping[str, Any], current_iter: int) -> None:
         """Go on with the search where it was."""
         self.distillation.features.load_state_dict(state.get("adapters", {}))
         if self.search is not None:
-            with blamed(self.opt):
-                if "search" not in state:
-                    raise ValueError("path.resume_state: is no state of a search")
-                self.search.load_state_dict(state["search"])
+            self.search.load_state_dict(state["search"])
+            self._drawn = list(state.get("drawn", ()))
             self.masked.low_rank.load_state_dict(state["low_rank"])
             if self.mask_log is not None:
                 self.mask_log.truncate(current_iter)
@@ -369,6 +434,8 @@ def blamed(opt: Options) -> Iterator[None]:
     """Turn "key: what is wrong" of a ValueError into an OptionError that says where the key stands."""
     try:
         yield
+    except OptionError:
+        raise
     except ValueError as error:
         key, _, message = str(error).partition(": ")
         raise opt.where.at(key).error(message) from error

@@ -24,7 +24,7 @@ def demo(tmp_path_factory):
 def test_runs_to_the_end(demo):
     process, root = demo
     assert process.returncode == 0, process.stderr[-2000:]
-    assert str(root / "results/demo/comparison.png") in process.stdout
+    assert str(root / "results/demo/comparison_x4.png") in process.stdout
     assert (root / "experiments/demo_CATANet_S_x2/models/net_g_6.pth").is_file()
     assert "6/6" in process.stderr  # the progress bar
     assert "Warning" not in process.stderr
@@ -40,7 +40,7 @@ def test_data(demo):
 
 def test_scores(demo):
     _, root = demo
-    lines = (root / "results/demo/scores.md").read_text().splitlines()
+    lines = (root / "results/demo/scores.md").read_text().split("# Three photographs, x4")[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     assert rows[0][2] == "PSNR (uint8, Y, crop 2)" and rows[0][5] == "SSIM (float, Y, crop 2)"
     scores = {(image, method): values for image, method, *values in rows[2:]}
@@ -50,9 +50,18 @@ def test_scores(demo):
     assert scores["**mean**", "CATANet-S"][0] == f"{found['demo']['mean']['psnr']:.4f}"
 
 
-def test_picture(demo):
+def test_the_shipped_network_beats_bicubic_on_every_photograph(demo):
     _, root = demo
-    with Image.open(root / "results/demo/comparison.png") as picture:
+    runs = ("test_demo_CATANet_XS_x4", "test_demo_Bicubic_x4")
+    network, bicubic = (json.loads((root / "results" / run / "scores.json").read_text())["demo"] for run in runs)
+    for photo, scores in bicubic["per_image"].items():
+        assert network["per_image"][photo]["psnr"] > scores["psnr"] + 0.3, photo
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_picture(demo, scale):
+    _, root = demo
+    with Image.open(root / f"results/demo/comparison_x{scale}.png") as picture:
         pixels = np.asarray(picture)
     assert pixels.shape[1] > 3 * pixels.shape[0] and pixels.shape[2] == 3
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10_000  # a photograph, not an empty frame

@@ -1,0 +1,93 @@
+"""Steps of a PruneDistillModel in float64, on this rank's share of fixed batches. Run by test_prune_distributed.py."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from basicsr.models import build_model, compaction, hardening
+from basicsr.utils.dist_util import get_dist_info
+from basicsr.utils.options import load_options, resolve
+from basicsr.utils.run import join_processes, run_command
+
+
+def shorten(set_attribute):
+    """Leave out pictures, and check the cut network on small images."""
+    set_attribute(hardening, "build_report", lambda folder: folder)
+    set_attribute(compaction, "SHAPES", ((1, 3, 9, 11),))
+
+
+def batch(it):
+    """Whole batch of an iteration, and the share of this process."""
+    rank, world_size = get_dist_info()
+    generator = torch.Generator().manual_seed(it)
+    whole = {name: torch.rand(4, 3, 9 * s, 11 * s, generator=generator) for name, s in (("lq", 1), ("gt", 2))}
+    return {name: images[rank::world_size] for name, images in whole.items()}
+
+
+def logits_of(model):
+    return {} if model.search is None else {n: p.detach().clone() for n, p in model.masked.sampler.named_parameters()}
+
+
+def masks_of(model):
+    """Drawn in this iteration; the log takes those of the last one away."""
+    return [] if model.search is None else [mask.tolist() for mask in model._drawn or [model.masked.mask]]
+
+
+def train(opt):
+    """What each iteration drew, lost and learned; at the end all weights, and those of the cut network."""
+    torch.manual_seed(0)
+    Path(opt.path.log).mkdir(parents=True, exist_ok=True)
+    model = build_model(opt)
+    net, record = model.get_bare_model(model.net_g), []
+    for it in range(1, opt.train.total_iter + 1):
+        model.update_learning_rate(it)
+        model.feed_data(batch(it))
+        model.optimize_parameters(it)
+        learning = model.net_g if model.search is None else model.masked
+        record.append(
+            {
+                "losses": model.get_current_log(),
+                "masks": masks_of(model),
+                "logits": logits_of(model),
+                "gradients": {n.removeprefix("module."): p.grad for n, p in learning.named_parameters()},
+            }
+        )
+        record[-1]["gradients"] = {n: g.clone() for n, g in record[-1]["gradients"].items() if g is not None}
+        model._drawn.clear()
+    model.finish((0, batch(it)) for it in range(100, 110))
+    adapters = {n: p.detach().clone() for n, p in model.distillation.features.named_parameters()}
+    return {"steps": record, "net": net.state_dict(), "adapters": adapters}, model
+
+
+def disagreement(model):
+    """What is said when the logits of rank 1 are others."""
+    rank, _ = get_dist_info()
+    model._check_processes_agree(7)
+    with torch.no_grad():
+        model.masked.sampler.logits[2] += 0.25 * rank
+    try:
+        model._check_processes_agree(8)
+    except RuntimeError as error:
+        return str(error)
+    return "nothing"
+
+
+def main(out, *option_files):
+    torch.set_default_dtype(torch.float64)
+    shorten(setattr)
+    result, opt = {}, None
+    for path in option_files:
+        loaded = load_options(path, is_train=True)
+        if opt is None:
+            opt = join_processes(loaded, "pytorch")
+        else:
+            opt = resolve(loaded, launcher="pytorch", rank=opt.rank, world_size=opt.world_size)
+        result[opt.name], model = train(opt)
+        if opt.name == "search":
+            result["disagreement"] = disagreement(model)
+    torch.save(result, f"{out}.{get_dist_info()[0]}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("prune_ddp_worker", lambda: main(*sys.argv[1:])))
