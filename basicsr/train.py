@@ -91,7 +91,7 @@ def train(opt: Options) -> None:
             model.save(epoch, it, best=best.state_dict())
         ticks = [time.perf_counter()]
     bar.close()
-    if start_iter < total_iter:
+    if start_iter < total_iter or model.unfinished:
         model.finish(batches(loader, total_iter))
     del loader  # ends its workers now; left to the garbage collector, each would be waited for
     model.save(-1, -1)

@@ -539,6 +539,9 @@ def catanet_xs(
 ) -> CATANet:
     """CATANet-XS: the groups `keep` of CATANet-L, by default three; 216,515 parameters at x2.
 
+    Args:
+        keep: groups of CATANet-L, from 0, rising.
+
     Source: docs/prune_distill.md.
     """
     return _pruned_l(upscale, in_chans, keep, "original", use_checkpoint)
@@ -549,6 +552,9 @@ def catanet_xs_d(
     *, upscale: int = 4, in_chans: int = 3, keep: Sequence[int] = (0, 1, 2, 7), use_checkpoint: bool = False
 ) -> CATANet:
     """CATANet-XS-D: by default four groups, and a direct tail; 214,188 / 219,603 / 227,184 parameters at x2 / x3 / x4.
+
+    Args:
+        keep: groups of CATANet-L, from 0, rising.
 
     Source: docs/prune_distill.md.
     """

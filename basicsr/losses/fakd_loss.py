@@ -183,8 +183,9 @@ class MaskedFeatureLoss(FeatureLoss):
     Args:
         loss_weight: factor on the result.
         sigma: number of deviations, > 0.
-        student_channels, teacher_channels: C of the two networks, for a 1x1 convolution (`adapter`) from the first to
-            the second that is trained along and begins as the identity on the channels they share; None: no adapter.
+        student_channels: C of the student, for a 1x1 convolution (`adapter`) to the teacher's C that is trained along
+            and begins as the identity on the channels they share; None: no adapter.
+        teacher_channels: C of the teacher, or None.
 
     Shape:
         As in `FeatureLoss`; without adapter both networks need the same C.

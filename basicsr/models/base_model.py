@@ -87,6 +87,11 @@ class BaseModel:
     def after_backward(self, current_iter: int) -> None:
         """Between the gradients of a step and the step itself; nothing here."""
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a run whose iterations are all done still needs `finish`, having been stopped within it."""
+        return False
+
     def finish(self, batches: Iterator[tuple[int, Mapping[str, Any]]]) -> None:
         """What is left to do after the last iteration, with more (epoch, batch) if needed; nothing here."""
 

@@ -32,7 +32,7 @@ from basicsr.models.distillation import (
     tapped_pairs,
 )
 from basicsr.models.group_costs import group_resources
-from basicsr.models.hardening import harden
+from basicsr.models.hardening import WEIGHTS, harden
 from basicsr.models.mask_search import MaskedNetwork, MaskSearch
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.checkpoint import load_file
@@ -378,6 +378,12 @@ class PruneDistillModel(SRModel):
                 "grad_norm_g": norms[0], "grad_norm_m": norms[-1],
             }
         )  # fmt: skip
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a search has not yet written its network."""
+        written = Path(str(self.opt.path.log)) / "compact" / WEIGHTS
+        return self.search is not None and self.opt.compact.enable and not written.exists()
 
     def finish(self, batches: Iterator[tuple[int, Mapping[str, Any]]]) -> None:
         """At the end of a search: cut the network, set its state anew, and write it with all that follows."""

@@ -104,9 +104,12 @@ class Registry:
         return self._items.get(name) or self._items.get(f"{name}_{suffix}")
 
     def _import_likely_file(self, name: str) -> None:
-        """Import `catanet_arch` for `CATANet-L`: the file named like the part before the first dash or underscore."""
+        """Import the file named like the part before the first dash or underscore.
+
+        `catanet_arch` for `CATANet-L`, `sr_model` for `SRModel`.
+        """
         if not self._discovered:
-            stem = str(name).split("-")[0].split("_")[0].lower()
+            stem = str(name).split("-")[0].split("_")[0].lower().removesuffix(self._suffix.removeprefix("_"))
             if f"{stem}{self._suffix}" in self._module_names():
                 importlib.import_module(f"{self._package}.{stem}{self._suffix}")
 
