@@ -54,17 +54,20 @@ def test(opt: "Options") -> None:
     for loader in loaders:
         logger.info("Testing %s (%d images here)...", loader.name, len(loader))
         scores = model.validation(loader, None, opt.val.save_img)
+        if not scores.per_image:
+            logger.info("%s has no ground truth, so there are no scores", scores.dataset)
+            continue
         results.append(scores)
         logger.info("Scores of %s:\n\n%s\n", scores.dataset, scores.table())
-    if opt.rank == 0:
-        root = Path(str(opt.path.log))
+    root = Path(str(opt.path.log))
+    if opt.rank == 0 and results:
         tables = "\n\n".join(scores.table() for scores in results)
         (root / "scores.md").write_text(f"# {opt.name}\n\n{tables}\n", encoding="utf-8")
         for scores in results:
             scores.to_csv(root / f"scores_{scores.dataset}.csv")
         content = {scores.dataset: scores.to_plain() for scores in results}
         (root / "scores.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        logger.info("Written to %s", root)
+    logger.info("Written to %s", root)
 
 
 if __name__ == "__main__":

@@ -567,6 +567,7 @@ class TestTesting:
         folder = tmp_path / "results/tested/visualization/Only"
         assert files(folder) == {f"{name}_big.png" for name in NAMES}
         assert image_size(folder / "chelsea_big.png") == (2 * height, 2 * width)
+        assert not (tmp_path / "results/tested/scores.md").exists()  # nothing was scored
 
     def test_the_average_is_tested_on_demand(self, test_options, tmp_path, trained):
         assert call(basicsr.test, tmp_path, test_options, "--force_yml", "path:param_key_g=params_ema") == 0

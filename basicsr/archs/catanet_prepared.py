@@ -97,6 +97,7 @@ class _TAB(nn.Module):
         self.ffn = _FFN(tab.mlp.norm, cast(ConvFFN, tab.mlp.fn), dtype)
 
     def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, N, C) tokens of an (H, W) map to the same shape."""
         batch, length, _ = t_BNC.shape
         z = self.norm(t_BNC)
         unit_centres, global_kv = self.unit_centres, self.global_kv

@@ -131,6 +131,7 @@ class _Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, global_kv: Tensor, windows: Windows, heads: Heads, scatter: bool,
                 library: ctypes.CDLL) -> Tensor:  # fmt: skip
+        """Shapes and arguments of `gathered_attention`."""
         qkv, global_kv, rows = qkv.contiguous(), global_kv.contiguous(), windows.rows.contiguous()
         layout = _Layout(
             rows.data_ptr(), len(rows), windows.number, rows.shape[1], windows.step, windows.queries,

@@ -133,6 +133,7 @@ def _prepare(
     _check_shapes(where, img.shape, img2.shape, ndims=(2, 3))
 
     def prepare(image: np.ndarray) -> np.ndarray:
+        """(H, W, C) float64, border cut, luma alone where that is asked for."""
         image = image.astype(np.float64)
         if image.ndim == 2:
             image = image[..., None]

@@ -568,6 +568,7 @@ def feasible_masks(
     masks: list[list[int]] = []  # indices of their groups
 
     def visit(i: int, kept: list[int], dropped: list[int], costs: list[float]) -> None:
+        """Decide about group `i` and all after it, with those before it kept at `costs` or dropped."""
         most = [cost + tail[i] for cost, tail in zip(costs, tails, strict=True)]
         if any(all(r.fits(m + r.groups[j]) for r, m in zip(limited, most, strict=True)) for j in dropped):
             return  # whatever follows, group j would still fit
@@ -631,6 +632,7 @@ def best_mask(
         return fewest, most
 
     def visit(depth: int, kept: list[int], costs: list[float], value: float) -> None:
+        """Decide about `order[depth]` and all after it, with `kept` of those before it, worth `value`."""
         nonlocal best, found
         rest, dropped = order[depth:], [i for i in order[:depth] if i not in kept]
         totals = [cost + sum(tail[depth]) for cost, tail in zip(costs, tails, strict=True)]

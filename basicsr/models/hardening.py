@@ -57,11 +57,12 @@ def harden(opt: Options, prune: PruneOptions, search: MaskSearch, whole: nn.Modu
     small = with_tail(small, prune.tail) if prune.tail != "original" else small
     if opt.rank == 0:
         folder = Path(str(opt.path.log)) / "compact"
-        write_compact(folder, opt, small, mask)
+        folder.mkdir(parents=True, exist_ok=True)
         report = report_of(opt, search, whole, small, mask, errors)
         text = json.dumps(report, indent=2, ensure_ascii=False)
         for path in (folder / "prune_report.json", Path(str(opt.path.log)) / "prune_report.json"):
             path.write_text(f"{text}\n", encoding="utf-8")
+        write_compact(folder, opt, small, mask)
         try:
             page = str(build_report(Path(str(opt.path.log))))
         except (ValueError, OSError) as error:  # the network is safe; only its page is not
@@ -102,17 +103,15 @@ def first_difference(whole: nn.Module, small: nn.Module, kept: list[int]) -> str
 
 
 def write_compact(folder: Path, opt: Options, small: nn.Module, mask: list[int]) -> None:
-    """Weights, network spec, and option files for fine-tuning and test."""
+    """Option files for fine-tuning and test, network spec, and last the weights: where they are, all is there."""
     import numpy as np
 
-    folder.mkdir(parents=True, exist_ok=True)
     spec, kept = network_spec(small), kept_groups(mask)
     content = {
         "params": {name: value.detach().cpu() for name, value in small.state_dict().items()},
         "network_g": spec,
         "meta": {"kept": kept, "basicsr": __version__, "name": opt.name, "teacher": opt.path.pretrain_network_t},
     }
-    save_atomically(content, folder / WEIGHTS)
     np.save(folder / "mask.npy", np.array(mask, dtype=np.uint8))
     write_yaml(folder / "network_g.yml", {"network_g": spec}, "What stayed of the network.")
     if opt.compact.emit_yaml:
@@ -120,6 +119,7 @@ def write_compact(folder: Path, opt: Options, small: nn.Module, mask: list[int])
         write_yaml(folder / "train_finetune.yml", finetune_options(opt, spec, kept, folder / WEIGHTS, name),
                    f"Distil the teacher into what {opt.name} kept: groups {kept}.")  # fmt: skip
         write_yaml(folder / f"test_x{opt.scale}.yml", test_options(opt, spec, name), f"Test what {name} trained.")
+    save_atomically(content, folder / WEIGHTS)
 
 
 def finetune_options(
@@ -207,7 +207,7 @@ def report_of(
 
 
 def criteria(opt: Options, small: nn.Module, errors: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """C1 to C7 of docs/prune_distill.md: what this run can judge is judged, the others say where to look."""
+    """C1 to C7 of docs/prune_distill.md ("Criteria"): judged where this run can, else where to look."""
     spec = {k: v for k, v in network_spec(small).items() if k != "type"}
     params = _parameters(small)
     if "upscale" in spec:

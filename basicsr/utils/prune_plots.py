@@ -36,6 +36,7 @@ RESOURCES = {
 }  # fmt: skip
 MEAN_SETS = ("Set5", "Set14", "B100", "Urban100")  # whose mean decides about quality, where all of them are known
 WIDTH_IN, DPI, BINS, TOP, FEW_GROUPS = 8.4, 120, 50, 20, 12
+NAME_LETTERS, LEGEND_LETTERS = 40, 105  # of a name before it is wrapped, and of all names in a line of a legend
 _PSNR = re.compile(r"(?:(.+?)[ _/-]+psnr(?:[ _-]?y)?|psnr(?:[ _-]?y)?[ _/-]+(.+))", re.IGNORECASE)
 
 
@@ -293,7 +294,7 @@ def plot_tradeoff(rows: Sequence[Mapping[str, str]], path: Path, limits: Mapping
         axes.margins(0.15)
         axes.grid(alpha=0.3)
     grid[0].set_ylabel(f"PSNR (dB), {'mean of ' if len(sets) > 1 else ''}{', '.join(sets)}")
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=min(5, len(handles)))
+    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=_legend_columns(handles))
     figure.draw_without_rendering()  # now it is known where the points are, and so where labels would meet
     for axes, name in zip(grid, panels, strict=True):
         _label(axes, {key[1]: (costs[name][key], _mean(y)) for key, y in quality.items()})
@@ -338,7 +339,7 @@ def plot_losses(runs: Mapping[str, Mapping[str, Series]], path: Path) -> bool:
         axes.grid(alpha=0.3)
     _iterations(grid[-1])
     figure.align_ylabels()
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=min(3, len(handles)))
+    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=_legend_columns(handles))
     return _save(figure, path, table)
 
 
@@ -490,4 +491,10 @@ def _blank(value: float) -> float | str:
 
 
 def _wrapped(name: str) -> str:
-    return "\n".join(textwrap.wrap(name, 32))
+    return "\n".join(textwrap.wrap(name, NAME_LETTERS))
+
+
+def _legend_columns(names: Iterable[str]) -> int:
+    """As many columns as fit below the axes with the longest of these names."""
+    longest = max((min(len(name), NAME_LETTERS) for name in names), default=1)
+    return max(1, min(5, LEGEND_LETTERS // (longest + 7)))  # 7: marker and gaps

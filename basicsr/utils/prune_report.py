@@ -242,7 +242,8 @@ def build_report(
          "Groups that searches with other seeds or samplers keep: agreement shows as full columns."),
         ("tradeoff", partial(plots.plot_tradeoff, run.results, limits=run.limits),
          "Quality against size and time for the rows of the table of results; bars span the seeds."),
-        ("finetune_losses", partial(plots.plot_losses, curves), "Losses while the compact network is fine-tuned."),
+        ("finetune_losses", partial(plots.plot_losses, curves),
+         "Losses while the compact network is fine-tuned; one steps up or down where its weight does."),
         ("recovery", partial(plots.plot_recovery, run.masks, chosen=run.bits),
          "PSNR of each mask right after the removal and after a short training, which is what counts."),
     ]  # fmt: skip

@@ -18,6 +18,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, private so that its rules change nobody else's."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys are all different."""
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor` may stand more than once

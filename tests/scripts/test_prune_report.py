@@ -1,5 +1,4 @@
 import csv
-import importlib.util
 import json
 import math
 from html.parser import HTMLParser
@@ -14,6 +13,7 @@ from basicsr.utils import prune_plots
 from basicsr.utils.prune_plots import RankedMask, RunMask
 from basicsr.utils.prune_report import MaskLog, build_report, read_mask_log, read_run, write_html
 
+SCRIPT = "prune_report.py"
 GROUPS, ROWS, STEP = 8, 40, 500
 MASKS = np.array([[i in kept for i in range(GROUPS)] for kept in combinations(range(GROUPS), 3)], dtype=float)
 CHOSEN = "10010001"
@@ -149,15 +149,6 @@ def world(tmp_path_factory):
     write_training(root / "finetune_CATANet-XS_x2_row_D", 1)
     write_training(root / "finetune_CATANet-XS_x2_row_G", 2)
     return root
-
-
-@pytest.fixture(scope="module")
-def script():
-    path = Path(__file__).parents[2] / "scripts" / "prune_report.py"
-    spec = importlib.util.spec_from_file_location("prune_report_script", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -428,21 +419,6 @@ def test_a_search_without_ranking_or_log_makes_a_page_without_plots(tmp_path):
     page = build_report(tmp_path)
     assert page == tmp_path / "prune_report.html" and Page(page.read_text()).kept == [True, False, True]
     assert not (tmp_path / "plots").exists()
-
-
-@pytest.fixture
-def refused(script, capsys):
-    """Runs the script with arguments that it must refuse with exit code 2; returns its message, one line."""
-
-    def refused(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            script.main([str(argument) for argument in arguments])
-        assert stop.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("prune_report: ")
-        return line
-
-    return refused
 
 
 def test_missing_inputs_are_named(refused, world, tmp_path):
