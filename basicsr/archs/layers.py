@@ -1,6 +1,7 @@
-"""Blocks that more than one network is built from: the order of groups, overlapping patches, conv FFN.
+"""Blocks that more than one network is built from: sorted groups, shifted windows, overlapping patches, conv FFN.
 
-Shapes: B batch, H x W map size, N = H*W tokens in raster order, C channels, h heads, D padded head width.
+Shapes: B batch, H x W map size, N = H*W tokens in raster order, C channels, h heads, D padded head width, W windows of
+S pixels.
 Token sequences are (B, N, C); a map in channels-last memory and its tokens are two views of the same bytes, so the
 networks change between them for free.
 """
@@ -10,8 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from basicsr.archs.gathered_attention import Windows
+
+FAR = -100.0  # added to the logits of two pixels that lie in one shifted window but not side by side in the image
+BACKWARD_LOGITS = 1 << 20  # logits that the gradient of an attention with a bias holds at a time
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -39,6 +44,16 @@ def mirrored_index(start: int, stop: int, length: int, device: torch.device) -> 
     return torch.where(i < length, i, 2 * length - 1 - i)
 
 
+def mirrored_to_multiple(x_BCHW: Tensor, multiple: int) -> Tensor:
+    """The map, mirrored at the bottom and at the right, edge included, until its sides are multiples of `multiple`."""
+    for dim in (2, 3):
+        length = x_BCHW.shape[dim]
+        target = -(-length // multiple) * multiple
+        if torch.compiler.is_compiling() or target > length:  # an exported graph holds for other sizes too
+            x_BCHW = x_BCHW.index_select(dim, mirrored_index(0, target, length, x_BCHW.device))
+    return x_BCHW
+
+
 def stable_group_order(groups_BN: Tensor, group_num: int) -> Tensor:
     """Order that brings the tokens of a group together, raster order kept inside each group.
 
@@ -55,6 +70,22 @@ def stable_group_order(groups_BN: Tensor, group_num: int) -> Tensor:
     dtype = torch.int16 if batch * group_num <= torch.iinfo(torch.int16).max else torch.int32
     image = torch.arange(batch, device=groups_BN.device)[:, None]
     return (groups_BN + image * group_num).flatten().to(dtype).sort(stable=True).indices.view_as(groups_BN)
+
+
+def sorted_windows(order_BN: Tensor, group_size: int, reach: int = 1) -> Windows:
+    """Equal sub-groups of tokens in the order `order_BN` of `stable_group_order`, as windows to attend in.
+
+    The order is mirrored where the last sub-groups need more tokens than there are.
+
+    Args:
+        group_size: tokens of a sub-group; one sub-group where there are fewer.
+        reach: sub-groups whose keys a query sees: its own and those that follow.
+    """
+    length = order_BN.shape[1]
+    size = min(length, group_size)
+    number = -(-length // size)
+    places = mirrored_index(0, (number + reach - 1) * size, length, order_BN.device)
+    return Windows(order_BN[:, places].int(), number, step=size, queries=size, keys=reach * size, valid=length)
 
 
 class MultiplyAdds(NamedTuple):
@@ -212,6 +243,156 @@ class _AddUp(torch.autograd.Function):
         return _Take.apply(grads[0], ctx.grid), None
 
 
+def relative_position_index(side: int) -> Tensor:
+    """Row, in a table of (2*side - 1)^2 biases, of every pair (query, key) of pixels of a window, (S, S) int64."""
+    y, x = torch.arange(side).repeat_interleave(side), torch.arange(side).repeat(side)
+    return (y[:, None] - y + side - 1) * (2 * side - 1) + x[:, None] - x + side - 1
+
+
+class ShiftedWindows:
+    """Square windows that tile the maps of a batch, moved down and right by `shift` px around the border.
+
+    Made once a forward for each size and shift. Windows come in the order (window, image, pixel), and windows that need
+    no mask before the others: those that reach around the border are the last column, the last row and the corner.
+
+    Args:
+        batch: images.
+        size: (H, W) in pixels, multiples of `side`.
+        side: of a window in pixels.
+        shift: 0, or `side // 2`.
+
+    Source: Swin Transformer (arXiv 2103.14030), Sec. 3.2.
+    """
+
+    def __init__(self, batch: int, size: tuple[int, int], side: int, shift: int, device: torch.device):
+        self.size, self.side = size, side
+        rows, columns = (
+            ((torch.arange(length, device=device) + shift) % length).unflatten(0, (-1, side)) for length in size
+        )
+        tokens = rows[:, None, :, None] * size[1] + columns[None, :, None, :]
+        parts: list[tuple[Tensor, Tensor | None]] = [(tokens, None)]
+        if shift:
+            behind = (
+                torch.arange(side, device=device) >= side - shift
+            )  # pixels of the last window from across the border
+            y, x = behind.repeat_interleave(side), behind.repeat(side)
+            other_row, other_column = y[:, None] != y, x[:, None] != x
+            parts = [
+                (tokens[:-1, :-1], None),
+                (tokens[:-1, -1:], other_column * FAR),
+                (tokens[-1:, :-1], other_row * FAR),
+                (tokens[-1:, -1:], (other_row | other_column) * FAR),
+            ]
+        parts = [(part, mask) for part, mask in parts if part.shape[0] * part.shape[1]]
+        self.numbers = [batch * part.shape[0] * part.shape[1] for part, _ in parts]
+        self.masks = [mask for _, mask in parts]
+        image = torch.arange(batch, device=device)[:, None] * (size[0] * size[1])
+        pixels = torch.cat([part.flatten(2).flatten(0, 1) for part, _ in parts])
+        self.order = (pixels[:, None] + image).flatten()
+        self.place = torch.empty_like(self.order)
+        self.place.scatter_(0, self.order, torch.arange(len(self.order), device=device))
+
+    def gather(self, t_BNC: Tensor) -> Tensor:
+        """The tokens as rows in the order of the windows, (B*N, C)."""
+        return _Reorder.apply(t_BNC.flatten(0, 1), self.order, self.place)
+
+    def scatter(self, rows: Tensor) -> Tensor:
+        """Rows in the order of the windows as tokens (B, N, C) in raster order."""
+        return _Reorder.apply(rows, self.place, self.order).unflatten(0, (-1, self.size[0] * self.size[1]))
+
+    def attend(self, qkv: Tensor, heads: int, bias_hSS: Tensor) -> Tensor:
+        """Softmax attention in every window, scale 1/sqrt(D), with a bias for every pair of pixels.
+
+        Args:
+            qkv: (B*N, 3C) rows in the order of the windows: all queries, then all keys, then all values.
+
+        Returns:
+            (B*N, C), in that order too.
+        """
+        out = [
+            biased_attention(part, heads, bias_hSS if mask is None else bias_hSS + mask.to(bias_hSS.dtype))
+            for part, mask in zip(qkv.unflatten(0, (-1, self.side**2)).split(self.numbers), self.masks, strict=True)
+        ]
+        return (torch.cat(out) if len(out) > 1 else out[0]).flatten(0, 1)
+
+
+def biased_attention(qkv_WSC: Tensor, heads: int, bias_hSS: Tensor) -> Tensor:
+    """Softmax attention of `softmax(q k / sqrt(D) + bias) v` in each of W windows: (W, S, 3C) to (W, S, C)."""
+    if bias_hSS.requires_grad and qkv_WSC.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _BiasedAttention.apply(qkv_WSC, heads, bias_hSS)
+    return _biased_attention(qkv_WSC, heads, bias_hSS)
+
+
+def _biased_attention(qkv_WSC: Tensor, heads: int, bias_hSS: Tensor) -> Tensor:
+    q, k, v = _split_heads(qkv_WSC, heads)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_hSS[None].to(q.dtype))
+    return out.transpose(1, 2).flatten(2)
+
+
+def _split_heads(qkv_WSC: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """(W, S, 3C) to three views (W, h, S, D)."""
+    return qkv_WSC.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+
+class _BiasedAttention(torch.autograd.Function):
+    """`biased_attention` for CPUs, whose fused kernel knows no gradient of a bias.
+
+    PyTorch would keep all weights of all windows. Here they are computed again in the backward pass, for few windows at
+    a time, which stay in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, heads: int, bias: Tensor) -> Tensor:
+        out = _biased_attention(qkv, heads, bias.detach())
+        ctx.save_for_backward(qkv, bias, out)
+        ctx.heads = heads
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, bias, out = ctx.saved_tensors
+        number, heads = len(qkv), ctx.heads
+        width = out.shape[2] // heads
+
+        def matrices(x_WSC: Tensor) -> Tensor:  # (.., W*h, S, D), the first axis being that of q, k, v
+            return x_WSC.unflatten(2, (-1, heads, width)).permute(2, 0, 3, 1, 4).flatten(1, 2)
+
+        scale = width**-0.5
+        q, k, v = matrices(qkv)
+        grad_out, y = matrices(grads[0])[0], matrices(out)[0]
+        q = q * scale
+        delta = (grad_out * y).sum(dim=-1, keepdim=True)
+        grad_qkv, grad_bias = q.new_empty(3, *q.shape), torch.zeros_like(bias)
+        piece = min(number, max(1, BACKWARD_LOGITS // bias.numel()))
+        biases = bias.to(q.dtype).repeat(piece, 1, 1)
+        buffers = torch.empty_like(biases), torch.empty_like(biases)  # the same memory for all pieces
+        for first in range(0, number * heads, piece * heads):
+            at = slice(first, first + piece * heads)
+            weights, slopes = (buffer[: len(q[at])] for buffer in buffers)
+            torch.softmax(torch.baddbmm(biases[: len(weights)], q[at], k[at].mT, out=weights), dim=-1, out=weights)
+            torch.bmm(weights.mT, grad_out[at], out=grad_qkv[2, at])
+            torch.bmm(grad_out[at], v[at].mT, out=slopes).sub_(delta[at]).mul_(weights)
+            grad_bias += slopes.unflatten(0, (-1, heads)).sum(dim=0)
+            torch.bmm(slopes, k[at], out=grad_qkv[0, at]).mul_(scale)
+            torch.bmm(slopes.mT, q[at], out=grad_qkv[1, at])
+        return grad_qkv.unflatten(1, (number, heads)).permute(1, 3, 0, 2, 4).flatten(2), None, grad_bias
+
+
+class _Reorder(torch.autograd.Function):
+    """Rows in another order; `place` undoes `order`, so that the gradient is a gather too."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(order, place)
+        return rows.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        order, place = ctx.saved_tensors
+        return _Reorder.apply(grads[0], place, order), None, None
+
+
 class PreNorm(nn.Module):
     """LayerNorm over the channels, then `fn`."""
 
@@ -228,9 +409,10 @@ class PreNorm(nn.Module):
 class DepthwiseConv(nn.Module):
     """Depth-wise convolution of `kernel` x `kernel` px followed by GELU, on tokens."""
 
-    def __init__(self, dim: int, kernel: int):
+    def __init__(self, dim: int, kernel: int, bias: bool = True):
         super().__init__()
-        self.depthwise_conv = nn.Sequential(nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim), nn.GELU())
+        conv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=bias)
+        self.depthwise_conv = nn.Sequential(conv, nn.GELU())
 
     def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, dim) tokens of an (H, W) map to the same shape."""
@@ -238,24 +420,32 @@ class DepthwiseConv(nn.Module):
 
 
 class ConvFFN(nn.Module):
-    """Feed-forward network with a depth-wise 5x5 convolution beside its hidden layer.
+    """Feed-forward network with a depth-wise convolution beside its hidden layer.
 
-    `u = GELU(fc1 t); u <- u + GELU(DW5(u)); fc2 u`. Shape: (B, N, C), (H, W) -> (B, N, C).
+    `u = [GELU(fc1 t); e]; u <- u + GELU(DW(u)); fc2 u`, with `e` further channels from elsewhere, if any.
+
+    Args:
+        kernel: side of the depth-wise convolution in pixels, odd.
+        extra: channels of `e`.
+
+    Shape: (B, N, C), (H, W) -> (B, N, C).
     """
 
-    def __init__(self, dim: int, hidden_dim: int, kernel: int = 5):
+    def __init__(self, dim: int, hidden_dim: int, kernel: int = 5, extra: int = 0, bias: bool = True):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = nn.Linear(dim, hidden_dim, bias=bias)
         self.act = nn.GELU()
-        self.dwconv = DepthwiseConv(hidden_dim, kernel)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.dwconv = DepthwiseConv(hidden_dim + extra, kernel, bias)
+        self.fc2 = nn.Linear(hidden_dim + extra, dim, bias=bias)
 
     def multiply_adds(self, size: tuple[int, int]) -> MultiplyAdds:
         """Multiply-adds on an (H, W) map."""
         weights = (*self.fc1.parameters(), *self.dwconv.parameters(), *self.fc2.parameters())
         return MultiplyAdds(size[0] * size[1] * sum(w.numel() for w in weights if w.ndim > 1), 0)
 
-    def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, t_BNC: Tensor, size: tuple[int, int], e_BNC: Tensor | None = None) -> Tensor:
         """(B, N, C) tokens of an (H, W) map to the same shape."""
         u = self.act(self.fc1(t_BNC))
+        if e_BNC is not None:
+            u = torch.cat([u, e_BNC.to(u.dtype)], dim=2)
         return self.fc2(u + self.dwconv(u, size))

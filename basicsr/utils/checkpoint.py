@@ -116,7 +116,10 @@ def load_weights(
 
 
 def mismatch(net: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """How `weights` differ from what `net` holds, in words; empty when they fit."""
+    """How `weights` differ from what `net` holds, in words; empty when they fit.
+
+    A network may know more: what its method `explain_mismatch(names of weights) -> str` says comes first.
+    """
     own = net.state_dict()
     shapes = [
         f"{name} is {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the network"
@@ -128,11 +131,14 @@ def mismatch(net: nn.Module, weights: Mapping[str, Tensor]) -> str:
         "unexpected": [name for name in weights if name not in own],
         "of another shape": shapes,
     }
-    return "; ".join(
+    problems = [
         f"{len(names)} {what}: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
         for what, names in groups.items()
         if names
-    )
+    ]
+    explain = getattr(net, "explain_mismatch", None)
+    hint = explain(weights) if problems and explain is not None else ""
+    return "; ".join([hint, *problems] if hint else problems)
 
 
 def newest_state(folder: str | Path) -> Path | None:

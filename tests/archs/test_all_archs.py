@@ -8,18 +8,21 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
 NAMES = ARCH_REGISTRY.keys()
-SCALES = (2, 3, 4)
 
 
-def tiny(name, upscale):
+def scales(name):
+    """Enlargements to test: those of the file's `SCALES`, if it has any."""
+    return getattr(sys.modules[ARCH_REGISTRY.get(name).__module__], "SCALES", (2, 3, 4))
+
+
+def tiny(name, upscale=None):
     """The network at the sizes its file gives for tests; presets fix their own."""
     build = ARCH_REGISTRY.get(name)
     sizes = sys.modules[build.__module__].TINY if isinstance(build, type) else {}
-    return build(upscale=upscale, **sizes)
+    return build(upscale=scales(name)[0] if upscale is None else upscale, **sizes)
 
 
-@pytest.mark.parametrize("upscale", SCALES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "upscale"), [(name, upscale) for name in NAMES for upscale in scales(name)])
 def test_shape_gradients_and_pure_evaluation(name, upscale):
     net = tiny(name, upscale)
     lq = torch.rand(2, 3, 13, 17)  # odd and not square, on purpose
@@ -37,7 +40,7 @@ def test_shape_gradients_and_pure_evaluation(name, upscale):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_state_round_trip(name):
-    net, again = tiny(name, 2), tiny(name, 2)
+    net, again = tiny(name), tiny(name)
     lq = torch.rand(1, 3, 12, 9)
     net.train()(lq)  # sets what training sets
     again.load_state_dict(net.state_dict())
@@ -47,11 +50,11 @@ def test_state_round_trip(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_facts_and_smallest_input(name):
-    net = tiny(name, 2).eval()
-    assert net.upscale == 2
+    net = tiny(name).eval()
+    assert net.upscale == scales(name)[0]
     assert (net.min_side, net.multiple_of) >= (1, 1)
     with torch.no_grad():
-        assert net(torch.rand(1, 3, net.min_side, net.min_side)).shape[-1] == 2 * net.min_side
+        assert net(torch.rand(1, 3, net.min_side, net.min_side)).shape[-1] == net.upscale * net.min_side
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,7 +66,7 @@ def test_unsupported_scale_is_refused(name):
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NAMES)
 def test_cpu_and_gpu_agree(name):
-    net = tiny(name, 2).eval()
+    net = tiny(name).eval()
     lq = torch.rand(1, 3, 24, 31)
     with torch.no_grad():
         here = net(lq)

@@ -1,0 +1,792 @@
+"""ATD: image super-resolution by attention to windows, to a dictionary of tokens, and among pixels of one category.
+
+Papers: v1 "Transcending the Limit of Local Window", CVPR 2024; v2 its extension of 2026, arXiv 2603.02581.
+Code:   written from a description; parameter names follow the official releases, so their files load strictly.
+Differs from the releases: (1) any input from 1x1 px up is right, the mirror at its border being repeated; (2) the sort
+        of the categories is stable; (3) the head without upsampler works; (4) evaluation is a pure function of the
+        input: no Python branch looks at a tensor, nothing is kept between calls.
+
+Both versions are registered as `ATD`, as in the releases, whose YAML files run unchanged: with `dim_ffn_td` it is v2,
+without it v1. Sizes that are left out are those of the releases' constructors, small ones. With no size at all, `ATD`
+is the published network: `{type: ATD, upscale: 4}` is v2 in full size, `version: 1` beside it the same of v1.
+
+Shapes: B batch, C channels (`embed_dim`), H x W low-resolution pixels after padding, N = H*W tokens in raster order,
+M tokens of the dictionary, Q = `reducted_dim`, h heads, S pixels of a window, s scale. Images are in [0, 1]; the output
+is not clamped.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from basicsr.archs.gathered_attention import Heads, gathered_attention
+from basicsr.archs.layers import (
+    ConvFFN,
+    MultiplyAdds,
+    ShiftedWindows,
+    full_precision,
+    map_to_tokens,
+    mirrored_to_multiple,
+    relative_position_index,
+    sorted_windows,
+    stable_group_order,
+    tokens_to_map,
+)
+from basicsr.archs.prunable import Gate, GroupInfo, check_gates
+from basicsr.utils.registry import ARCH_REGISTRY
+
+Version = Literal[1, 2]
+Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]
+Connection = Literal["1conv", "3conv"]
+Unit = Literal["group", "layer"]
+
+RGB_MEAN = (0.4488, 0.4371, 0.4040)
+HEAD_CHANNELS = 64
+LN_100 = 4.605170249938965  # bound of v1's logit scale, a float32 number in the release
+SIMILARITIES = 1 << 19  # of pixels to the dictionary that an evaluation holds at a time, where it needs them but once
+
+# Sizes that the contract tests build the network with.
+TINY = {
+    "embed_dim": 12, "depths": (2, 1), "num_heads": (2, 3), "window_size": 4, "dim_ffn_td": 3, "category_size": 24,
+    "num_tokens": 10, "reducted_dim": 4, "convffn_kernel_size": 3, "mlp_ratio": 1.5, "upsampler": "pixelshuffledirect",
+}  # fmt: skip
+
+_CONSTRUCTOR: dict[str, Any] = {
+    "embed_dim": 90, "depths": (6,) * 4, "num_heads": (6,) * 4, "window_size": 8, "dim_ffn_td": 16,
+    "category_size": 128, "num_tokens": 64, "reducted_dim": 4, "convffn_kernel_size": 5, "mlp_ratio": 2.0,
+    "upsampler": "",
+}  # fmt: skip
+_PUBLISHED: dict[int, dict[str, Any]] = {
+    1: {
+        "embed_dim": 210, "depths": (6,) * 6, "num_heads": (6,) * 6, "window_size": 16, "category_size": 256,
+        "num_tokens": 128, "reducted_dim": 20, "convffn_kernel_size": 5, "mlp_ratio": 2, "upsampler": "pixelshuffle",
+    },
+    2: {
+        "embed_dim": 216, "depths": (6,) * 6, "num_heads": (4,) * 6, "window_size": 16, "dim_ffn_td": 16,
+        "category_size": 256, "num_tokens": 512, "reducted_dim": 16, "convffn_kernel_size": 5, "mlp_ratio": 2,
+        "upsampler": "pixelshuffle",
+    },
+}  # fmt: skip
+_PUBLISHED_LIGHT: dict[int, dict[str, Any]] = {
+    1: {
+        "embed_dim": 48, "depths": (6,) * 4, "num_heads": (4,) * 4, "window_size": 16, "category_size": 128,
+        "num_tokens": 64, "reducted_dim": 8, "convffn_kernel_size": 7, "mlp_ratio": 1,
+        "upsampler": "pixelshuffledirect",
+    },
+    2: {
+        "embed_dim": 48, "depths": (6,) * 4, "num_heads": (3,) * 4, "window_size": 16, "dim_ffn_td": 4,
+        "category_size": 128, "num_tokens": 128, "reducted_dim": 12, "convffn_kernel_size": 7, "mlp_ratio": 1,
+        "upsampler": "pixelshuffledirect",
+    },
+}  # fmt: skip
+
+
+class LayerSizes(NamedTuple):
+    """What a transformer layer is built from."""
+
+    dim: int
+    heads: int
+    window: int
+    category: int
+    tokens: int
+    reduced: int
+    hidden: int
+    kernel: int
+    category_channels: int | None  # of the FFN that knows the category; None: version 1
+    qkv_bias: bool = True
+    proj_bias: bool = True
+    ffn_bias: bool = True
+    own_index: bool = False  # whether the layer's state holds the position index of its windows
+
+
+class WindowAttention(nn.Module):
+    """Self-attention in shifted windows with a learned bias for each relative position."""
+
+    def __init__(self, sizes: LayerSizes):
+        super().__init__()
+        self.heads, self.window = sizes.heads, sizes.window
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * sizes.window - 1) ** 2, sizes.heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.proj = nn.Linear(sizes.dim, sizes.dim, bias=sizes.proj_bias)
+        if sizes.own_index:
+            self.register_buffer("relative_position_index_SA", relative_position_index(sizes.window))
+
+    def forward(self, qkv: Tensor, windows: ShiftedWindows, index_SS: Tensor | None) -> Tensor:
+        """(B*N, 3C) rows in the order of the windows to (B*N, C); `index_SS`: None where the layer has its own."""
+        index = cast(Tensor, self.relative_position_index_SA) if index_SS is None else index_SS
+        bias_hSS = F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1).contiguous()
+        return self.proj(windows.attend(qkv, self.heads, bias_hSS))
+
+
+class DictionaryAttention(nn.Module):
+    """Cross-attention of all pixels to a dictionary of M tokens; tells by the way which token a pixel is nearest to."""
+
+    def __init__(self, sizes: LayerSizes):
+        super().__init__()
+        v1 = sizes.category_channels is None
+        self.top = 1.0 if v1 else 3.0
+        self.scale = nn.Parameter(torch.full((sizes.tokens,), 0.5) if v1 else torch.ones(1))
+        self.wq = nn.Linear(sizes.dim, sizes.reduced, bias=sizes.qkv_bias)
+        self.wk = nn.Linear(sizes.dim, sizes.reduced, bias=sizes.qkv_bias)
+        self.wv = nn.Linear(sizes.dim, sizes.dim, bias=sizes.qkv_bias)
+
+    def forward(self, z_BNC: Tensor, td: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values (B, N, C), categories (B, N), and with `keep` the weights (B, N, M).
+
+        Similarities and weights have full precision even under autocast: the categories hang on them.
+
+        Args:
+            td: the dictionary, (M, C), or (B, M, C) where every image has its own.
+        """
+        q, k, v = self.wq(z_BNC), self.wk(td), self.wv(td)
+        number = td.shape[-2]
+        with full_precision(z_BNC.device):
+            dtype = torch.promote_types(q.dtype, torch.float32)
+            q, k = F.normalize(q.to(dtype), dim=-1), F.normalize(k.to(dtype), dim=-1)
+            k = k * (1 + self.scale.clamp(0, self.top) * math.log(number))[:, None]
+            if keep or torch.is_grad_enabled() or torch.compiler.is_compiling():
+                weights = (q @ k.mT).softmax(dim=-1)
+                return weights.to(v.dtype) @ v, _largest(weights), weights if keep else None
+            values, categories = [], []
+            for piece in q.split(max(1, SIMILARITIES // (len(q) * number)), dim=1):
+                weights = (piece @ k.mT).softmax(dim=-1)
+                values.append(weights.to(v.dtype) @ v)
+                categories.append(_largest(weights))
+            return torch.cat(values, dim=1), torch.cat(categories, dim=1), None
+
+
+@torch.no_grad()
+def _largest(weights_BNM: Tensor) -> Tensor:
+    """`weights.argmax(dim=-1)` of softmax weights, (B, N), three times as fast on CPUs, where `amax` has vector code.
+
+    The largest of M weights is at least 1/M, so the next smaller number is behind it by far more than M / 2^100.
+    """
+    number = weights_BNM.shape[-1]
+    behind = weights_BNM - weights_BNM.amax(dim=-1, keepdim=True)
+    rank = torch.arange(number, 0, -1, dtype=behind.dtype, device=behind.device)
+    places = number - torch.add(rank, behind, alpha=2.0**100).amax(dim=-1)
+    return places.long().clamp(0, number - 1)  # what is not a number must not become a place outside
+
+
+class CategoryAttention(nn.Module):
+    """Self-attention in equal sub-groups of the pixels, sorted by category."""
+
+    def __init__(self, sizes: LayerSizes):
+        super().__init__()
+        self.heads = Heads(sizes.heads, sizes.dim // sizes.heads, sizes.dim // sizes.heads)
+        self.category_size = sizes.category
+        self.logit_scale = nn.Parameter(torch.full((1, 1), math.log(10))) if sizes.category_channels is None else None
+        self.proj = nn.Linear(sizes.dim, sizes.dim, bias=sizes.qkv_bias)
+
+    def forward(self, qkv: Tensor, order_BN: Tensor) -> Tensor:
+        """(B*N, 3C) rows to (B*N, C); `order_BN`: the rows of each image, sorted by category."""
+        if self.logit_scale is not None:  # a scale of its own, where the attention takes 1/sqrt(D)
+            scale = self.logit_scale.clamp(max=LN_100).exp().flatten() * self.heads.qk**0.5
+            dim = self.heads.number * self.heads.qk
+            qkv = qkv * torch.cat([scale.expand(dim), scale.new_ones(2 * dim)]).to(qkv.dtype)
+        windows = sorted_windows(order_BN, self.category_size)
+        return self.proj(gathered_attention(qkv, windows, self.heads, scatter=True))
+
+
+class ATDLayer(nn.Module):
+    """Attention to the window, to the dictionary and to the category side by side, then a conv FFN.
+
+    In version 1 a layer with `refines` hands a dictionary on that it has refined by what it saw.
+
+    Args:
+        shifted: its windows lie half a window further down and right.
+
+    Source: arXiv 2603.02581, Sec. 3; CVPR 2024, Sec. 3.
+    """
+
+    def __init__(self, sizes: LayerSizes, shifted: bool, refines: bool):
+        super().__init__()
+        self.sizes, self.shifted, self.refines = sizes, shifted, refines
+        self.norm1, self.norm2 = nn.LayerNorm(sizes.dim), nn.LayerNorm(sizes.dim)
+        if refines:
+            self.norm3 = nn.InstanceNorm1d(sizes.tokens, affine=True)
+            self.sigma = nn.Parameter(torch.zeros(sizes.tokens, 1))
+        self.wqkv = nn.Linear(sizes.dim, 3 * sizes.dim, bias=sizes.qkv_bias)
+        self.attn_win = WindowAttention(sizes)
+        self.attn_atd = DictionaryAttention(sizes)
+        self.attn_aca = CategoryAttention(sizes)
+        channels = sizes.category_channels
+        self.fc_td = None if channels is None else nn.Linear(sizes.dim, channels, bias=sizes.proj_bias)
+        self.convffn = ConvFFN(sizes.dim, sizes.hidden, sizes.kernel, channels or 0, sizes.ffn_bias)
+
+    def forward(
+        self, x_BNC: Tensor, td: Tensor, windows: ShiftedWindows, index_SS: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens and the dictionary for the next layer."""
+        z = self.norm1(x_BNC)
+        value, categories, weights = self.attn_atd(z, td, self.refines)
+        qkv = self.wqkv(windows.gather(z))
+        order = windows.place[stable_group_order(categories, self.sizes.tokens)]
+        seen = self.attn_win(qkv, windows, index_SS) + self.attn_aca(qkv, order)
+        x = x_BNC + value + windows.scatter(seen)
+        extra = F.embedding(categories, self.fc_td(td)) if self.fc_td is not None else None
+        x = x + self.convffn(self.norm2(x), windows.size, extra)
+        return x, td if weights is None else self._refined(td, weights, x)
+
+    def leave_dictionary(self) -> None:
+        """Refine it no more: nobody comes after this layer. Its weights stay, for they are in the files."""
+        if self.refines:
+            self.refines = False
+            self.norm3.requires_grad_(False)
+            self.sigma.requires_grad_(False)
+
+    def _refined(self, td: Tensor, weights_BNM: Tensor, x_BNC: Tensor) -> Tensor:
+        """The dictionary, (B, M, C), mixed with what its tokens gather from the image."""
+        with full_precision(x_BNC.device):
+            seen = self.norm3(weights_BNM.mT).softmax(dim=-1) @ x_BNC.to(weights_BNM.dtype)
+            return torch.lerp(seen, td.to(seen.dtype), self.sigma.sigmoid())
+
+    def multiply_adds(self, size: tuple[int, int]) -> MultiplyAdds:
+        """Multiply-adds on one (H, W) map, a multiple of the window."""
+        s, length = self.sizes, size[0] * size[1]
+        group = min(length, s.category)
+        linear = length * (5 * s.dim**2 + s.dim * s.reduced) + s.tokens * s.dim * (s.reduced + s.dim)
+        linear += s.tokens * s.dim * (s.category_channels or 0)
+        pairs = length * s.window**2 + -(-length // group) * group**2
+        attention = 2 * s.dim * pairs + length * s.tokens * (s.reduced + s.dim * (2 if self.refines else 1))
+        return MultiplyAdds(linear, attention) + self.convffn.multiply_adds(size)
+
+
+class TokenBlock(nn.Module):
+    """Layers that share a dictionary, every second one with shifted windows.
+
+    Args:
+        depth: layers of the whole block.
+        places: those of them that are there; the others were pruned.
+        use_checkpoint: compute layers again in the backward pass instead of keeping what they need.
+    """
+
+    def __init__(self, sizes: LayerSizes, depth: int, places: Iterable[int], use_checkpoint: bool):
+        super().__init__()
+        self.use_checkpoint = use_checkpoint
+        places = list(places)
+        self.td = nn.Parameter(torch.randn(sizes.tokens, sizes.dim), requires_grad=len(places) > 0)
+        v1 = sizes.category_channels is None
+        self.layers = nn.ModuleDict(
+            {str(j): ATDLayer(sizes, shifted=j % 2 == 1, refines=v1 and j < depth - 1) for j in places}
+        )
+        if places and places[-1] < depth - 1:
+            cast(ATDLayer, self.layers[str(places[-1])]).leave_dictionary()
+
+    def forward(
+        self, x_BNC: Tensor, grids: tuple[ShiftedWindows, ShiftedWindows], index_SS: Tensor | None = None,
+        gates: Sequence[Gate] | None = None, taps: Sequence[int] = (),
+    ) -> tuple[Tensor, dict[int, Tensor]]:  # fmt: skip
+        """The tokens after all layers, and after those at the places `taps` among them.
+
+        Args:
+            grids: windows, and shifted windows.
+            gates: one for each layer; see `prunable.py`.
+        """
+        td: Tensor = self.td
+        tapped = {}
+        for place, (layer, gate) in enumerate(zip(self.layers.values(), gates or (1,) * len(self.layers), strict=True)):
+            if isinstance(gate, Tensor) or gate:
+                x, refined = self._run(cast(ATDLayer, layer), x_BNC, td, grids, index_SS)
+                x_BNC, td = _switched(gate, x, x_BNC), _switched(gate, refined, td)
+            if place in taps:
+                tapped[place] = x_BNC
+        return x_BNC, tapped
+
+    def _run(self, layer: ATDLayer, x: Tensor, td: Tensor, grids: tuple[ShiftedWindows, ShiftedWindows],
+             index: Tensor | None) -> tuple[Tensor, Tensor]:  # fmt: skip
+        windows = grids[int(layer.shifted)]
+        if self.use_checkpoint and self.training:
+            return checkpoint(layer, x, td, windows, index, use_reentrant=False, preserve_rng_state=False)
+        return layer(x, td, windows, index)
+
+
+def _switched(gate: Gate, new: Tensor, old: Tensor) -> Tensor:
+    """`new` for a gate of 1, `old` for one of 0; between them for a tensor, exact at its ends."""
+    if not isinstance(gate, Tensor) or new is old:
+        return new
+    return torch.lerp(old.to(new.dtype), new, gate.to(new))
+
+
+def describe_state(keys: Iterable[str]) -> str | None:
+    """Which network of the family a state dict with these names belongs to; None: none of them."""
+    keys = list(keys)
+    if any(key.startswith("encoders.") for key in keys):
+        return "ATD-U"
+    if any(key.endswith(".attn_aca.logit_scale") for key in keys):
+        return "ATD v1"
+    return "ATD v2" if any(key.endswith(".fc_td.weight") for key in keys) else None
+
+
+_ADVICE = {
+    "ATD v1": "build type ATD without dim_ffn_td",
+    "ATD v2": "build type ATD with dim_ffn_td",
+    "ATD-U": "build type ATDUNet",
+}
+
+
+class ATDFamily(nn.Module):
+    """A network that knows the weights of its relatives, which come in files of the same names."""
+
+    relative: str
+    """What it is itself, in the words of `describe_state`."""
+
+    def explain_mismatch(self, keys: Iterable[str]) -> str:
+        """What to do about a state dict with these names, if it is that of a relative; else nothing."""
+        found = describe_state(keys)
+        if found in (None, self.relative):
+            return ""
+        return f"these are weights of {found}, the network is {self.relative}: {_ADVICE[str(found)]}"
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Tensor], prefix: str, local_metadata: Any, strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        hint = self.explain_mismatch(key.removeprefix(prefix) for key in state_dict if key.startswith(prefix))
+        if strict and hint:
+            error_msgs.append(hint)
+
+
+def finish(net: nn.Module) -> None:
+    """Initialise linear layers as published, and lay kernels out in memory as the maps are."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+            module.to(memory_format=torch.channels_last)
+
+
+def check_sizes(at_least: int = 1, **values: int) -> None:
+    """Refuse sizes below `at_least`.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    for name, value in values.items():
+        if value < at_least:
+            raise ValueError(f"{name}: must be at least {at_least}, got {value}")
+
+
+def check_heads(dim: int, num_heads: Sequence[int]) -> None:
+    """Refuse heads that do not divide the channels.
+
+    Raises:
+        ValueError: naming them.
+    """
+    for heads in num_heads:
+        if heads < 1 or dim % heads:
+            raise ValueError(f"num_heads: must divide embed_dim ({dim}), got {list(num_heads)}")
+
+
+class ResidualGroup(nn.Module):
+    """A block of layers, a convolution, the sum with the input, and in version 2 a norm."""
+
+    def __init__(self, block: TokenBlock, conv: nn.Module, norm: nn.Module | None):
+        super().__init__()
+        self.residual_group = block
+        self.conv = conv
+        self.norm = norm
+
+    def forward(self, s_BNC: Tensor, y_BNC: Tensor, size: tuple[int, int]) -> Tensor:
+        """The output, from the input and what the block made of it."""
+        s = map_to_tokens(self.conv(tokens_to_map(y_BNC, size))) + s_BNC
+        return s if self.norm is None else self.norm(s)
+
+
+@ARCH_REGISTRY.register()
+class ATD(ATDFamily):
+    """Super-resolution with an adaptive token dictionary, version 1 (CVPR 2024) or 2 (2026).
+
+    Every argument from `embed_dim` to `upsampler` may be left out (None): all of them, and it is the published network
+    in full size; some, and the rest are the defaults of the published constructor, given here in brackets.
+
+    Args:
+        upscale: s; 1, 3 or a power of 2 with pixelshuffle, any with pixelshuffledirect, 4 with nearest+conv, else 1.
+        in_chans: channels of the input and the output; 3: RGB, from which a mean is taken.
+        img_size: side of a padded input with `ape`; else without effect.
+        patch_size: 1.
+        embed_dim: feature channels C, a multiple of all `num_heads` [90].
+        depths: layers of each residual group [6, 6, 6, 6].
+        num_heads: attention heads in each residual group [6, 6, 6, 6].
+        window_size: side of the windows in pixels, at least 2 [8].
+        dim_ffn_td: channels by which the FFN learns of a pixel's category, version 2 alone; its presence chooses
+            version 2 [16 with `version: 2`].
+        category_size: pixels of a sub-group in the attention among categories [128].
+        num_tokens: tokens of a dictionary, that is categories [64].
+        reducted_dim: channels of queries and keys of the dictionary [4].
+        convffn_kernel_size: side of the FFN's depth-wise convolution in pixels, odd [5].
+        mlp_ratio: hidden channels of the FFN over C [2].
+        upsampler: "pixelshuffle", "pixelshuffledirect", "nearest+conv", or "" for none [""].
+        img_range: factor on the input inside.
+        resi_connection: "1conv", or "3conv" with a bottleneck.
+        qkv_bias: give queries, keys and values a bias.
+        patch_norm: normalise the tokens before the first group.
+        ape: add a learned vector to every position; the network then takes inputs of one size.
+        use_checkpoint: compute layers again in the backward pass instead of keeping what they need: less memory, slower
+            training, the same gradients.
+        version: 1 or 2; None: 2 with `dim_ffn_td` or without any size, else 1.
+        prune_unit: what `prunable_groups` offers: "group", residual groups, or "layer", the layers in them.
+        kept_layers: for each residual group the layers, counted from 0 in the whole group, that are left after pruning;
+            None: all. They keep their names, and whether their windows are shifted.
+
+    Shape:
+        (B, in_chans, H, W) -> (B, in_chans, s*H, s*W), any H, W >= 1; values around [0, 1], not clamped.
+
+    Raises:
+        ValueError: naming the argument, for sizes that do not fit each other.
+
+    Source: CVPR 2024, Sec. 3; arXiv 2603.02581, Sec. 3.
+    """
+
+    min_side = 1
+    multiple_of = 1
+    tail_prefixes = (
+        "norm.", "conv_after_body.", "conv_before_upsample.", "upsample.", "conv_up1.", "conv_up2.", "conv_hr.",
+        "conv_last.",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        upscale: int = 2,
+        in_chans: int = 3,
+        img_size: int = 64,
+        patch_size: int = 1,
+        embed_dim: int | None = None,
+        depths: Sequence[int] | None = None,
+        num_heads: Sequence[int] | None = None,
+        window_size: int | None = None,
+        dim_ffn_td: int | None = None,
+        category_size: int | None = None,
+        num_tokens: int | None = None,
+        reducted_dim: int | None = None,
+        convffn_kernel_size: int | None = None,
+        mlp_ratio: float | None = None,
+        upsampler: Upsampler | None = None,
+        img_range: float = 1.0,
+        resi_connection: Connection = "1conv",
+        qkv_bias: bool = True,
+        patch_norm: bool = True,
+        ape: bool = False,
+        use_checkpoint: bool = False,
+        version: Version | None = None,
+        prune_unit: Unit = "group",
+        kept_layers: Sequence[Sequence[int]] | None = None,
+    ):
+        super().__init__()
+        given = {
+            "embed_dim": embed_dim, "depths": depths, "num_heads": num_heads, "window_size": window_size,
+            "dim_ffn_td": dim_ffn_td, "category_size": category_size, "num_tokens": num_tokens,
+            "reducted_dim": reducted_dim, "convffn_kernel_size": convffn_kernel_size, "mlp_ratio": mlp_ratio,
+            "upsampler": upsampler,
+        }  # fmt: skip
+        self.version, sizes = _chosen(version, {name: value for name, value in given.items() if value is not None})
+        dim, depths, num_heads = sizes["embed_dim"], list(sizes["depths"]), list(sizes["num_heads"])
+        channels = sizes.get("dim_ffn_td")
+        check_sizes(
+            upscale=upscale, in_chans=in_chans, img_size=img_size, embed_dim=dim, depths=min(depths, default=0),
+            category_size=sizes["category_size"], num_tokens=sizes["num_tokens"], reducted_dim=sizes["reducted_dim"],
+            dim_ffn_td=channels or 1,
+        )  # fmt: skip
+        check_sizes(2, window_size=sizes["window_size"])
+        check_heads(dim, num_heads)
+        if len(num_heads) != len(depths):
+            raise ValueError(f"num_heads: needs one value for each of the {len(depths)} depths, got {num_heads}")
+        if sizes["convffn_kernel_size"] % 2 == 0:
+            raise ValueError(f"convffn_kernel_size: must be odd, got {sizes['convffn_kernel_size']}")
+        if patch_size != 1:
+            raise ValueError(f"patch_size: must be 1, got {patch_size}")
+        choices = (
+            ("upsampler", sizes["upsampler"], Upsampler),
+            ("resi_connection", resi_connection, Connection),
+            ("prune_unit", prune_unit, Unit),
+        )
+        for name, value, kinds in choices:
+            if value not in get_args(kinds):
+                raise ValueError(f"{name}: must be one of {', '.join(map(repr, get_args(kinds)))}, got {value!r}")
+        _check_upscale(upscale, sizes["upsampler"])
+        self.relative = f"ATD v{self.version}"
+        self.upscale, self.upsampler = upscale, sizes["upsampler"]
+        self.window_size, self.img_range, self.prune_unit = sizes["window_size"], img_range, prune_unit
+        self._same_for_all = {
+            **sizes, "upscale": upscale, "in_chans": in_chans, "img_size": img_size, "img_range": img_range,
+            "resi_connection": resi_connection, "qkv_bias": qkv_bias, "patch_norm": patch_norm, "ape": ape,
+            "use_checkpoint": use_checkpoint, "version": self.version, "prune_unit": prune_unit,
+        }  # fmt: skip
+        self._depths, self._heads, self._kept = depths, num_heads, _kept_layers(kept_layers, depths)
+
+        mean = torch.tensor(RGB_MEAN if in_chans == 3 else (0.0,), dtype=torch.float32)
+        self.register_buffer("mean", mean[:, None, None], persistent=False)
+        self.register_buffer("relative_position_index_SA", relative_position_index(self.window_size))
+        self.conv_first = nn.Conv2d(in_chans, dim, 3, padding=1)
+        self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(dim)} if patch_norm else {})
+        self.absolute_pos_embed = nn.Parameter(torch.empty(1, img_size**2, dim)) if ape else None
+        if self.absolute_pos_embed is not None:
+            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+        self.layers = nn.ModuleList()
+        for depth, heads, places in zip(depths, num_heads, self._kept, strict=True):
+            layer = LayerSizes(
+                dim=dim, heads=heads, window=self.window_size, category=sizes["category_size"],
+                tokens=sizes["num_tokens"], reduced=sizes["reducted_dim"], hidden=int(dim * sizes["mlp_ratio"]),
+                kernel=sizes["convffn_kernel_size"], category_channels=channels, qkv_bias=qkv_bias,
+            )  # fmt: skip
+            block = TokenBlock(layer, depth, places, use_checkpoint)
+            norm = nn.LayerNorm(dim) if self.version == 2 else None
+            self.layers.append(ResidualGroup(block, _body_conv(dim, resi_connection), norm))
+        self.norm = nn.LayerNorm(dim)
+        self.conv_after_body = _body_conv(dim, resi_connection)
+        self._build_head(dim, in_chans)
+        finish(self)
+
+    def _build_head(self, dim: int, in_chans: int) -> None:
+        if self.upsampler == "pixelshuffledirect":
+            conv = nn.Conv2d(dim, in_chans * self.upscale**2, 3, padding=1)
+            self.upsample = nn.Sequential(conv, nn.PixelShuffle(self.upscale))
+            return
+        nf = HEAD_CHANNELS if self.upsampler else dim
+        if self.upsampler:
+            self.conv_before_upsample = nn.Sequential(nn.Conv2d(dim, nf, 3, padding=1), nn.LeakyReLU(0.01))
+        if self.upsampler == "nearest+conv":
+            self.conv_up1, self.conv_up2, self.conv_hr = (nn.Conv2d(nf, nf, 3, padding=1) for _ in range(3))
+        elif self.upsampler == "pixelshuffle":
+            steps = [3] if self.upscale == 3 else [2] * (self.upscale.bit_length() - 1)
+            stages = [(nn.Conv2d(nf, nf * step**2, 3, padding=1), nn.PixelShuffle(step)) for step in steps]
+            self.upsample = nn.Sequential(*(module for stage in stages for module in stage))
+        self.conv_last = nn.Conv2d(nf, in_chans, 3, padding=1)
+
+    def forward(
+        self, x: Tensor, gates: Sequence[Gate] | None = None, taps: Sequence[int] = ()
+    ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
+        """(B, in_chans, H, W) -> (B, in_chans, s*H, s*W); with `taps` also group -> its output (B, C, H, W).
+
+        Args:
+            gates: for pruning, 0 or 1 for each group of `prunable_groups`; see `prunable.py`.
+            taps: groups, from 0.
+        """
+        height, width = x.shape[2:]
+        mean = cast(Tensor, self.mean).to(x.dtype)
+        x = (mirrored_to_multiple(x, self.window_size) - mean) * self.img_range
+        size = (x.shape[2], x.shape[3])
+        shallow = self.conv_first(x.contiguous(memory_format=torch.channels_last))
+        s = map_to_tokens(shallow)
+        if "norm" in self.patch_embed:
+            s = self.patch_embed["norm"](s)
+        s, tapped = self._body(self._placed(s, size), size, gates, taps)
+        features = self.conv_after_body(tokens_to_map(self.norm(s), size)) + shallow
+        y = self._reconstruct(features, x) / self.img_range + mean
+        y = y[:, :, : height * self.upscale, : width * self.upscale]
+        if not taps:
+            return y
+        return y, {i: tokens_to_map(t, size)[:, :, :height, :width] for i, t in tapped.items()}
+
+    def _placed(self, s_BNC: Tensor, size: tuple[int, int]) -> Tensor:
+        if self.absolute_pos_embed is None:
+            return s_BNC
+        if s_BNC.shape[1] != self.absolute_pos_embed.shape[1]:
+            raise ValueError(
+                f"ape: the network knows {self.absolute_pos_embed.shape[1]} positions (img_size squared), got an input "
+                f"of {size[0]}x{size[1]} px after padding; give it inputs of that size, or train without ape"
+            )
+        return s_BNC + self.absolute_pos_embed
+
+    def _body(
+        self, s: Tensor, size: tuple[int, int], gates: Sequence[Gate] | None, taps: Sequence[int]
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """All residual groups: the tokens after them, and after the groups `taps`."""
+        grids = window_grids(len(s), size, self.window_size, s.device)
+        index = cast(Tensor, self.relative_position_index_SA)
+        by_layer = self.prune_unit == "layer"
+        gates = check_gates(gates, sum(map(len, self._kept)) if by_layer else len(self.layers))
+        tapped: dict[int, Tensor] = {}
+        first = 0  # the number of the group's first layer
+        for i, module in enumerate(self.layers):
+            group = cast(ResidualGroup, module)
+            number = len(self._kept[i])
+            if by_layer:
+                inner = [tap - first for tap in taps]
+                y, seen = group.residual_group(s, grids, index, gates[first : first + number], inner)
+                tapped |= {first + place: tokens for place, tokens in seen.items()}
+                s = group(s, y, size)
+            else:
+                gate = gates[i]
+                if isinstance(gate, Tensor) or gate:
+                    s = _switched(gate, group(s, group.residual_group(s, grids, index)[0], size), s)
+                if i in taps:
+                    tapped[i] = s
+            first += number
+        return s, tapped
+
+    def _reconstruct(self, features: Tensor, x: Tensor) -> Tensor:
+        """(B, C, H, W) features to the image, (B, in_chans, s*H, s*W), before mean and range."""
+        if self.upsampler == "pixelshuffledirect":
+            return self.upsample(features)
+        if not self.upsampler:
+            return x + self.conv_last(features)
+        y = self.conv_before_upsample(features)
+        if self.upsampler == "pixelshuffle":
+            return self.conv_last(self.upsample(y))
+        for conv in (self.conv_up1, self.conv_up2):
+            y = F.leaky_relu(conv(F.interpolate(y, scale_factor=2, mode="nearest")), 0.2)
+        return self.conv_last(F.leaky_relu(self.conv_hr(y), 0.2))
+
+    def prunable_groups(self) -> list[GroupInfo]:
+        """The residual groups, or with `prune_unit: layer` their layers, with what is their own; see `prunable.py`."""
+        if self.prune_unit == "group":
+            return [
+                GroupInfo(
+                    index=i,
+                    prefixes=(f"layers.{i}.",),
+                    hparams={"depths": depth, "num_heads": heads},
+                    state_buffers=(),
+                    macs=partial(self._group_multiply_adds, i),
+                )
+                for i, (depth, heads) in enumerate(zip(self._depths, self._heads, strict=True))
+            ]
+        places = [(i, j) for i, kept in enumerate(self._kept) for j in kept]
+        return [
+            GroupInfo(
+                index=index,
+                prefixes=(f"layers.{i}.residual_group.layers.{j}.",),
+                hparams={},
+                state_buffers=(),
+                macs=partial(self._layer_multiply_adds, i, j),
+            )
+            for index, (i, j) in enumerate(places)
+        ]
+
+    def compact_kwargs(self, keep: Sequence[int]) -> dict[str, Any]:
+        """Arguments that construct this network with the groups (or layers, see `prune_unit`) `keep` alone."""
+        depths, heads, kept = self._depths, self._heads, self._kept
+        if self.prune_unit == "group":
+            depths, heads, kept = [depths[i] for i in keep], [heads[i] for i in keep], [kept[i] for i in keep]
+        else:
+            places = [(i, j) for i, block in enumerate(kept) for j in block]
+            kept = [[j for place, j in map(places.__getitem__, keep) if place == i] for i in range(len(kept))]
+        whole = all(len(block) == depth for block, depth in zip(kept, depths, strict=True))
+        return {
+            **self._same_for_all, "depths": depths, "num_heads": heads, "kept_layers": None if whole else kept,
+        }  # fmt: skip
+
+    def set_state_tracking(self, flags: Sequence[bool], decay: float | None = None) -> None:
+        """Nothing: no forward writes state."""
+
+    def multiply_adds(self, height: int, width: int) -> MultiplyAdds:
+        """Multiply-adds of an evaluation on one (height, width) low-resolution image."""
+        pixels = math.prod(self._padded(height, width))
+        total = MultiplyAdds(0, 0)
+        for i in range(len(self.layers)):
+            total += self._group_multiply_adds(i, height, width)
+        side = 1
+        for name in ("conv_first", "conv_after_body", "conv_before_upsample", "upsample", "conv_up1", "conv_up2",
+                     "conv_hr", "conv_last"):  # fmt: skip
+            for module in getattr(self, name, nn.Identity()).modules():
+                side *= 2 if isinstance(module, nn.Conv2d) and name in ("conv_up1", "conv_up2") else 1
+                if isinstance(module, nn.Conv2d):
+                    total += (module.weight.numel() * pixels * side**2, 0)
+                elif isinstance(module, nn.PixelShuffle):
+                    side *= module.upscale_factor
+        return total
+
+    def _group_multiply_adds(self, i: int, height: int, width: int) -> MultiplyAdds:
+        group = cast(ResidualGroup, self.layers[i])
+        convs = sum(p.numel() for p in group.conv.parameters() if p.ndim == 4)
+        total = MultiplyAdds(convs * math.prod(self._padded(height, width)), 0)
+        for j in self._kept[i]:
+            total += self._layer_multiply_adds(i, j, height, width)
+        return total
+
+    def _layer_multiply_adds(self, i: int, j: int, height: int, width: int) -> MultiplyAdds:
+        layer = cast(ResidualGroup, self.layers[i]).residual_group.layers[str(j)]
+        return cast(ATDLayer, layer).multiply_adds(self._padded(height, width))
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        side = self.window_size
+        return -(-height // side) * side, -(-width // side) * side
+
+
+def window_grids(
+    batch: int, size: tuple[int, int], side: int, device: torch.device
+) -> tuple[ShiftedWindows, ShiftedWindows]:
+    """The windows of a map, and those shifted by half a window."""
+    plain, shifted = (ShiftedWindows(batch, size, side, shift, device) for shift in (0, side // 2))
+    return plain, shifted
+
+
+def _chosen(version: Version | None, given: Mapping[str, Any]) -> tuple[Version, dict[str, Any]]:
+    """The version, and every size."""
+    if version not in (None, 1, 2):
+        raise ValueError(f"version: must be 1 or 2, got {version!r}")
+    if not given:
+        return version or 2, dict(_PUBLISHED[version or 2])
+    version = version or (2 if "dim_ffn_td" in given else 1)
+    if version == 1 and "dim_ffn_td" in given:
+        raise ValueError(f"dim_ffn_td: version 1 has none, got {given['dim_ffn_td']}; leave it out, or say version: 2")
+    sizes = {**_CONSTRUCTOR, **given}
+    if version == 1:
+        del sizes["dim_ffn_td"]
+    return version, sizes
+
+
+def _check_upscale(upscale: int, upsampler: str) -> None:
+    rules = {
+        "pixelshuffle": ("3 or a power of 2", upscale == 3 or upscale & (upscale - 1) == 0),
+        "nearest+conv": ("4", upscale == 4),
+        "": ("1", upscale == 1),
+    }
+    rule, fits = rules.get(upsampler, ("", True))
+    if not fits:
+        raise ValueError(f"upscale: must be {rule} with upsampler {upsampler!r}, got {upscale}")
+
+
+def _kept_layers(kept: Sequence[Sequence[int]] | None, depths: Sequence[int]) -> list[list[int]]:
+    if kept is None:
+        return [list(range(depth)) for depth in depths]
+    result = [list(places) for places in kept]
+    if len(result) != len(depths):
+        raise ValueError(f"kept_layers: needs one list for each of the {len(depths)} depths, got {result}")
+    for places, depth in zip(result, depths, strict=True):
+        if places != sorted(set(places) & set(range(depth))):
+            raise ValueError(f"kept_layers: must be layers from 0 to {depth - 1}, rising, got {places}")
+    return result
+
+
+def _body_conv(dim: int, kind: Connection) -> nn.Module:
+    """The convolution after a group."""
+    if kind == "1conv":
+        return nn.Conv2d(dim, dim, 3, padding=1)
+    return nn.Sequential(
+        nn.Conv2d(dim, dim // 4, 3, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(dim // 4, dim // 4, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(dim // 4, dim, 3, padding=1),
+    )
+
+
+@ARCH_REGISTRY.register(name="ATD-light")
+def atd_light(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False) -> ATD:
+    """ATD-light of 2026: 760,956 / 767,451 / 776,544 parameters at x2 / x3 / x4."""
+    return ATD(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, **_PUBLISHED_LIGHT[2])
+
+
+@ARCH_REGISTRY.register(name="ATD-v1")
+def atd_v1(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False) -> ATD:
+    """ATD of CVPR 2024: 20,113,217 / 20,297,857 / 20,260,929 parameters at x2 / x3 / x4."""
+    return ATD(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, version=1)
+
+
+@ARCH_REGISTRY.register(name="ATD-v1-light")
+def atd_v1_light(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False) -> ATD:
+    """ATD-light of CVPR 2024: 753,204 / 759,699 / 768,792 parameters at x2 / x3 / x4."""
+    return ATD(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, **_PUBLISHED_LIGHT[1])
