@@ -15,21 +15,11 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from basicsr.data.data_util import partner_names
+from basicsr.data.pieces import Job, squares, write_missing
 from basicsr.data.storage import FolderImages
 from basicsr.data.transforms import Window
-from basicsr.utils.img_util import read_image, write_image
-from basicsr.utils.parallel import in_parallel
-
-
-class Job(NamedTuple):
-    """One image, and the files to cut from it."""
-
-    source: Path
-    pieces: list[tuple[Path, Window]]
-    png_level: int
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,15 +65,10 @@ def main(argv: list[str] | None = None) -> int:
             refuse_sizes(lr, partners, sizes, scale)
             output = args.lr / f"X{scale}_sub"
             jobs += plan(lr.root, partners, names, output, windows, scale, args.compression)
-        wanted = sum(len(job.pieces) for job in jobs)
-        jobs = [job._replace(pieces=[piece for piece in job.pieces if not piece[0].exists()]) for job in jobs]
-        jobs = [job for job in jobs if job.pieces]
-        for _ in in_parallel(cut, jobs, args.workers):
-            pass
+        written, existed = write_missing(jobs, args.workers)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    made = sum(len(job.pieces) for job in jobs)
-    print(f"{made} files written, {wanted - made} existed already")
+    print(f"{written} files written, {existed} existed already")
     return 0
 
 
@@ -102,17 +87,9 @@ def cut_up(path: Path, height: int, width: int, side: int, step: int, thresh: in
     Raises:
         ValueError: when the image is smaller than a square.
     """
-    tops, lefts = (starts(length // multiple * multiple, side, step, thresh) for length in (height, width))
-    if not tops or not lefts:
+    found = squares(height // multiple * multiple, width // multiple * multiple, side, step, thresh)
+    if not found:
         raise ValueError(f"{path}: {height}x{width} (height x width) is smaller than --crop-size {side}; leave it out")
-    return [Window(top, left, side, side) for top in tops for left in lefts]
-
-
-def starts(length: int, side: int, step: int, thresh: int) -> list[int]:
-    """Where squares of `side` pixels begin along an axis of `length` pixels; none when it is shorter than one."""
-    found = list(range(0, length - side + 1, step))
-    if found and length - (found[-1] + side) > thresh:
-        found.append(length - side)
     return found
 
 
@@ -140,13 +117,13 @@ def plan(
         ValueError: when two images would be written to one file.
     """
     owners: dict[PurePosixPath, str] = {}
-    for source, name, squares in zip(sources, names, windows, strict=True):
+    for source, name, cuts in zip(sources, names, windows, strict=True):
         stem = PurePosixPath(name).with_suffix("")
         if owners.setdefault(stem, name) != name:
             raise ValueError(f"{folder}: {owners[stem]} and {name} both become {stem}_s001.png; rename one")
         pieces = [
             (output / f"{stem}_s{number:03d}.png", Window(*(value // scale for value in square)))
-            for number, square in enumerate(squares, 1)
+            for number, square in enumerate(cuts, 1)
         ]
         yield Job(folder / source, pieces, png_level)
 
@@ -163,13 +140,6 @@ def refuse_sizes(lr: FolderImages, names: Sequence[str], hr_sizes: Sequence[tupl
                 f"{lr.root / name}: expected {height // scale}x{width // scale} (height x width), got "
                 f"{size[0]}x{size[1]}; make it with scripts/data_preparation/generate_lr.py"
             )
-
-
-def cut(job: Job) -> None:
-    """Write the pieces of one image."""
-    image = read_image(job.source)
-    for path, window in job.pieces:
-        write_image(path, window.cut(image), png_level=job.png_level)
 
 
 if __name__ == "__main__":

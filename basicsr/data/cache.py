@@ -25,12 +25,16 @@ class CachedImages:
         images: in a folder or an LMDB.
         sizes: (height, width) of each, in pixels.
         cache_mb: limit in MiB; 0: no cache.
+        channels: of each image.
     """
 
-    def __init__(self, images: Sequence[StoredImage], sizes: Sequence[tuple[int, int]], cache_mb: int) -> None:
+    def __init__(
+        self, images: Sequence[StoredImage], sizes: Sequence[tuple[int, int]], cache_mb: int, channels: int = 3
+    ) -> None:
         self.images = images
         self.sizes = sizes
-        self._starts = np.cumsum([0] + [1 + 3 * height * width for height, width in sizes])  # of flag and pixels
+        self.channels = channels
+        self._starts = np.cumsum([0] + [1 + channels * height * width for height, width in sizes])  # of flag and pixels
         self._admitted = int(self._starts[1:].searchsorted(cache_mb * BYTES_PER_MB, side="right"))
         self._map = self._new_map()
 
@@ -43,7 +47,7 @@ class CachedImages:
         return len(self.images)
 
     def __getitem__(self, position: int) -> np.ndarray:
-        """Image `position`, (H, W, 3) RGB, uint8 or uint16; read only when it comes from the cache."""
+        """Image `position`, (H, W, 3) RGB or (H, W, 1) gray, uint8 or uint16; from the cache it is not writeable."""
         if self._map is None or position >= self._admitted:
             return self.images[position].read()
         start, (height, width) = int(self._starts[position]), self.sizes[position]
@@ -53,9 +57,9 @@ class CachedImages:
                 return image
             self._map[start + 1 : start + 1 + image.size] = image.tobytes()
             self._map[start] = 1
-        pixels = np.frombuffer(self._map, np.uint8, 3 * height * width, start + 1)
+        pixels = np.frombuffer(self._map, np.uint8, self.channels * height * width, start + 1)
         pixels.flags.writeable = False
-        return pixels.reshape(height, width, 3)
+        return pixels.reshape(height, width, self.channels)
 
     def _new_map(self) -> mmap.mmap | None:
         return mmap.mmap(-1, self.cache_bytes) if self.cache_bytes else None

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 
 from basicsr.utils.img_util import decode_image, image_size, list_images, read_image
@@ -34,8 +35,8 @@ class ImageStore(Protocol):
             ValueError: when images are damaged, naming them.
         """
 
-    def read(self, name: str) -> np.ndarray:
-        """The pixels of one image, as `read_image` returns them."""
+    def read(self, name: str, gray: bool = False) -> np.ndarray:
+        """The pixels of one image, as `read_image` or, if asked for, `decode_gray` returns them."""
 
 
 class StoredImage(NamedTuple):
@@ -52,6 +53,16 @@ class StoredImage(NamedTuple):
     def read(self) -> np.ndarray:
         """Its pixels, as `read_image` returns them."""
         return self.store.read(self.name)
+
+
+class GrayImage(StoredImage):
+    """One image of a store, read as gray."""
+
+    __slots__ = ()
+
+    def read(self) -> np.ndarray:
+        """Its pixels, as `decode_gray` returns them."""
+        return self.store.read(self.name, gray=True)
 
 
 def open_store(root: str, io_backend: Mapping[str, Any] | None = None) -> ImageStore:
@@ -105,9 +116,10 @@ class FolderImages:
         refuse(self.root, [fault for fault in found if isinstance(fault, str)], len(names))
         return [size for size in found if not isinstance(size, str)]
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self, name: str, gray: bool = False) -> np.ndarray:
         """The pixels of one file."""
-        return read_image(self.root / name)
+        path = self.root / name
+        return decode_gray(path.read_bytes(), path) if gray else read_image(path)
 
 
 class LmdbImages:
@@ -148,20 +160,38 @@ class LmdbImages:
         """(height, width) of each image, from the list."""
         return [self._sizes[name] for name in names]
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self, name: str, gray: bool = False) -> np.ndarray:
         """The pixels of one image.
 
         Raises:
             ValueError: when it is damaged, or of another size than the list says.
         """
         with _environment(self.root).begin() as transaction:
-            image = decode_image(transaction.get(lmdb_key(name)), self.root / name)
+            image = (decode_gray if gray else decode_image)(transaction.get(lmdb_key(name)), self.root / name)
         if image.shape[:2] != self._sizes[name]:  # a cache has just as much room for it as the list says
             raise ValueError(
                 f"{self.root / name}: {META_INFO} says {self._sizes[name]}, the image is {image.shape[:2]} "
                 f"(height, width); {MAKE_LMDB}"
             )
         return image
+
+
+def decode_gray(data: bytes, path: Path) -> np.ndarray:
+    """The pixels of an encoded image, (H, W, 1), uint8 or uint16, as OpenCV decodes it into gray.
+
+    The decoder of each format makes the gray (that of JPEG leaves out the colours, that of PNG weighs them), so it can
+    differ by a level or two from the gray of decoded colours.
+
+    Raises:
+        ValueError: when the data are damaged, naming `path`.
+    """
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
+    if not data.startswith(b"\xff\xd8"):
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION  # which counts in JPEG alone, see decode_image
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{path}: cannot be decoded as an image of 8 or 16 bits; replace the file")
+    return image[..., None]
 
 
 def lmdb_key(name: str) -> bytes:

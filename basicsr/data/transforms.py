@@ -37,6 +37,12 @@ def random_window(height: int, width: int, side: int, rng: np.random.Generator) 
     return Window(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side)
 
 
+def mirror_to(image: np.ndarray, side: int) -> np.ndarray:
+    """`image` of at least `side` pixels a side: what is missing is mirrored, edge included, at the bottom and right."""
+    missing = [(0, max(0, side - length)) for length in image.shape[:2]]
+    return np.pad(image, [*missing, (0, 0)], mode="symmetric") if any(after for _, after in missing) else image
+
+
 def downscale_window(gt: np.ndarray, window: Window, scale: int) -> np.ndarray:
     """The part under `window` of the low-resolution image of `gt`, by MATLAB's bicubic in the type of `gt`.
 

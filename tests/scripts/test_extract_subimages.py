@@ -33,17 +33,6 @@ def pairs(photos, tmp_path):
     return tmp_path / "hr", tmp_path / "lr"
 
 
-@pytest.mark.parametrize(
-    ("length", "thresh", "expected"),
-    [
-        (480, 0, [0]), (481, 0, [0, 1]), (720, 0, [0, 240]), (1404, 0, [0, 240, 480, 720, 924]),
-        (1404, 204, [0, 240, 480, 720]), (1404, 203, [0, 240, 480, 720, 924]), (479, 0, []),
-    ],
-)  # fmt: skip
-def test_places_of_the_published_recipe(script, length, thresh, expected):
-    assert script.starts(length, 480, 240, thresh) == expected
-
-
 @pytest.mark.parametrize(("scale", "side", "step"), [(1, 480, 240), (2, 240, 120), (3, 160, 80), (4, 120, 60)])
 def test_published_numbers_of_hr_and_lr_go_together(script, scale, side, step):
     """Cut by hand with the published sizes, LR images whose HR sides are multiples of 12 fall into as many squares."""

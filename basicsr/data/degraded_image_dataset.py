@@ -1,0 +1,139 @@
+"""What data sets of noise and of JPEG artefacts share: clean images, and a degraded copy of each made on the fly."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from basicsr.data.cache import CachedImages
+from basicsr.data.data_sampler import SampleIndex
+from basicsr.data.data_util import chosen_names, locate
+from basicsr.data.paired_image_dataset import PHASES
+from basicsr.data.storage import GrayImage, StoredImage, open_store
+from basicsr.data.transforms import flip_and_rotate, mirror_to, random_window
+from basicsr.utils.color_util import bgr2ycbcr
+from basicsr.utils.img_util import to_tensor
+
+logger = logging.getLogger("basicsr")
+
+
+@dataclass(kw_only=True, eq=False)
+class DegradedImageDataset(Dataset[dict[str, Any]]):
+    """`{lq, gt, lq_path, gt_path}`: float32 (C, h, w) of one size, RGB or gray, the clean one in [0, 1].
+
+    Training samples are crops in one of eight positions, degraded after that; every choice follows from (seed, epoch,
+    index), so workers, ranks and resumes change nothing. Validation and test samples are whole images, degraded in the
+    same way whenever they are read. `lq_path` repeats `gt_path`.
+
+    A data set of this kind is a dataclass that adds its options and overrides `degrade`.
+
+    Raises:
+        FileNotFoundError: when the folder, the LMDB or a listed image is missing.
+        ValueError: when an option is out of range, or images are damaged.
+    """
+
+    dataroot_gt: str
+    """folder of clean images, subfolders included, or an LMDB."""
+    dataroot_lq: str | None = None
+    """not read, for the degraded image is made; accepted for files that repeat dataroot_gt or say `none`."""
+    filename_tmpl: str = "{}"
+    """not used."""
+    meta_info_file: str | None = None
+    """text file that lists the images to use, one name a line."""
+    io_backend: dict | None = None
+    """{type: disk} for a folder, {type: lmdb} for an LMDB, whose path ends in `.lmdb`."""
+    in_ch: Literal[1, 3] = 3
+    """channels: 3, RGB, or 1, gray."""
+    gray: Literal["opencv", "swapped_luma"] = "opencv"
+    """with in_ch 1, how colours become gray: as OpenCV decodes them, or, to compare with the published JPEG figures of
+    Urban100 alone, by a luma with the weights of red and blue swapped."""
+    gt_size: int | None = None
+    """side of a training crop; smaller images are mirrored at the bottom and the right; null: whole images."""
+    geometric_augs: bool = True
+    """flip and rotate training samples at random, as use_hflip and use_rot say; false: neither."""
+    use_hflip: bool = True
+    """mirror training samples at random."""
+    use_rot: bool = True
+    """turn training samples by multiples of 90 degrees at random."""
+    mini_batch_sizes: Sequence[int] | None = None
+    """of progressive training, read by the model: samples a step, for each of its stages."""
+    iters: Sequence[int] | None = None
+    """of progressive training, read by the model: iterations of each stage."""
+    gt_sizes: Sequence[int] | None = None
+    """of progressive training, read by the model: side of a crop in each stage, up to gt_size."""
+    cache_mb: int = 2048
+    """limit in MiB for decoded images in memory, shared by the workers; 0: decode every time."""
+    scale: int = 1
+    """of the run; must be 1."""
+    phase: str = "train"
+    """train, val or test."""
+    seed: int = 0
+    """of crops, flips, rotations and, in training, of what degrades."""
+
+    def __post_init__(self) -> None:
+        if self.scale != 1:
+            raise ValueError(f"scale: must be 1, for input and output are of one size, got {self.scale}")
+        if self.phase not in PHASES:
+            raise ValueError(f"phase: must be one of {', '.join(PHASES)}, got {self.phase!r}")
+        if self.in_ch not in (1, 3):
+            raise ValueError(f"in_ch: must be 3 (RGB) or 1 (gray), got {self.in_ch}")
+        if self.gray not in ("opencv", "swapped_luma"):
+            raise ValueError(f"gray: must be 'opencv' or 'swapped_luma', got {self.gray!r}")
+        if self.gt_size is not None and self.gt_size < 1:
+            raise ValueError(f"gt_size: must be at least 1, got {self.gt_size}; null takes whole images")
+        if self.gt_sizes and max(self.gt_sizes) > (self.gt_size or 0):
+            raise ValueError(f"gt_sizes: must not exceed gt_size ({self.gt_size}), got {list(self.gt_sizes)}")
+        if self.cache_mb < 0:
+            raise ValueError(f"cache_mb: must not be negative, got {self.cache_mb}; 0 turns the cache off")
+        if self.dataroot_lq not in (None, "none", "None", "", self.dataroot_gt):
+            logger.warning(
+                "dataroot_lq: %s is not read, the degraded images are made from dataroot_gt; "
+                "PairedImageDataset reads files of both kinds",
+                self.dataroot_lq,
+            )
+        self.is_train = self.phase == "train"
+        store = open_store(self.dataroot_gt, self.io_backend)
+        decodes_gray = self.in_ch == 1 and self.gray == "opencv"
+        kind = GrayImage if decodes_gray else StoredImage
+        images = [kind(store, name) for name in chosen_names(store, self.meta_info_file)]
+        sizes = store.sizes([image.name for image in images])
+        self.gt_paths = [image.path for image in images]
+        self._images = CachedImages(images, sizes, self.cache_mb, channels=1 if decodes_gray else 3)
+
+    def degrade(self, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The input of the network for `clean`: integers of any depth, or floats with [0, 1] for what is clean.
+
+        Args:
+            clean: (H, W, C) pixels, uint8 or uint16.
+            rng: decides in training; validation and test must not ask it.
+        """
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.gt_paths)
+
+    def __getitem__(self, key: int | SampleIndex) -> dict[str, Any]:
+        """The sample of `key`; in training a plain integer means epoch 0."""
+        sample, position = locate(key, len(self))
+        rng = np.random.default_rng([self.seed, *sample])
+        clean = self._images[position]
+        if self.in_ch == 1 and self.gray == "swapped_luma":
+            # Channels are in the order red, green, blue; taking them for blue, green, red is the swap.
+            clean = bgr2ycbcr(eight_bits(clean), y_only=True)[..., None]
+        if self.is_train:
+            if self.gt_size is not None:
+                clean = mirror_to(clean, self.gt_size)
+                clean = random_window(clean.shape[0], clean.shape[1], self.gt_size, rng).cut(clean)
+            hflip, rot = (self.geometric_augs and asked for asked in (self.use_hflip, self.use_rot))
+            (clean,) = flip_and_rotate([clean], rng, hflip=hflip, rot=rot)
+        path = str(self.gt_paths[position])
+        lq = self.degrade(clean, rng)
+        return {"lq": to_tensor(lq), "gt": to_tensor(clean), "lq_path": path, "gt_path": path}
+
+
+def eight_bits(image: np.ndarray) -> np.ndarray:
+    """`image` of 8 or 16 bits, as uint8."""
+    return image if image.dtype == np.uint8 else np.round(image / 257).astype(np.uint8)

@@ -1,0 +1,47 @@
+"""Clean images and copies that have been JPEG files, for the removal of compression artefacts."""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from basicsr.data.degraded_image_dataset import DegradedImageDataset, eight_bits
+from basicsr.utils.registry import DATASET_REGISTRY
+
+logger = logging.getLogger("basicsr")
+
+
+@DATASET_REGISTRY.register(name="Dataset_JPEGCAR")
+@dataclass(kw_only=True, eq=False)
+class JPEGArtifactDataset(DegradedImageDataset):
+    """`{lq, gt, lq_path, gt_path}`: clean images, and copies that OpenCV has written as JPEG and read again.
+
+    What is compressed is the 8-bit image: in training the crop, flipped and rotated, in validation and test the whole
+    image. Gray images make gray JPEGs; colour ones have OpenCV's default subsampling.
+    """
+
+    quality_factor: int
+    """of the JPEG, from 1 (worst) to 100."""
+    in_ch: Literal[1, 3] = 1
+    """channels: 3, RGB, or 1, gray."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality_factor <= 100:
+            raise ValueError(f"quality_factor: must be in [1, 100], got {self.quality_factor}")
+        super().__post_init__()
+        if not self.is_train and self.in_ch == 1 and self.gray == "opencv" and "Urban100" in self.dataroot_gt:
+            logger.warning(
+                "%s: the published JPEG figures of Urban100 are of another gray; to compare with them, set "
+                "gray: swapped_luma in this data set",
+                self.dataroot_gt,
+            )
+
+    def degrade(self, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """`clean` in 8 bits, encoded and decoded."""
+        bgr = np.ascontiguousarray(eight_bits(clean)[..., ::-1])
+        _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self.quality_factor])
+        flag = cv2.IMREAD_GRAYSCALE if self.in_ch == 1 else cv2.IMREAD_COLOR
+        decoded = np.asarray(cv2.imdecode(encoded, flag))
+        return decoded[..., None] if self.in_ch == 1 else decoded[..., ::-1]
