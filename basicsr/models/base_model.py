@@ -141,7 +141,11 @@ class BaseModel:
             spec: such as `train.optim_g`.
             scheduled: whether `train.scheduler` and the warm-up apply to it; otherwise its rate stays as it is.
         """
-        optimizer = OPTIMIZER_REGISTRY.build(spec, [p for p in parameters if p.requires_grad])
+        trainable: list[Any] = [p for p in parameters if p.requires_grad]
+        if getattr(OPTIMIZER_REGISTRY.get(spec["type"]), "takes_names", False):  # such as MUON
+            names = {p: name for name, p in self.net_g.named_parameters()}
+            trainable = [(names.get(p, ""), p) for p in trainable]
+        optimizer = OPTIMIZER_REGISTRY.build(spec, trainable)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
             group["scheduled"] = scheduled

@@ -284,7 +284,9 @@ def check(options: Options, is_train: bool) -> None:
         raise (where / "datasets").error("has no `train` entry to train on")
     if not options.train.losses:
         raise (where / "train").error("has no loss; add e.g. `pixel_opt: {type: L1Loss, loss_weight: 1.0}`")
-    OPTIMIZER_REGISTRY.build(options.train.optim_g, [torch.nn.Parameter(torch.zeros(2, 2))])
+    weight: Any = torch.nn.Parameter(torch.zeros(2, 2))
+    takes_names = getattr(OPTIMIZER_REGISTRY.get(options.train.optim_g.type), "takes_names", False)
+    OPTIMIZER_REGISTRY.build(options.train.optim_g, [("weight", weight) if takes_names else weight])
     if options.train.scheduler is not None:
         SCHEDULER_REGISTRY.build(options.train.scheduler)
 
