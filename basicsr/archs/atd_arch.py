@@ -110,7 +110,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, sizes: LayerSizes):
         super().__init__()
-        self.heads, self.window = sizes.heads, sizes.window
+        self.heads = Heads(sizes.heads, sizes.dim // sizes.heads, sizes.dim // sizes.heads)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * sizes.window - 1) ** 2, sizes.heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.proj = nn.Linear(sizes.dim, sizes.dim, bias=sizes.proj_bias)
@@ -118,7 +118,7 @@ class WindowAttention(nn.Module):
             self.register_buffer("relative_position_index_SA", relative_position_index(sizes.window))
 
     def forward(self, qkv: Tensor, windows: ShiftedWindows, index_SS: Tensor | None) -> Tensor:
-        """(B*N, 3C) rows in the order of the windows to (B*N, C); `index_SS`: None where the layer has its own."""
+        """(B*N, 3C) rows to (B*N, C); `index_SS`: None where the layer has its own."""
         index = cast(Tensor, self.relative_position_index_SA) if index_SS is None else index_SS
         bias_hSS = F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1).contiguous()
         return self.proj(windows.attend(qkv, self.heads, bias_hSS))
@@ -226,10 +226,10 @@ class ATDLayer(nn.Module):
         """The tokens and the dictionary for the next layer."""
         z = self.norm1(x_BNC)
         value, categories, weights = self.attn_atd(z, td, self.refines)
-        qkv = self.wqkv(windows.gather(z))
-        order = windows.place[stable_group_order(categories, self.sizes.tokens)]
+        qkv = self.wqkv(z).flatten(0, 1)
+        order = stable_group_order(categories, self.sizes.tokens)
         seen = self.attn_win(qkv, windows, index_SS) + self.attn_aca(qkv, order)
-        x = x_BNC + value + windows.scatter(seen)
+        x = x_BNC + value + seen.view_as(x_BNC)
         extra = F.embedding(categories, self.fc_td(td)) if self.fc_td is not None else None
         x = x + self.convffn(self.norm2(x), windows.size, extra)
         return x, td if weights is None else self._refined(td, weights, x)
@@ -661,6 +661,7 @@ class ATD(ATDFamily):
                 hparams={},
                 state_buffers=(),
                 macs=partial(self._layer_multiply_adds, i, j),
+                block=i,
             )
             for index, (i, j) in enumerate(places)
         ]

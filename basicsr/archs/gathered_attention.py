@@ -1,8 +1,9 @@
 """Attention in windows whose rows are gathered by index: a compiled kernel, or PyTorch where there is no compiler.
 
-CATANet attends in sub-groups of sorted tokens and in overlapping patches. Both are windows: lists of rows of one
-matrix of queries, keys and values. Gathering inside the attention saves the copies (an overlapping patch grid holds
-every token 1.2 to 1.5 times, a sub-group's keys twice), and heads may be as wide as they are.
+CATANet attends in sub-groups of sorted tokens and in overlapping patches, ATD in sub-groups and in shifted windows. All
+of them are windows: lists of rows of one matrix of queries, keys and values. Gathering inside the attention saves the
+copies (an overlapping patch grid holds every token 1.2 to 1.5 times, a sub-group's keys twice), and heads may be as wide
+as they are.
 
 The kernel (`kernels/gathered_attention.cpp`, forward and backward, CPU, float32) is compiled for the widths of a
 network when it is first used, in about two seconds, and kept in the user's cache folder. `BASICSR_KERNELS=0` turns it
@@ -37,6 +38,9 @@ FLAGS = (
     "-fPIC",
     "-pthread",
 )
+FAR = -100.0  # added to the score of two places with different labels, as in Swin Transformer; the kernel has it too
+LOG2_E = 1.44269504088896  # the kernel's scores are in units of log2
+LANES = 16  # queries that the kernel takes at a time
 STATS = 4  # numbers that the kernel keeps of each query and head for its backward pass
 PLAIN_PLACES = 1 << 16  # places whose rows the plain path gathers at a time in evaluation
 
@@ -69,8 +73,16 @@ class Heads(NamedTuple):
         return self.number * (2 * self.qk + self.v)
 
 
+class PositionBias(NamedTuple):
+    """What is added to the scores of windows whose queries are their keys."""
+
+    numbers: Tensor  # (heads, queries, keys)
+    labels: Tensor | None = None  # (windows, keys) int32: between places with different labels `FAR` is added, too
+    uniform: int = 0  # windows at the beginning whose labels are all the same
+
+
 def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None = None,
-                       scatter: bool = False) -> Tensor:  # fmt: skip
+                       scatter: bool = False, bias: PositionBias | None = None) -> Tensor:  # fmt: skip
     """Softmax attention in every window, scale 1/sqrt(qk).
 
     Args:
@@ -79,12 +91,14 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
             is added to the window's.
         scatter: the output of a query goes to the row it came from; every row must be the query of one window, and
             `step` equal to `queries`.
+        bias: added to the scores before the softmax; its numbers may need a gradient.
 
     Returns:
         (images * windows * queries, heads * v), window after window; with `scatter` (rows, heads * v).
     """
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not torch.is_grad_enabled():
-        return _opaque(qkv, windows.rows, global_kv, list(windows[1:]), list(heads), scatter)
+        numbers, labels, uniform = bias or (None, None, 0)
+        return _opaque(qkv, windows.rows, global_kv, numbers, labels, uniform, list(windows[1:]), list(heads), scatter)
     dtype = qkv.dtype
     if qkv.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and not torch.compiler.is_compiling():
         library = _library(heads.qk, heads.v)
@@ -94,22 +108,26 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
                 if global_kv is not None
                 else qkv.new_empty(heads.number, 0, heads.qk + heads.v).float()
             )
-            return _Kernel.apply(qkv.float(), keys, windows, heads, scatter, library).to(dtype)
-    return _plain(qkv, windows, heads, global_kv, scatter)
+            numbers = bias.numbers.float() if bias is not None else None
+            return _Kernel.apply(qkv.float(), keys, numbers, bias, windows, heads, scatter, library).to(dtype)
+    return _plain(qkv, windows, heads, global_kv, scatter, bias)
 
 
 @torch.library.custom_op("basicsr::gathered_attention", mutates_args=())
 def _opaque(
-    qkv: Tensor, rows: Tensor, global_kv: Tensor | None, windows: list[int], heads: list[int], scatter: bool
-) -> Tensor:
+    qkv: Tensor, rows: Tensor, global_kv: Tensor | None, numbers: Tensor | None, labels: Tensor | None, uniform: int,
+    windows: list[int], heads: list[int], scatter: bool,
+) -> Tensor:  # fmt: skip
     """`gathered_attention` as one node of a compiled graph, which cannot look into the kernel."""
-    return gathered_attention(qkv, Windows(rows, *windows), Heads(*heads), global_kv, scatter)
+    bias = PositionBias(numbers, labels, uniform) if numbers is not None else None
+    return gathered_attention(qkv, Windows(rows, *windows), Heads(*heads), global_kv, scatter, bias)
 
 
 @_opaque.register_fake
 def _(
-    qkv: Tensor, rows: Tensor, global_kv: Tensor | None, windows: list[int], heads: list[int], scatter: bool
-) -> Tensor:
+    qkv: Tensor, rows: Tensor, global_kv: Tensor | None, numbers: Tensor | None, labels: Tensor | None, uniform: int,
+    windows: list[int], heads: list[int], scatter: bool,
+) -> Tensor:  # fmt: skip
     number, _, queries, _, _ = windows
     length = qkv.shape[0] if scatter else rows.shape[0] * number * queries
     return qkv.new_empty(length, heads[0] * heads[2])
@@ -122,6 +140,7 @@ class _Layout(ctypes.Structure):
         ("rows", ctypes.c_void_p), ("images", ctypes.c_int64), ("windows", ctypes.c_int64), ("places", ctypes.c_int64),
         ("step", ctypes.c_int64), ("queries", ctypes.c_int), ("keys", ctypes.c_int), ("valid", ctypes.c_int64),
         ("globals", ctypes.c_int), ("heads", ctypes.c_int), ("scale", ctypes.c_float), ("scatter", ctypes.c_int),
+        ("bias", ctypes.c_void_p), ("labels", ctypes.c_void_p), ("uniform", ctypes.c_int64),
     )  # fmt: skip
 
 
@@ -129,13 +148,16 @@ class _Kernel(torch.autograd.Function):
     """The compiled attention and its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, global_kv: Tensor, windows: Windows, heads: Heads, scatter: bool,
-                library: ctypes.CDLL) -> Tensor:  # fmt: skip
-        """Shapes and arguments of `gathered_attention`."""
+    def forward(ctx: Any, qkv: Tensor, global_kv: Tensor, numbers: Tensor | None, bias: PositionBias | None,
+                windows: Windows, heads: Heads, scatter: bool, library: ctypes.CDLL) -> Tensor:  # fmt: skip
+        """Shapes and arguments of `gathered_attention`; `numbers` are those of `bias`."""
         qkv, global_kv, rows = qkv.contiguous(), global_kv.contiguous(), windows.rows.contiguous()
+        labels = bias.labels.contiguous() if bias is not None and bias.labels is not None else None
+        turned = _turned(numbers) if numbers is not None else None
         layout = _Layout(
             rows.data_ptr(), len(rows), windows.number, rows.shape[1], windows.step, windows.queries,
             windows.keys, windows.valid, global_kv.shape[1], heads.number, heads.qk**-0.5, scatter,
+            *_pointers(turned, labels), bias.uniform if bias is not None else 0,
         )  # fmt: skip
         length = len(qkv) if scatter else len(rows) * windows.number * windows.queries
         out = qkv.new_empty(length, heads.number * heads.v)
@@ -145,26 +167,46 @@ class _Kernel(torch.autograd.Function):
         window_out = torch.empty_like(out) if needed and global_kv.shape[1] > 0 else None
         library.forward(layout, *_pointers(qkv, global_kv, out, window_out, stats), torch.get_num_threads())
         if needed:
-            ctx.save_for_backward(qkv, global_kv, rows, out, window_out, stats)
+            ctx.save_for_backward(qkv, global_kv, rows, out, window_out, stats, numbers, labels)
             ctx.layout, ctx.library = layout, library
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, global_kv, rows, out, window_out, stats = ctx.saved_tensors
+        qkv, global_kv, rows, out, window_out, stats, numbers, labels = ctx.saved_tensors
         grad_qkv, grad_out = torch.zeros_like(qkv), grads[0].contiguous()
         grad_global = global_kv.new_zeros(len(rows), *global_kv.shape)
-        pointers = _pointers(qkv, global_kv, out, window_out, stats, grad_out, grad_qkv, grad_global)
-        ctx.layout.rows = rows.data_ptr()  # checkpointing hands over tensors computed again, at other addresses
+        turned = _turned(numbers) if numbers is not None else None
+        grad_turned = turned.new_zeros(len(rows), *turned.shape) if turned is not None else None
+        # Checkpointing hands over tensors computed again, at other addresses.
+        ctx.layout.rows, ctx.layout.bias, ctx.layout.labels = _pointers(rows, turned, labels)
+        pointers = _pointers(
+            qkv, global_kv, out, window_out, stats, grad_out, grad_qkv, grad_global,
+            grad_turned if ctx.needs_input_grad[2] else None,
+        )  # fmt: skip
         ctx.library.backward(ctx.layout, *pointers, torch.get_num_threads())
-        return grad_qkv, grad_global.sum(dim=0), None, None, None, None
+        grad_numbers = None
+        if grad_turned is not None and ctx.needs_input_grad[2]:
+            grad_numbers = grad_turned.sum(dim=0)[..., : numbers.shape[1]].mT
+        return grad_qkv, grad_global.sum(dim=0), grad_numbers, None, None, None, None, None
+
+
+def _turned(numbers: Tensor) -> Tensor:
+    """(heads, queries, keys) as the kernel wants them: (heads, keys, queries and zeros), in units of log2."""
+    queries = numbers.shape[1]
+    turned = numbers.new_zeros(len(numbers), numbers.shape[2], -(-queries // LANES) * LANES)
+    turned[..., :queries] = numbers.mT
+    return turned.mul_(LOG2_E)
 
 
 def _pointers(*tensors: Tensor | None) -> list[int | None]:
     return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-def _plain(qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None, scatter: bool) -> Tensor:
+def _plain(
+    qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None, scatter: bool,
+    bias: PositionBias | None = None,
+) -> Tensor:  # fmt: skip
     """The same from public calls, with gradients; in evaluation in pieces, so that memory stays bounded."""
     at = torch.arange(windows.number, device=qkv.device)[:, None] * windows.step
     at = at + torch.arange(windows.keys, device=qkv.device)  # (windows, keys): places of each window
@@ -177,11 +219,15 @@ def _plain(qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None
     )
     piece = max(1, PLAIN_PLACES // windows.keys) if not torch.is_grad_enabled() else windows.number
     outputs = []
+    pieces = _pieces(windows.number, piece, bias)
     for rows in windows.rows.unbind():
-        for places in at.split(piece):
+        for span, mask in pieces:
+            places = at[span]
             q, k, v = padded[rows[places].long()].transpose(1, 2).chunk(3, dim=1)  # (windows, heads, keys, width)
             q = q[:, :, : windows.queries]
-            y = F.scaled_dot_product_attention(q, k, v, scale=heads.qk**-0.5)
+            y = F.scaled_dot_product_attention(
+                q, k, v, mask.to(q.dtype) if mask is not None else None, scale=heads.qk**-0.5
+            )
             if global_kv is not None:
                 parts = global_kv.to(q.dtype).split([heads.qk, heads.v], dim=-1)
                 gk, gv = (F.pad(x, (0, width - x.shape[-1])).expand(len(q), -1, -1, -1) for x in parts)
@@ -194,6 +240,22 @@ def _plain(qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None
     rank = torch.empty(len(qkv), dtype=torch.long, device=qkv.device)  # the place of each row: scattering is a gather
     rank[windows.rows[:, : windows.valid].flatten().long()] = torch.arange(len(out), device=qkv.device)
     return out[rank]
+
+
+def _pieces(number: int, most: int, bias: PositionBias | None) -> list[tuple[slice, Tensor | None]]:
+    """Ranges of at most `most` of the windows with what is added to their scores, (windows or 1, heads, Q, K)."""
+    if bias is None:
+        return [(slice(first, first + most), None) for first in range(0, number, most)]
+    uniform = number if bias.labels is None else bias.uniform
+    spans = [slice(first, min(first + most, uniform)) for first in range(0, uniform, most)]
+    pieces: list[tuple[slice, Tensor | None]] = [(span, bias.numbers[None]) for span in spans]
+    for first in range(uniform, number, most):
+        span = slice(first, first + most)
+        if bias.labels is not None:
+            labels = bias.labels[span]
+            apart = (labels[:, :, None] != labels[:, None]) * FAR
+            pieces.append((span, bias.numbers + apart[:, None].to(bias.numbers.dtype)))
+    return pieces
 
 
 @functools.cache
@@ -209,7 +271,7 @@ def _library(qk: int, v: int) -> ctypes.CDLL | None:
         return None
     library.forward.restype = library.backward.restype = None
     library.forward.argtypes = [_Layout, *[ctypes.c_void_p] * 5, ctypes.c_int]
-    library.backward.argtypes = [_Layout, *[ctypes.c_void_p] * 8, ctypes.c_int]
+    library.backward.argtypes = [_Layout, *[ctypes.c_void_p] * 9, ctypes.c_int]
     return library
 
 

@@ -13,10 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr.archs.gathered_attention import Windows
-
-FAR = -100.0  # added to the logits of two pixels that lie in one shifted window but not side by side in the image
-BACKWARD_LOGITS = 1 << 20  # logits that the gradient of an attention with a bias holds at a time
+from basicsr.archs.gathered_attention import Heads, PositionBias, Windows, gathered_attention
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -252,8 +249,8 @@ def relative_position_index(side: int) -> Tensor:
 class ShiftedWindows:
     """Square windows that tile the maps of a batch, moved down and right by `shift` px around the border.
 
-    Made once a forward for each size and shift. Windows come in the order (window, image, pixel), and windows that need
-    no mask before the others: those that reach around the border are the last column, the last row and the corner.
+    Made once a forward for each size and shift. Windows that reach around the border come last: their pixels carry
+    labels, and those of different labels do not lie side by side in the image.
 
     Args:
         batch: images.
@@ -265,132 +262,43 @@ class ShiftedWindows:
     """
 
     def __init__(self, batch: int, size: tuple[int, int], side: int, shift: int, device: torch.device):
-        self.size, self.side = size, side
         rows, columns = (
             ((torch.arange(length, device=device) + shift) % length).unflatten(0, (-1, side)) for length in size
         )
+        self.size = size
+        number = (len(rows), len(columns))
         tokens = rows[:, None, :, None] * size[1] + columns[None, :, None, :]
-        parts: list[tuple[Tensor, Tensor | None]] = [(tokens, None)]
+        self.labels: Tensor | None = None
+        self.uniform = number[0] * number[1]
         if shift:
-            behind = (
-                torch.arange(side, device=device) >= side - shift
-            )  # pixels of the last window from across the border
-            y, x = behind.repeat_interleave(side), behind.repeat(side)
-            other_row, other_column = y[:, None] != y, x[:, None] != x
-            parts = [
-                (tokens[:-1, :-1], None),
-                (tokens[:-1, -1:], other_column * FAR),
-                (tokens[-1:, :-1], other_row * FAR),
-                (tokens[-1:, -1:], (other_row | other_column) * FAR),
-            ]
-        parts = [(part, mask) for part, mask in parts if part.shape[0] * part.shape[1]]
-        self.numbers = [batch * part.shape[0] * part.shape[1] for part, _ in parts]
-        self.masks = [mask for _, mask in parts]
+            behind = (torch.arange(side, device=device) >= side - shift).int()  # pixels from across the border
+            last_row, last_column = (torch.arange(n, device=device) == n - 1 for n in number)
+            labels = (last_row[:, None] * behind)[:, None, :, None] * 2 + (last_column[:, None] * behind)[:, None]
+            self.labels = _border_last(labels).flatten(1).int()
+            tokens = _border_last(tokens)
+            self.uniform = (number[0] - 1) * (number[1] - 1)
+        area = side**2
         image = torch.arange(batch, device=device)[:, None] * (size[0] * size[1])
-        pixels = torch.cat([part.flatten(2).flatten(0, 1) for part, _ in parts])
-        self.order = (pixels[:, None] + image).flatten()
-        self.place = torch.empty_like(self.order)
-        self.place.scatter_(0, self.order, torch.arange(len(self.order), device=device))
+        places = (tokens.flatten() + image).int()
+        self.windows = Windows(places, number[0] * number[1], step=area, queries=area, keys=area, valid=places.shape[1])
 
-    def gather(self, t_BNC: Tensor) -> Tensor:
-        """The tokens as rows in the order of the windows, (B*N, C)."""
-        return _Reorder.apply(t_BNC.flatten(0, 1), self.order, self.place)
-
-    def scatter(self, rows: Tensor) -> Tensor:
-        """Rows in the order of the windows as tokens (B, N, C) in raster order."""
-        return _Reorder.apply(rows, self.place, self.order).unflatten(0, (-1, self.size[0] * self.size[1]))
-
-    def attend(self, qkv: Tensor, heads: int, bias_hSS: Tensor) -> Tensor:
+    def attend(self, qkv: Tensor, heads: Heads, bias_hSS: Tensor) -> Tensor:
         """Softmax attention in every window, scale 1/sqrt(D), with a bias for every pair of pixels.
 
         Args:
-            qkv: (B*N, 3C) rows in the order of the windows: all queries, then all keys, then all values.
+            qkv: (B*N, 3C) rows in raster order: all queries, then all keys, then all values.
 
         Returns:
             (B*N, C), in that order too.
         """
-        out = [
-            biased_attention(part, heads, bias_hSS if mask is None else bias_hSS + mask.to(bias_hSS.dtype))
-            for part, mask in zip(qkv.unflatten(0, (-1, self.side**2)).split(self.numbers), self.masks, strict=True)
-        ]
-        return (torch.cat(out) if len(out) > 1 else out[0]).flatten(0, 1)
+        bias = PositionBias(bias_hSS, self.labels, self.uniform)
+        return gathered_attention(qkv, self.windows, heads, scatter=True, bias=bias)
 
 
-def biased_attention(qkv_WSC: Tensor, heads: int, bias_hSS: Tensor) -> Tensor:
-    """Softmax attention of `softmax(q k / sqrt(D) + bias) v` in each of W windows: (W, S, 3C) to (W, S, C)."""
-    if bias_hSS.requires_grad and qkv_WSC.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _BiasedAttention.apply(qkv_WSC, heads, bias_hSS)
-    return _biased_attention(qkv_WSC, heads, bias_hSS)
-
-
-def _biased_attention(qkv_WSC: Tensor, heads: int, bias_hSS: Tensor) -> Tensor:
-    q, k, v = _split_heads(qkv_WSC, heads)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_hSS[None].to(q.dtype))
-    return out.transpose(1, 2).flatten(2)
-
-
-def _split_heads(qkv_WSC: Tensor, heads: int) -> tuple[Tensor, ...]:
-    """(W, S, 3C) to three views (W, h, S, D)."""
-    return qkv_WSC.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind()
-
-
-class _BiasedAttention(torch.autograd.Function):
-    """`biased_attention` for CPUs, whose fused kernel knows no gradient of a bias.
-
-    PyTorch would keep all weights of all windows. Here they are computed again in the backward pass, for few windows at
-    a time, which stay in the cache.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, heads: int, bias: Tensor) -> Tensor:
-        out = _biased_attention(qkv, heads, bias.detach())
-        ctx.save_for_backward(qkv, bias, out)
-        ctx.heads = heads
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, bias, out = ctx.saved_tensors
-        number, heads = len(qkv), ctx.heads
-        width = out.shape[2] // heads
-
-        def matrices(x_WSC: Tensor) -> Tensor:  # (.., W*h, S, D), the first axis being that of q, k, v
-            return x_WSC.unflatten(2, (-1, heads, width)).permute(2, 0, 3, 1, 4).flatten(1, 2)
-
-        scale = width**-0.5
-        q, k, v = matrices(qkv)
-        grad_out, y = matrices(grads[0])[0], matrices(out)[0]
-        q = q * scale
-        delta = (grad_out * y).sum(dim=-1, keepdim=True)
-        grad_qkv, grad_bias = q.new_empty(3, *q.shape), torch.zeros_like(bias)
-        piece = min(number, max(1, BACKWARD_LOGITS // bias.numel()))
-        biases = bias.to(q.dtype).repeat(piece, 1, 1)
-        buffers = torch.empty_like(biases), torch.empty_like(biases)  # the same memory for all pieces
-        for first in range(0, number * heads, piece * heads):
-            at = slice(first, first + piece * heads)
-            weights, slopes = (buffer[: len(q[at])] for buffer in buffers)
-            torch.softmax(torch.baddbmm(biases[: len(weights)], q[at], k[at].mT, out=weights), dim=-1, out=weights)
-            torch.bmm(weights.mT, grad_out[at], out=grad_qkv[2, at])
-            torch.bmm(grad_out[at], v[at].mT, out=slopes).sub_(delta[at]).mul_(weights)
-            grad_bias += slopes.unflatten(0, (-1, heads)).sum(dim=0)
-            torch.bmm(slopes, k[at], out=grad_qkv[0, at]).mul_(scale)
-            torch.bmm(slopes.mT, q[at], out=grad_qkv[1, at])
-        return grad_qkv.unflatten(1, (number, heads)).permute(1, 3, 0, 2, 4).flatten(2), None, grad_bias
-
-
-class _Reorder(torch.autograd.Function):
-    """Rows in another order; `place` undoes `order`, so that the gradient is a gather too."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor, place: Tensor) -> Tensor:
-        ctx.save_for_backward(order, place)
-        return rows.index_select(0, order)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        order, place = ctx.saved_tensors
-        return _Reorder.apply(grads[0], place, order), None, None
+def _border_last(x: Tensor) -> Tensor:
+    """(rows, columns, ...) of windows as a list, those of the last row and the last column behind the others."""
+    parts = (x[:-1, :-1], x[:-1, -1:], x[-1:, :])
+    return torch.cat([part.flatten(0, 1) for part in parts])
 
 
 class PreNorm(nn.Module):

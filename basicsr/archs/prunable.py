@@ -3,6 +3,8 @@
 A residual group is `x + R(x)` with `R` keeping the shape. With a gate m it becomes `x + m * R(x)`, and a group whose
 gate is 0 for good can be cut out. A network that declares its groups in this way is masked, distilled and cut by
 `PruneDistillModel` with no line of its own there.
+
+A network that can offer parts of several kinds as its groups says in an attribute `prune_unit` of which kind they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +22,14 @@ gets a gradient even where it is 0."""
 
 @dataclass(frozen=True)
 class GroupInfo:
-    """One residual group."""
+    """One residual group, or another part that takes features to features of the same kind."""
 
     index: int  # from 0, in the order of the forward pass
     prefixes: tuple[str, ...]  # of its names in the state dict, e.g. ("blocks.3.", "mid_convs.3.")
     hparams: Mapping[str, Any]  # its own values among the constructor's arguments
     state_buffers: tuple[str, ...]  # buffers that a forward in training writes
     macs: Callable[[int, int], MultiplyAdds]  # of an evaluation on an (H, W) low-resolution image
+    block: int = 0  # groups of one block follow each other directly; from one block to the next more is done
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from basicsr.archs import atd_arch, layers
 from basicsr.archs.atd_arch import ATD, describe_state
-from basicsr.archs.layers import ShiftedWindows, biased_attention, mirrored_to_multiple, relative_position_index
+from basicsr.archs.layers import ShiftedWindows, mirrored_to_multiple, relative_position_index
 from basicsr.models.compaction import compact, network_spec
 from basicsr.utils.checkpoint import load_weights
 from basicsr.utils.errors import CheckpointError
@@ -159,18 +159,16 @@ def test_position_index_is_the_literal_one(side):
 
 
 @pytest.mark.parametrize("shift", [0, 2])
-def test_windows_hold_every_token_once_and_have_no_mask_inside(shift):
-    windows = ShiftedWindows(2, (8, 12), 4, shift, torch.device("cpu"))
-    assert torch.equal(windows.order[windows.place], torch.arange(2 * 8 * 12))
-    assert sum(windows.numbers) == 2 * 6
-    assert [mask is not None for mask in windows.masks] == ([False, True, True, True] if shift else [False])
-
-
-def test_gradients_of_attention_with_a_bias(monkeypatch):
-    monkeypatch.setattr(layers, "BACKWARD_LOGITS", 2 * 2 * 5 * 5)  # two windows at a time, three of them
-    qkv = torch.randn(3, 5, 3 * 6, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(2, 5, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, b: biased_attention(x, 2, b), (qkv, bias))
+def test_windows_hold_every_token_once_and_those_at_the_border_have_labels(shift):
+    grid = ShiftedWindows(2, (8, 12), 4, shift, torch.device("cpu"))
+    assert grid.windows.rows.flatten().sort().values.tolist() == list(range(2 * 8 * 12))
+    assert grid.windows.number == 6
+    if not shift:
+        assert grid.labels is None
+        return
+    kinds = [len(set(labels)) for labels in grid.labels.tolist()]
+    assert kinds == [1, 1, 2, 2, 2, 4]  # inside, the last column or row, the corner
+    assert grid.uniform == 2
 
 
 def test_mirroring_repeats_the_edge_and_bounces():

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from basicsr.archs import gathered_attention as module
-from basicsr.archs.gathered_attention import Heads, Windows, gathered_attention
+from basicsr.archs.gathered_attention import FAR, Heads, PositionBias, Windows, gathered_attention
 
 HEADS = Heads(number=3, qk=5, v=6)
 
@@ -100,6 +100,38 @@ def test_gradients(path, scatter, size):
     (expected * weight.double()).sum().backward()
     for mine, theirs in zip(inputs, exact, strict=True):
         torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=2e-5 * size)
+
+
+@pytest.mark.parametrize("large", [0.1, 30.0])
+@pytest.mark.parametrize(("side", "masked"), [(5, True), (16, False), (37, True)])
+def test_bias_and_labels(path, side, masked, large):
+    """Values and gradients against autograd in float64; large biases need the largest score subtracted."""
+    number = 4
+    rows = torch.stack([torch.randperm(number * side), number * side + torch.randperm(number * side)]).int()
+    windows = Windows(rows, number, step=side, queries=side, keys=side, valid=number * side)
+    labels = torch.randint(0, 3, (number, side), dtype=torch.int32)
+    labels[0] = 1
+    qkv, numbers = torch.randn(2 * number * side, HEADS.columns), torch.randn(3, side, side) * large
+    inputs = [x.clone().requires_grad_() for x in (qkv, numbers)]
+    bias = PositionBias(inputs[1], labels, uniform=1) if masked else PositionBias(inputs[1])
+    out = gathered_attention(inputs[0], windows, HEADS, scatter=True, bias=bias)
+
+    exact = [x.double().requires_grad_() for x in (qkv, numbers)]
+    q, k, v = (
+        x.unflatten(1, (3, -1))[rows.long()].unflatten(1, (number, side)).transpose(2, 3)
+        for x in exact[0].split([15, 15, 18], dim=1)
+    )  # (images, windows, heads, side, width)
+    scores = q @ k.mT / 5**0.5 + exact[1]
+    if masked:
+        scores = scores + FAR * (labels[:, None, :, None] != labels[:, None, None, :])
+    y = (scores.softmax(dim=-1) @ v).transpose(2, 3).flatten(3).flatten(0, 2)
+    expected = torch.zeros_like(y).index_copy(0, rows.flatten().long(), y)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-5)
+    weight = torch.randn_like(out)
+    (out * weight).sum().backward()
+    (expected * weight.double()).sum().backward()
+    for mine, theirs in zip(inputs, exact, strict=True):
+        torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=2e-5)
 
 
 def test_sums_do_not_depend_on_the_number_of_threads(path):
