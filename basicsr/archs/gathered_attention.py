@@ -1,9 +1,9 @@
 """Attention in windows whose rows are gathered by index: a compiled kernel, or PyTorch where there is no compiler.
 
 CATANet attends in sub-groups of sorted tokens and in overlapping patches, ATD in sub-groups and in shifted windows. All
-of them are windows: lists of rows of one matrix of queries, keys and values. Gathering inside the attention saves the
-copies (an overlapping patch grid holds every token 1.2 to 1.5 times, a sub-group's keys twice), and heads may be as wide
-as they are.
+are windows: lists of rows of one matrix of queries, keys and values. Gathering inside the attention saves the copies
+(an overlapping patch grid holds every token 1.2 to 1.5 times, a sub-group's keys twice), and heads may be as wide as
+they are.
 
 The kernel (`kernels/gathered_attention.cpp`, forward and backward, CPU, float32) is compiled for the widths of a
 network when it is first used, in about two seconds, and kept in the user's cache folder. `BASICSR_KERNELS=0` turns it
@@ -38,6 +38,7 @@ FLAGS = (
     "-fPIC",
     "-pthread",
 )
+THREADING = ("-fopenmp",), ()  # what the compiler has of these; OpenMP shares PyTorch's threads
 FAR = -100.0  # added to the score of two places with different labels, as in Swin Transformer; the kernel has it too
 LOG2_E = 1.44269504088896  # the kernel's scores are in units of log2
 LANES = 16  # queries that the kernel takes at a time
@@ -52,7 +53,7 @@ class Windows(NamedTuple):
     `rows[w*step : w*step + keys]`, queries <= keys. Queries at places `valid` and later are padding.
     """
 
-    rows: Tensor  # (images, places) int32: a row of the matrix at every place
+    rows: Tensor  # (images, places) int32: a row of the matrix at every place; images share no rows
     number: int  # of windows in an image
     step: int
     queries: int
@@ -293,8 +294,11 @@ def _compiled(qk: int, v: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             library = Path(temporary) / target.name
-            command = [compiler, *FLAGS, "-march=native", *widths, "-o", str(library), str(SOURCE)]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+            for threading in THREADING:
+                command = [compiler, *FLAGS, *threading, "-march=native", *widths, "-o", str(library), str(SOURCE)]
+                result = subprocess.run(command, check=not threading, capture_output=True, text=True, timeout=120)
+                if result.returncode == 0:
+                    break
             library.replace(target)  # whole or not at all, whoever else compiles it now
     return target
 

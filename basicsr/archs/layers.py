@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from basicsr.archs.gathered_attention import Heads, PositionBias, Windows, gathered_attention
 

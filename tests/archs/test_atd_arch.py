@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from reference.atd_literal import LiteralATD, position_index
 from torch.utils.flop_counter import FlopCounterMode
 
-from basicsr.archs import atd_arch, layers
+from basicsr.archs import atd_arch
 from basicsr.archs.atd_arch import ATD, describe_state
 from basicsr.archs.layers import ShiftedWindows, mirrored_to_multiple, relative_position_index
 from basicsr.models.compaction import compact, network_spec

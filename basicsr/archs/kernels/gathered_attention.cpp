@@ -189,8 +189,14 @@ struct Layout {
     }
 };
 
+// With OpenMP the threads are PyTorch's own. Threads beside those would wait for them: they keep a core busy for a while
+// after every call, in case another one follows.
 template <class Task>
 void run_tasks(int64_t tasks, int threads, Task task) {
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (int64_t i = 0; i < tasks; ++i) task(i);
+#else
     std::atomic<int64_t> next{0};
     auto work = [&]() {
         for (int64_t i; (i = next.fetch_add(1)) < tasks;) task(i);
@@ -199,6 +205,7 @@ void run_tasks(int64_t tasks, int threads, Task task) {
     for (int t = 1; t < threads; ++t) helpers.emplace_back(work);
     work();
     for (auto &helper : helpers) helper.join();
+#endif
 }
 
 // Four numbers a query and head tell the backward pass its weights: exp2(score - shift) * inverse, window then globals.
