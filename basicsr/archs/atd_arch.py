@@ -33,6 +33,7 @@ from basicsr.archs.layers import (
     full_precision,
     map_to_tokens,
     mirrored_to_multiple,
+    relative_position_bias,
     relative_position_index,
     sorted_windows,
     stable_group_order,
@@ -114,13 +115,12 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * sizes.window - 1) ** 2, sizes.heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.proj = nn.Linear(sizes.dim, sizes.dim, bias=sizes.proj_bias)
-        if sizes.own_index:
+        if sizes.own_index:  # only for the files
             self.register_buffer("relative_position_index_SA", relative_position_index(sizes.window))
 
-    def forward(self, qkv: Tensor, windows: ShiftedWindows, index_SS: Tensor | None) -> Tensor:
-        """(B*N, 3C) rows to (B*N, C); `index_SS`: None where the layer has its own."""
-        index = cast(Tensor, self.relative_position_index_SA) if index_SS is None else index_SS
-        bias_hSS = F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1).contiguous()
+    def forward(self, qkv: Tensor, windows: ShiftedWindows) -> Tensor:
+        """(B*N, 3C) rows to (B*N, C)."""
+        bias_hSS = relative_position_bias(self.relative_position_bias_table, windows.side)
         return self.proj(windows.attend(qkv, self.heads, bias_hSS))
 
 
@@ -186,12 +186,11 @@ class CategoryAttention(nn.Module):
 
     def forward(self, qkv: Tensor, order_BN: Tensor) -> Tensor:
         """(B*N, 3C) rows to (B*N, C); `order_BN`: the rows of each image, sorted by category."""
+        factor = None
         if self.logit_scale is not None:  # a scale of its own, where the attention takes 1/sqrt(D)
-            scale = self.logit_scale.clamp(max=LN_100).exp().flatten() * self.heads.qk**0.5
-            dim = self.heads.number * self.heads.qk
-            qkv = qkv * torch.cat([scale.expand(dim), scale.new_ones(2 * dim)]).to(qkv.dtype)
+            factor = self.logit_scale.clamp(max=LN_100).exp() * self.heads.qk**0.5
         windows = sorted_windows(order_BN, self.category_size)
-        return self.proj(gathered_attention(qkv, windows, self.heads, scatter=True))
+        return self.proj(gathered_attention(qkv, windows, self.heads, scatter=True, factor=factor))
 
 
 class ATDLayer(nn.Module):
@@ -220,15 +219,13 @@ class ATDLayer(nn.Module):
         self.fc_td = None if channels is None else nn.Linear(sizes.dim, channels, bias=sizes.proj_bias)
         self.convffn = ConvFFN(sizes.dim, sizes.hidden, sizes.kernel, channels or 0, sizes.ffn_bias)
 
-    def forward(
-        self, x_BNC: Tensor, td: Tensor, windows: ShiftedWindows, index_SS: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BNC: Tensor, td: Tensor, windows: ShiftedWindows) -> tuple[Tensor, Tensor]:
         """The tokens and the dictionary for the next layer."""
         z = self.norm1(x_BNC)
         value, categories, weights = self.attn_atd(z, td, self.refines)
         qkv = self.wqkv(z).flatten(0, 1)
         order = stable_group_order(categories, self.sizes.tokens)
-        seen = self.attn_win(qkv, windows, index_SS) + self.attn_aca(qkv, order)
+        seen = self.attn_win(qkv, windows) + self.attn_aca(qkv, order)
         x = x_BNC + value + seen.view_as(x_BNC)
         extra = F.embedding(categories, self.fc_td(td)) if self.fc_td is not None else None
         x = x + self.convffn(self.norm2(x), windows.size, extra)
@@ -280,7 +277,7 @@ class TokenBlock(nn.Module):
             cast(ATDLayer, self.layers[str(places[-1])]).leave_dictionary()
 
     def forward(
-        self, x_BNC: Tensor, grids: tuple[ShiftedWindows, ShiftedWindows], index_SS: Tensor | None = None,
+        self, x_BNC: Tensor, grids: tuple[ShiftedWindows, ShiftedWindows],
         gates: Sequence[Gate] | None = None, taps: Sequence[int] = (),
     ) -> tuple[Tensor, dict[int, Tensor]]:  # fmt: skip
         """The tokens after all layers, and after those at the places `taps` among them.
@@ -293,18 +290,19 @@ class TokenBlock(nn.Module):
         tapped = {}
         for place, (layer, gate) in enumerate(zip(self.layers.values(), gates or (1,) * len(self.layers), strict=True)):
             if isinstance(gate, Tensor) or gate:
-                x, refined = self._run(cast(ATDLayer, layer), x_BNC, td, grids, index_SS)
+                x, refined = self._run(cast(ATDLayer, layer), x_BNC, td, grids)
                 x_BNC, td = _switched(gate, x, x_BNC), _switched(gate, refined, td)
             if place in taps:
                 tapped[place] = x_BNC
         return x_BNC, tapped
 
-    def _run(self, layer: ATDLayer, x: Tensor, td: Tensor, grids: tuple[ShiftedWindows, ShiftedWindows],
-             index: Tensor | None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def _run(
+        self, layer: ATDLayer, x: Tensor, td: Tensor, grids: tuple[ShiftedWindows, ShiftedWindows]
+    ) -> tuple[Tensor, Tensor]:
         windows = grids[int(layer.shifted)]
         if self.use_checkpoint and self.training:
-            return checkpoint(layer, x, td, windows, index, use_reentrant=False, preserve_rng_state=False)
-        return layer(x, td, windows, index)
+            return checkpoint(layer, x, td, windows, use_reentrant=False, preserve_rng_state=False)
+        return layer(x, td, windows)
 
 
 def _switched(gate: Gate, new: Tensor, old: Tensor) -> Tensor:
@@ -605,7 +603,6 @@ class ATD(ATDFamily):
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """All residual groups: the tokens after them, and after the groups `taps`."""
         grids = window_grids(len(s), size, self.window_size, s.device)
-        index = cast(Tensor, self.relative_position_index_SA)
         by_layer = self.prune_unit == "layer"
         gates = check_gates(gates, sum(map(len, self._kept)) if by_layer else len(self.layers))
         tapped: dict[int, Tensor] = {}
@@ -615,13 +612,13 @@ class ATD(ATDFamily):
             number = len(self._kept[i])
             if by_layer:
                 inner = [tap - first for tap in taps]
-                y, seen = group.residual_group(s, grids, index, gates[first : first + number], inner)
+                y, seen = group.residual_group(s, grids, gates[first : first + number], inner)
                 tapped |= {first + place: tokens for place, tokens in seen.items()}
                 s = group(s, y, size)
             else:
                 gate = gates[i]
                 if isinstance(gate, Tensor) or gate:
-                    s = _switched(gate, group(s, group.residual_group(s, grids, index)[0], size), s)
+                    s = _switched(gate, group(s, group.residual_group(s, grids)[0], size), s)
                 if i in taps:
                     tapped[i] = s
             first += number
@@ -776,18 +773,24 @@ def _body_conv(dim: int, kind: Connection) -> nn.Module:
 
 
 @ARCH_REGISTRY.register(name="ATD-light")
-def atd_light(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False) -> ATD:
+def atd_light(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False, prune_unit: Unit = "group") -> ATD:
     """ATD-light of 2026: 760,956 / 767,451 / 776,544 parameters at x2 / x3 / x4."""
-    return ATD(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, **_PUBLISHED_LIGHT[2])
+    return ATD(
+        upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, prune_unit=prune_unit, **_PUBLISHED_LIGHT[2]
+    )
 
 
 @ARCH_REGISTRY.register(name="ATD-v1")
-def atd_v1(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False) -> ATD:
+def atd_v1(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False, prune_unit: Unit = "group") -> ATD:
     """ATD of CVPR 2024: 20,113,217 / 20,297,857 / 20,260,929 parameters at x2 / x3 / x4."""
-    return ATD(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, version=1)
+    return ATD(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, prune_unit=prune_unit, version=1)
 
 
 @ARCH_REGISTRY.register(name="ATD-v1-light")
-def atd_v1_light(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False) -> ATD:
+def atd_v1_light(
+    *, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False, prune_unit: Unit = "group"
+) -> ATD:
     """ATD-light of CVPR 2024: 753,204 / 759,699 / 768,792 parameters at x2 / x3 / x4."""
-    return ATD(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, **_PUBLISHED_LIGHT[1])
+    return ATD(
+        upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, prune_unit=prune_unit, **_PUBLISHED_LIGHT[1]
+    )

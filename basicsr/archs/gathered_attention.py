@@ -83,7 +83,8 @@ class PositionBias(NamedTuple):
 
 
 def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None = None,
-                       scatter: bool = False, bias: PositionBias | None = None) -> Tensor:  # fmt: skip
+                       scatter: bool = False, bias: PositionBias | None = None,
+                       factor: Tensor | None = None) -> Tensor:  # fmt: skip
     """Softmax attention in every window, scale 1/sqrt(qk).
 
     Args:
@@ -93,13 +94,15 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
         scatter: the output of a query goes to the row it came from; every row must be the query of one window, and
             `step` equal to `queries`.
         bias: added to the scores before the softmax; its numbers may need a gradient.
+        factor: on the scores, a single number above 0, beside the scale; may need a gradient.
 
     Returns:
         (images * windows * queries, heads * v), window after window; with `scatter` (rows, heads * v).
     """
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not torch.is_grad_enabled():
         numbers, labels, uniform = bias or (None, None, 0)
-        return _opaque(qkv, windows.rows, global_kv, numbers, labels, uniform, list(windows[1:]), list(heads), scatter)
+        sizes = list(windows[1:]), list(heads)
+        return _opaque(qkv, windows.rows, global_kv, numbers, labels, uniform, factor, *sizes, scatter)
     dtype = qkv.dtype
     if qkv.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and not torch.compiler.is_compiling():
         library = _library(heads.qk, heads.v)
@@ -110,24 +113,25 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
                 else qkv.new_empty(heads.number, 0, heads.qk + heads.v).float()
             )
             numbers = bias.numbers.float() if bias is not None else None
-            return _Kernel.apply(qkv.float(), keys, numbers, bias, windows, heads, scatter, library).to(dtype)
-    return _plain(qkv, windows, heads, global_kv, scatter, bias)
+            arguments = bias, windows, heads, scatter, library
+            return _Kernel.apply(qkv.float(), keys, numbers, factor, *arguments).to(dtype)
+    return _plain(qkv, windows, heads, global_kv, scatter, bias, factor)
 
 
 @torch.library.custom_op("basicsr::gathered_attention", mutates_args=())
 def _opaque(
     qkv: Tensor, rows: Tensor, global_kv: Tensor | None, numbers: Tensor | None, labels: Tensor | None, uniform: int,
-    windows: list[int], heads: list[int], scatter: bool,
+    factor: Tensor | None, windows: list[int], heads: list[int], scatter: bool,
 ) -> Tensor:  # fmt: skip
     """`gathered_attention` as one node of a compiled graph, which cannot look into the kernel."""
     bias = PositionBias(numbers, labels, uniform) if numbers is not None else None
-    return gathered_attention(qkv, Windows(rows, *windows), Heads(*heads), global_kv, scatter, bias)
+    return gathered_attention(qkv, Windows(rows, *windows), Heads(*heads), global_kv, scatter, bias, factor)
 
 
 @_opaque.register_fake
 def _(
     qkv: Tensor, rows: Tensor, global_kv: Tensor | None, numbers: Tensor | None, labels: Tensor | None, uniform: int,
-    windows: list[int], heads: list[int], scatter: bool,
+    factor: Tensor | None, windows: list[int], heads: list[int], scatter: bool,
 ) -> Tensor:  # fmt: skip
     number, _, queries, _, _ = windows
     length = qkv.shape[0] if scatter else rows.shape[0] * number * queries
@@ -149,15 +153,17 @@ class _Kernel(torch.autograd.Function):
     """The compiled attention and its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, global_kv: Tensor, numbers: Tensor | None, bias: PositionBias | None,
-                windows: Windows, heads: Heads, scatter: bool, library: ctypes.CDLL) -> Tensor:  # fmt: skip
+    def forward(ctx: Any, qkv: Tensor, global_kv: Tensor, numbers: Tensor | None, factor: Tensor | None,
+                bias: PositionBias | None, windows: Windows, heads: Heads, scatter: bool,
+                library: ctypes.CDLL) -> Tensor:  # fmt: skip
         """Shapes and arguments of `gathered_attention`; `numbers` are those of `bias`."""
         qkv, global_kv, rows = qkv.contiguous(), global_kv.contiguous(), windows.rows.contiguous()
         labels = bias.labels.contiguous() if bias is not None and bias.labels is not None else None
         turned = _turned(numbers) if numbers is not None else None
+        scale = heads.qk**-0.5 * (float(factor) if factor is not None else 1)
         layout = _Layout(
             rows.data_ptr(), len(rows), windows.number, rows.shape[1], windows.step, windows.queries,
-            windows.keys, windows.valid, global_kv.shape[1], heads.number, heads.qk**-0.5, scatter,
+            windows.keys, windows.valid, global_kv.shape[1], heads.number, scale, scatter,
             *_pointers(turned, labels), bias.uniform if bias is not None else 0,
         )  # fmt: skip
         length = len(qkv) if scatter else len(rows) * windows.number * windows.queries
@@ -168,13 +174,13 @@ class _Kernel(torch.autograd.Function):
         window_out = torch.empty_like(out) if needed and global_kv.shape[1] > 0 else None
         library.forward(layout, *_pointers(qkv, global_kv, out, window_out, stats), torch.get_num_threads())
         if needed:
-            ctx.save_for_backward(qkv, global_kv, rows, out, window_out, stats, numbers, labels)
-            ctx.layout, ctx.library = layout, library
+            ctx.save_for_backward(qkv, global_kv, rows, out, window_out, stats, numbers, labels, factor)
+            ctx.layout, ctx.library, ctx.heads = layout, library, heads
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, global_kv, rows, out, window_out, stats, numbers, labels = ctx.saved_tensors
+        qkv, global_kv, rows, out, window_out, stats, numbers, labels, factor = ctx.saved_tensors
         grad_qkv, grad_out = torch.zeros_like(qkv), grads[0].contiguous()
         grad_global = global_kv.new_zeros(len(rows), *global_kv.shape)
         turned = _turned(numbers) if numbers is not None else None
@@ -189,7 +195,11 @@ class _Kernel(torch.autograd.Function):
         grad_numbers = None
         if grad_turned is not None and ctx.needs_input_grad[2]:
             grad_numbers = grad_turned.sum(dim=0)[..., : numbers.shape[1]].mT
-        return grad_qkv, grad_global.sum(dim=0), grad_numbers, None, None, None, None, None
+        grad_factor = None
+        if ctx.needs_input_grad[3]:  # scores know the factor only as one of the queries
+            queries = slice(ctx.heads.number * ctx.heads.qk)
+            grad_factor = (qkv[:, queries] * grad_qkv[:, queries]).sum() / factor
+        return grad_qkv, grad_global.sum(dim=0), grad_numbers, grad_factor, None, None, None, None, None
 
 
 def _turned(numbers: Tensor) -> Tensor:
@@ -206,7 +216,7 @@ def _pointers(*tensors: Tensor | None) -> list[int | None]:
 
 def _plain(
     qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None, scatter: bool,
-    bias: PositionBias | None = None,
+    bias: PositionBias | None = None, factor: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """The same from public calls, with gradients; in evaluation in pieces, so that memory stays bounded."""
     at = torch.arange(windows.number, device=qkv.device)[:, None] * windows.step
@@ -214,7 +224,9 @@ def _plain(
     widths = [heads.qk, heads.qk, heads.v]
     # Heads of one width, a multiple of 4, let PyTorch take its fused kernels. Zeros change neither products nor sums.
     width = -(-max(widths) // 4) * 4
-    split = qkv.split([heads.number * w for w in widths], dim=1)
+    split = list(qkv.split([heads.number * w for w in widths], dim=1))
+    if factor is not None:
+        split[0] = split[0] * factor.to(qkv.dtype)
     padded = torch.cat(
         [F.pad(x.unflatten(1, (heads.number, -1)), (0, width - x.shape[1] // heads.number)) for x in split], 1
     )

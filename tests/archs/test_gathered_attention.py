@@ -11,9 +11,9 @@ HEADS = Heads(number=3, qk=5, v=6)
 
 
 @pytest.fixture(params=["kernel", "plain"])
-def path(request, monkeypatch, tmp_path):
-    """Run a test with the kernel, freshly compiled, and without it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def path(request, monkeypatch, tmp_path_factory):
+    """Run a test with the kernel, freshly compiled for these tests, and without it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp()))
     if request.param == "plain":
         monkeypatch.setenv("BASICSR_KERNELS", "0")
     module._library.cache_clear()
@@ -133,6 +133,21 @@ def test_bias_and_labels(path, side, masked, large):
     (expected * weight.double()).sum().backward()
     for mine, theirs in zip(inputs, exact, strict=True):
         torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=2e-5)
+
+
+def test_a_factor_on_the_scores(path):
+    """Is one on the queries, gradient included."""
+    windows = Windows(torch.randperm(40)[None].int(), 2, 20, 20, 20, 40)
+    qkv, factor = torch.randn(40, HEADS.columns, requires_grad=True), torch.tensor([[1.7]], requires_grad=True)
+    out = gathered_attention(qkv, windows, HEADS, scatter=True, factor=factor)
+    exact, own = qkv.detach().double().requires_grad_(), factor.detach().double().requires_grad_()
+    scaled = torch.cat([exact[:, :15] * own, exact[:, 15:]], dim=1)
+    expected = module._plain(scaled, windows, HEADS, None, scatter=True)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-5)
+    out.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(qkv.grad.double(), exact.grad, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(factor.grad.double(), own.grad, rtol=1e-3, atol=1e-4)
 
 
 def test_sums_do_not_depend_on_the_number_of_threads(path):
