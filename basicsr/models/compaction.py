@@ -4,6 +4,7 @@ Works for every network that keeps the protocol of `archs/prunable.py`.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -32,15 +33,25 @@ def compact(net: nn.Module, keep: Sequence[int]) -> nn.Module:
     _check_keep("keep", keep, len(groups))
     small = type(net)(**source.compact_kwargs(keep))
     _take_over(small, net)
-    small.load_state_dict(kept_state(net.state_dict(), groups, keep))
+    places = cast(Prunable, small).prunable_groups()
+    small.load_state_dict(kept_state(net.state_dict(), groups, keep, places))
     return small
 
 
-def kept_state(state: Mapping[str, Tensor], groups: Sequence[GroupInfo], keep: Sequence[int]) -> dict[str, Tensor]:
-    """The state dict without dropped groups; a kept group gets the names of the place that it moves to."""
+def kept_state(
+    state: Mapping[str, Tensor], groups: Sequence[GroupInfo], keep: Sequence[int], places: Sequence[GroupInfo]
+) -> dict[str, Tensor]:
+    """The state dict without dropped groups; a kept group gets the names that the cut network has for it.
+
+    Args:
+        state: of the whole network.
+        groups: of the whole network.
+        keep: which of them stay, rising.
+        places: all groups of the cut network. Its names may count what is left, or be those of the whole network.
+    """
     new_prefix: dict[str, str | None] = {prefix: None for group in groups for prefix in group.prefixes}
-    for place, index in enumerate(keep):
-        new_prefix |= dict(zip(groups[index].prefixes, groups[place].prefixes, strict=True))
+    for index, place in zip(keep, places, strict=True):
+        new_prefix |= dict(zip(groups[index].prefixes, place.prefixes, strict=True))
     result = {}
     for name, value in state.items():
         prefix = next((p for p in new_prefix if name.startswith(p)), None)
@@ -111,23 +122,30 @@ def network_spec(net: nn.Module) -> dict[str, Any]:
 def compaction_errors(net: nn.Module, small: nn.Module, keep: Sequence[int]) -> dict[str, float]:
     """Largest difference between the masked and the cut network in evaluation, for each input of `SHAPES`.
 
-    The masked network is run both ways, skipping dropped groups and multiplying them by 0.
+    The masked network is run both ways, skipping dropped groups and multiplying them by 0. Inputs have the precision of
+    the networks.
     """
     number = len(cast(Prunable, net).prunable_groups())
     skip: list[Gate] = [int(i in keep) for i in range(number)]
-    device = next(net.parameters()).device
+    reference = next(net.parameters())
+    device = reference.device
     was_training = net.training, small.training
     net.eval(), small.eval()
     generator = torch.Generator().manual_seed(0)
     errors = {}
     for shape in SHAPES:
-        x = torch.rand(shape, generator=generator).to(device)
+        x = torch.rand(shape, generator=generator).to(reference)
         expected = small(x)
         multiply: list[Gate] = [torch.tensor(float(gate), device=device) for gate in skip]
         difference = max(float((net(x, gates) - expected).abs().max()) for gates in (skip, multiply))
         errors["x".join(map(str, shape))] = difference
     net.train(was_training[0]), small.train(was_training[1])
     return errors
+
+
+def in_double_precision(net: nn.Module) -> nn.Module:
+    """A copy of a network on the CPU, in float64."""
+    return deepcopy(net).to("cpu", torch.float64)
 
 
 def _check_keep(key: str, keep: Sequence[int], number: int) -> None:

@@ -44,6 +44,7 @@ from basicsr.utils.prune_report import MaskLog
 from basicsr.utils.registry import MODEL_REGISTRY
 
 logger = logging.getLogger("basicsr")
+FEATURE_TERMS = ("sa", "ca", "ia", "feat")
 
 
 @MODEL_REGISTRY.register()
@@ -88,6 +89,7 @@ class PruneDistillModel(SRModel):
             return net
         with blamed(opt):
             self.teacher = self._load_teacher()
+            self._check_units(net)
             if prune.stage == "finetune":
                 if prune.tail_warmup_iter and not isinstance(net, Prunable):
                     raise ValueError(
@@ -112,6 +114,15 @@ class PruneDistillModel(SRModel):
         if prune.delta_w != "full":
             net.requires_grad_(False)
         return MaskedNetwork(net, sampler, prune.lora_rank if prune.delta_w == "lora" else 0, skip=not opt.dist)
+
+    def _check_units(self, net: nn.Module) -> None:
+        """Refuse, before a search and not after it, features that fine-tuning could not compare."""
+        mine, theirs = (getattr(one, "prune_unit", "group") for one in (net, self.teacher))
+        if mine != theirs and any(self.opt.kd[name].weight > 0 for name in FEATURE_TERMS):
+            raise ValueError(
+                f"network_t.prune_unit: is {theirs!r}, but network_g has {mine!r}, so their features do not "
+                "correspond; make them equal, or set the weights of feature terms in kd to 0"
+            )
 
     def _check_search(self, net: nn.Module) -> None:
         """Refuse a search that would learn nothing, or end in an error."""
@@ -171,7 +182,7 @@ class PruneDistillModel(SRModel):
     def _build_distillation(self, total_iter: int) -> Distillation:
         opt, kd = self.opt, self.opt.kd
         student = self.get_bare_model(self.net_g)
-        needs_features = any(kd[name].weight > 0 for name in ("sa", "ca", "ia", "feat"))
+        needs_features = any(kd[name].weight > 0 for name in FEATURE_TERMS)
         if self.search is not None:
             needs_features = needs_features and kd.search_taps != "none"
         teacher = self.teacher
@@ -209,7 +220,8 @@ class PruneDistillModel(SRModel):
 
     def _pairs(self, teacher: Prunable) -> list[tuple[int, int]]:
         """Groups of student and teacher that are compared."""
-        number = len(teacher.prunable_groups())
+        groups = teacher.prunable_groups()
+        number = len(groups)
         mine = len(cast(Prunable, self.get_bare_model(self.net_g)).prunable_groups())
         if self.search is not None:
             return [(mine - 1, number - 1)]
@@ -219,7 +231,11 @@ class PruneDistillModel(SRModel):
                 f"prune.kept: must name, of the teacher's groups 0 to {number - 1}, the {mine} that network_g kept, "
                 f"got {kept}"
             )
-        return tapped_pairs(self.opt.kd.taps, kept, number, self.opt.kd.match)
+        pairs = tapped_pairs(self.opt.kd.taps, kept, number, self.opt.kd.match)
+        if self.opt.kd.match == "absorb":  # nothing can stand for what is done after its block
+            last = {group.block: group.index for group in groups}
+            pairs = [(own, min(other, last[groups[kept[own]].block])) for own, other in pairs]
+        return pairs
 
     def _kept(self) -> list[int]:
         if self.prune.kept is not None:

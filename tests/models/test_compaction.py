@@ -148,8 +148,18 @@ def test_the_cut_network_has_mode_precision_and_state_of_the_whole_one_but_memor
 
 def test_names_of_kept_groups_move_up_and_other_names_stay(cnn):
     state = {f"body.{i}.x": torch.tensor(i) for i in range(12)} | {"tail.body.1.x": torch.tensor(99)}
-    found = {name: int(value) for name, value in kept_state(state, cnn.prunable_groups(), [1, 10, 11]).items()}
+    places = ResidualCNN(hidden=(4, 5, 6)).prunable_groups()
+    kept = kept_state(state, cnn.prunable_groups(), [1, 10, 11], places)
+    found = {name: int(value) for name, value in kept.items()}
     assert found == {"body.0.x": 1, "body.1.x": 10, "body.2.x": 11, "tail.body.1.x": 99}
+
+
+def test_names_are_those_of_the_cut_network(cnn):
+    """Which need not count what is left."""
+    groups, state = cnn.prunable_groups(), {f"body.{i}.x": torch.tensor(i) for i in range(12)}
+    for keep in ([1, 10, 11], [0, 2]):
+        found = kept_state(state, groups, keep, [groups[i] for i in keep])
+        assert found == {f"body.{i}.x": torch.tensor(i) for i in keep}
 
 
 @pytest.mark.parametrize("keep", [[], [2, 1], [1, 1], [-1], [6]])
