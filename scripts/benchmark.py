@@ -13,9 +13,10 @@ A network is a preset (CATANet-L, CATANet-S, ...), a YAML file with `network_g`,
 device, compile. Every round runs each configuration once, in turn, so that a machine that slows down slows all of
 them; then it runs one product of two 2048 x 2048 float32 matrices, a unit that makes machines and days comparable.
 
-Forms: `train`, the network that people read and train; `prepared`, what test.py runs; `literal`, CATANet as the paper
-reads, the yardstick of tests/reference. Inputs are random, in [0, 1], and on the device already. Untrained networks get
-their token centres from one training forward, because trained ones have them stored.
+Forms: `train`, the network that people read and train; `prepared`, what test.py runs where a network has it, else it
+runs `train`; `literal`, CATANet, ATD or ATD-U as the papers read, the yardsticks of tests/reference. Inputs are random,
+in [0, 1], and on the device already. Untrained networks get their token centres from one training forward, because
+trained ones have them stored.
 
 Results are printed, and written as Markdown and as JSON, which also holds every single sample.
 """
@@ -57,7 +58,7 @@ from basicsr.utils.yaml_file import load_yaml
 from basicsr.version import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LITERAL = REPOSITORY / "tests/reference/catanet_literal.py"
+REFERENCE = REPOSITORY / "tests/reference"
 CREATE_LMDB = REPOSITORY / "scripts/data_preparation/create_lmdb.py"
 PHOTOS = (
     "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "grass.png", "gravel.png",
@@ -135,8 +136,12 @@ class Config:
         if self.form == "literal":
             form = literal_twin(net).to(self.device)
         elif self.form == "prepared":
-            if not hasattr(net, "prepared") or self.dtype == "float16":
-                raise OptionError(f"form: {type(net).__name__} has no prepared form in {self.dtype}; use form train")
+            if not hasattr(net, "prepared"):
+                raise OptionError(
+                    f"form: {type(net).__name__} has no prepared form, test.py runs it as it is; use form train"
+                )
+            if self.dtype == "float16":
+                raise OptionError(f"form: {type(net).__name__} has no prepared form in float16; use form train")
             form = net.prepared(dtype=getattr(torch, self.dtype))
         return net, torch.compile(form, dynamic=False) if self.compile else form
 
@@ -168,33 +173,81 @@ def build_net(config: Config) -> nn.Module:
         load_weights(net, weights)
     if any(name.endswith("initted") and not flag for name, flag in net.named_buffers()):
         with torch.no_grad():
-            net.train()(torch.rand(1, 3, CENTRES_SIDE, CENTRES_SIDE))
+            net.train()(torch.rand(1, channels_of(net), CENTRES_SIDE, CENTRES_SIDE))
     return net.eval()
 
 
+def channels_of(net: nn.Module) -> int:
+    """Channels of the images that a network takes."""
+    return next((module.in_channels for module in net.modules() if isinstance(module, nn.Conv2d)), 3)
+
+
 def literal_twin(net: nn.Module) -> nn.Module:
-    """The literal CATANet with the sizes and weights of `net`."""
+    """The literal network with the sizes and weights of `net`, in evaluation.
+
+    Raises:
+        OptionError: when there is none.
+    """
+    from basicsr.archs.atd_arch import ATD
+    from basicsr.archs.atdu_arch import ATDUNet
     from basicsr.archs.catanet_arch import CATANet
 
-    if not isinstance(net, CATANet):
-        raise OptionError(f"form: only CATANet has a literal form, got {type(net).__name__}; use --form train")
+    twins: tuple[tuple[type[nn.Module], str, str, Callable[[Any], Row]], ...] = (
+        (CATANet, "catanet_literal.py", "LiteralCATANet", arguments_of_catanet),
+        (ATD, "atd_literal.py", "LiteralATD", arguments_of_atd),
+        (ATDUNet, "atd_literal.py", "LiteralATDUNet", arguments_of_atd_u),
+    )
+    for kind, file, name, arguments in twins:
+        if isinstance(net, kind):
+            twin = runpy.run_path(str(REFERENCE / file))[name](**arguments(net))
+            twin.load_state_dict(net.state_dict())
+            return twin.eval()
+    names = ", ".join(kind.__name__ for kind, *_ in twins)
+    raise OptionError(f"form: only {names} have a literal form, got {type(net).__name__}; use form train")
+
+
+def arguments_of_catanet(net: Any) -> Row:
+    """What builds the literal CATANet of these sizes."""
     parts: list[Any] = [part for block in net.blocks for part in block.children()]
     tabs, lrsas = parts[::2], parts[1::2]
     heads = tabs[0].iasa_attn.heads
-    twin = runpy.run_path(str(LITERAL))["LiteralCATANet"](
-        upscale=net.upscale, in_chans=net.first_conv.in_channels, block_num=len(tabs), heads=heads.number,
-        dim=heads.number * heads.v, qk_dim=heads.number * heads.qk, mlp_dim=tabs[0].mlp.fn.fc1.out_features,
-        patch_size=[lrsa.patch_size for lrsa in lrsas], num_tokens=[tab.num_tokens for tab in tabs],
-        group_size=[tab.iasa_attn.group_size for tab in tabs], n_iters=[tab.n_iters for tab in tabs],
-    )  # fmt: skip
-    twin.load_state_dict(net.state_dict())
-    return twin.eval()
+    return {
+        "upscale": net.upscale, "in_chans": net.first_conv.in_channels, "block_num": len(tabs), "heads": heads.number,
+        "dim": heads.number * heads.v, "qk_dim": heads.number * heads.qk, "mlp_dim": tabs[0].mlp.fn.fc1.out_features,
+        "patch_size": [lrsa.patch_size for lrsa in lrsas], "num_tokens": [tab.num_tokens for tab in tabs],
+        "group_size": [tab.iasa_attn.group_size for tab in tabs], "n_iters": [tab.n_iters for tab in tabs],
+    }  # fmt: skip
+
+
+def arguments_of_atd(net: Any) -> Row:
+    """What builds the literal ATD of these sizes."""
+    arguments = net.compact_kwargs(range(len(net.prunable_groups())))
+    if arguments["kept_layers"] is not None:
+        raise OptionError("form: an ATD that lost layers has no literal form; use form train")
+    return {key: value for key, value in arguments.items() if key not in ("version", "prune_unit", "kept_layers")}
+
+
+def arguments_of_atd_u(net: Any) -> Row:
+    """What builds the literal ATD-U of these sizes."""
+    blocks = [level.block for level in (*net.encoders, net.middle_blks)]
+    sizes = [block.layers["0"].sizes for block in blocks]
+    every = [*sizes, net.refine_blks.block.layers["0"].sizes]
+    # Of the ratios that give every layer its hidden channels, the whole part of ratio times dim, the middle one.
+    ratio = (max(s.hidden / s.dim for s in every) + min((s.hidden + 1) / s.dim for s in every)) / 2
+    return {
+        "in_chans": net.conv_first.in_channels, "embed_dim": sizes[0].dim, "mlp_ratio": ratio,
+        "depths": [len(block.layers) for block in blocks], "num_heads": [s.heads for s in sizes],
+        "window_size": [s.window for s in sizes], "dim_ffn_td": [s.category_channels for s in sizes],
+        "category_size": [s.category for s in sizes], "num_tokens": [s.tokens for s in sizes],
+        "reducted_dim": [s.reduced for s in sizes], "convffn_kernel_size": sizes[0].kernel,
+        "bias": net.conv_first.bias is not None, "patch_norm": "norm" in net.patch_embed,
+    }  # fmt: skip
 
 
 def forward(config: Config, size: Size) -> Job:
     """One image of this size through the network."""
     net, run = config.build()
-    x = torch.rand(1, 3, size.height, size.width, device=config.device)
+    x = torch.rand(1, channels_of(net), size.height, size.width, device=config.device)
 
     def call() -> object:
         with torch.inference_mode(), config.autocast():
@@ -220,7 +273,8 @@ def training_step(config: Config, run: Any) -> Callable[[Tensor, Tensor], None]:
 
 def random_batch(config: Config, net: Any, batch: int, patch: int) -> list[Tensor]:
     """Random lq and gt with a low-resolution side of `patch` pixels."""
-    return [torch.rand(batch, 3, side, side, device=config.device) for side in (patch, patch * net.upscale)]
+    shape = batch, channels_of(net)
+    return [torch.rand(*shape, side, side, device=config.device) for side in (patch, patch * net.upscale)]
 
 
 def synchronise(device: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reference import atd_literal
 
 from basicsr.archs import build_network
 from basicsr.utils.checkpoint import save_atomically
@@ -14,6 +15,24 @@ SCRIPT = Path(__file__).parents[2] / "scripts/benchmark.py"
 SPEC = {
     "type": "CATANet", "upscale": 2, "dim": 16, "block_num": 1, "qk_dim": 12, "mlp_dim": 24, "heads": 2,
     "patch_size": 8, "num_tokens": 4, "group_size": 32, "n_iters": 2,
+}  # fmt: skip
+ATD_V1 = {
+    "type": "ATD", "upscale": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 4], "window_size": 4,
+    "category_size": 24, "num_tokens": 10, "reducted_dim": 4, "convffn_kernel_size": 3, "mlp_ratio": 1.5,
+    "upsampler": "pixelshuffledirect",
+}  # fmt: skip
+ATD_U = {
+    "type": "ATDUNet", "in_chans": 1, "embed_dim": 6, "depths": [1, 2, 1], "num_heads": [1, 2, 3],
+    "window_size": [4, 2, 2], "dim_ffn_td": [2, 3, 2], "category_size": [24, 16, 12], "num_tokens": [8, 6, 5],
+    "reducted_dim": [3, 4, 3], "convffn_kernel_size": 3, "mlp_ratio": 2.66,
+}  # fmt: skip
+FAMILY = {
+    "v1": ATD_V1, "v2": ATD_V1 | {"dim_ffn_td": 3}, "U": ATD_U,
+    "v2 with other options": ATD_V1 | {
+        "dim_ffn_td": 2, "in_chans": 4, "upsampler": "pixelshuffle", "upscale": 4, "resi_connection": "3conv",
+        "qkv_bias": False, "patch_norm": False, "img_range": 2.0, "category_size": 16,
+    },
+    "U with other options": ATD_U | {"in_chans": 3, "bias": True, "patch_norm": True, "mlp_ratio": 1.0},
 }  # fmt: skip
 
 
@@ -29,13 +48,23 @@ def benchmark():
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def options_with(tmp_path_factory):
+    """Writes an option file with a network."""
+
+    def options_with(spec):
+        path = tmp_path_factory.mktemp("options") / "tiny.yml"
+        dataset = {"type": "PairedImageDataset", "dataroot_gt": "not/needed"}
+        values = {"name": "tiny", "scale": spec.get("upscale", 1), "datasets": {"test": dataset}, "network_g": spec}
+        path.write_text(json.dumps(values))  # JSON is YAML, too
+        return str(path)
+
+    return options_with
+
+
+@pytest.fixture(scope="module")
+def tiny(options_with):
     """An option file with a network of a few layers."""
-    path = tmp_path_factory.mktemp("options") / "tiny.yml"
-    dataset = {"type": "PairedImageDataset", "dataroot_gt": "not/needed"}
-    # JSON is YAML, too.
-    path.write_text(json.dumps({"name": "tiny", "scale": 2, "datasets": {"test": dataset}, "network_g": SPEC}))
-    return str(path)
+    return options_with(SPEC)
 
 
 @pytest.fixture
@@ -103,6 +132,73 @@ def test_all_forms_are_one_network(benchmark, tiny):
             outputs.append(run(x))
     torch.testing.assert_close(outputs[1], outputs[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(outputs[2], outputs[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("spec", FAMILY.values(), ids=FAMILY.keys())
+def test_all_forms_of_the_atd_family_are_one_network(benchmark, options_with, spec):
+    """In float64: where a rounding moves one pixel to another category, the whole output changes."""
+    torch.manual_seed(0)
+    net = build_network(spec)
+    for parameter in net.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    weights = Path(options_with(spec)).with_suffix(".pth")
+    torch.save({"params": net.state_dict()}, weights)
+    x = torch.rand(1, spec.get("in_chans", 3), 13, 11, dtype=torch.float64)
+    outputs = []
+    for form in ("train", "literal"):
+        command = ["latency", "--net", options_with(spec), "--weights", str(weights), "--form", form]
+        _, run = benchmark.parse(command).configs[0].build()
+        with torch.inference_mode():
+            outputs.append(run.double()(x))
+    assert not torch.allclose(outputs[0].mean(), outputs[0], atol=1e-3)
+    torch.testing.assert_close(outputs[1], outputs[0], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("ATD-light", 4), ("ATD-light", 2), ("ATD-v1-light", 3), ("ATD", 2), ("ATD-v1", 4), ("ATD-U", 1)],
+)
+def test_presets_of_the_atd_family_have_literal_twins(benchmark, monkeypatch, name, scale):
+    monkeypatch.setattr(benchmark.runpy, "run_path", lambda path: vars(atd_literal))  # it computes, so not on meta
+    with torch.device("meta"):
+        net = benchmark.build_net(benchmark.Config(name, scale, None, "train", "float32", "cpu", False))
+        twin = benchmark.literal_twin(net)
+    assert not twin.training
+    shapes = {name: value.shape for name, value in twin.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in net.state_dict().items()}
+    facts = benchmark.Config(name, scale, None, "literal", "float32", "cpu", False).facts(net, benchmark.Size(64, 48))
+    assert facts["network"] == f"{name} x{scale}" and facts["output"] == f"{64 * scale}x{48 * scale}"
+    assert facts["multi_adds_conv_linear_G"] > 0
+
+
+@pytest.mark.parametrize("name", ["v1", "v2", "U"])
+def test_speed_of_the_atd_family(run, options_with, name):
+    net = options_with(FAMILY[name])
+    rows = run("latency", "--net", net, "--form", "train", "--size", "9x12", "--warmup", 1, "--runs", 1, "--threads", 1,
+               "--vs", "form=literal", "--vs", "form=literal,dtype=bfloat16")["rows"]  # fmt: skip
+    assert [(row["form"], row["dtype"]) for row in rows] == [
+        ("train", "float32"), ("literal", "float32"), ("literal", "bfloat16"),
+    ]  # fmt: skip
+    assert rows[0]["parameters"] == rows[1]["parameters"] > 0 and rows[1]["median_ms"] > 0
+    rows = run("train-step", "--net", net, "--batch", 2, "--patch", 12, "--warmup", 1, "--runs", 1, "--threads", 1,
+               "--vs", "form=literal")["rows"]  # fmt: skip
+    assert [row["form"] for row in rows] == ["train", "literal"]
+    assert all(row["images_per_s"] > 0 for row in rows)
+
+
+def test_memory_of_a_literal_atd(benchmark, options_with):
+    config = benchmark.parse(["memory", "--net", options_with(ATD_V1), "--form", "literal"]).configs[0]
+    row = benchmark.peak_memory(config, benchmark.Size(16, 12), threads=1)
+    assert row["form"] == "literal" and row["output"] == "32x24"
+    assert row["rss_peak_mib"] >= row["rss_before_mib"] > 0
+
+
+def test_an_atd_that_lost_layers_has_no_literal_twin(benchmark):
+    net = build_network(ATD_V1 | {"kept_layers": [[0], [0]]})
+    with pytest.raises(benchmark.OptionError, match="an ATD that lost layers has no literal form"):
+        benchmark.literal_twin(net)
+    groups = build_network(ATD_V1 | {"prune_unit": "layer"})
+    assert len(benchmark.literal_twin(groups).state_dict()) == len(groups.state_dict())
 
 
 def test_every_round_runs_all_calls_in_turn(benchmark):
@@ -204,7 +300,8 @@ def test_compare(run, tmp_path):
     ("arguments", "message"),
     [
         (["latency", "--net", "Bicubic"], "Bicubic has no prepared form"),
-        (["latency", "--net", "Bicubic", "--form", "literal"], "only CATANet has a literal form"),
+        (["latency", "--net", "ATD-light"], "ATD has no prepared form, test.py runs it as it is; use form train"),
+        (["latency", "--net", "Bicubic", "--form", "literal"], "only CATANet, ATD, ATDUNet have a literal form"),
         (["latency", "--net", "CATANot"], "no architecture is called 'CATANot'"),
         (["latency", "--net", "missing.pth"], "missing.pth: no such file"),
         (["compare", "missing.json"], "missing.json"),
