@@ -67,7 +67,11 @@ class BaseModel:
         self.net_g_ema: EMA | None = None
         self.optimizers: list[torch.optim.Optimizer] = []
         self.log: dict[str, Tensor] = {}
-        self.grad_norms: list[Tensor] = []  # of each optimizer's parameters, before clipping; needs train.grad_clip
+        self.grad_norms: list[Tensor] = []  # of each optimizer's parameters, before clipping, if they are clipped
+        fp16 = opt.train is not None and opt.train.mixed_precision == "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16 and self.device.type == "cuda")
+        if self.is_train and fp16 and not self.scaler.is_enabled():
+            logger.info("float16 training needs CUDA; on %s it is bfloat16, without a scaler", self.device.type)
         self._schedule = build_schedule(opt.train.scheduler if opt.train else None)
 
     # Hooks of a concrete model.
@@ -163,10 +167,11 @@ class BaseModel:
         return [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def autocast(self) -> Any:
-        """bfloat16 where `train.amp` asks for it."""
-        if self.opt.train is None or self.opt.train.amp is None:
+        """Mixed precision where `train.amp` asks for it: float16 with the scaler, which is there on CUDA alone."""
+        if self.opt.train is None or self.opt.train.mixed_precision is None:
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        dtype = torch.float16 if self.scaler.is_enabled() else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype)
 
     def minimise(self, batch: Mapping[str, Any], current_iter: int) -> None:
         """One optimizer step on a batch, cut into `accum_iter` parts whose gradients are averaged.
@@ -188,18 +193,22 @@ class BaseModel:
             with self.net_g.no_sync() if wait else nullcontext():  # type: ignore[operator]
                 with self.autocast():
                     losses = self.compute_losses(part)
-                (sum(losses.values(), torch.zeros((), device=self.device)) / len(parts)).backward()
+                total = sum(losses.values(), torch.zeros((), device=self.device)) / len(parts)
+                self.scaler.scale(total).backward()
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0) + loss.detach() / len(parts)
         self.log = totals
         if self.device.type == "cpu":
             self.check_finite(current_iter)
+        learning = [o for o in self.optimizers if any(p.grad is not None for p in _parameters(o))]
+        for optimizer in learning:
+            self.scaler.unscale_(optimizer)
         self.after_backward(current_iter)
-        if train.grad_clip is not None:
-            parameters = ([p for group in o.param_groups for p in group["params"]] for o in self.optimizers)
-            self.grad_norms = [nn.utils.clip_grad_norm_(ps, train.grad_clip) for ps in parameters]
-        for optimizer in self.optimizers:
-            optimizer.step()
+        if train.largest_norm is not None:
+            self.grad_norms = [nn.utils.clip_grad_norm_(_parameters(o), train.largest_norm) for o in self.optimizers]
+        for optimizer in learning:  # the scaler takes no step without gradients
+            self.scaler.step(optimizer)
+        self.scaler.update()
         if self.net_g_ema is not None:
             self.net_g_ema.update_parameters(self.get_bare_model(self.net_g))
 
@@ -245,6 +254,7 @@ class BaseModel:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [],  # the rate is a function of the iteration; old readers expect the key
             "rng": gather_objects(_rng_state()),
+            "scaler": self.scaler.state_dict(),  # empty without float16
             "basicsr": __version__,
             **self.extra_state(),
             **more_state,
@@ -274,6 +284,8 @@ class BaseModel:
             optimizer.load_state_dict(saved)
             for group, lr in zip(optimizer.param_groups, configured, strict=True):
                 group["initial_lr"] = lr  # the options decide, so an edited rate holds
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
         self.load_extra_state(state, int(state["iter"]))
         rng = state.get("rng", [])
         if self.opt.rank < len(rng):
@@ -291,6 +303,10 @@ def split_batch(batch: Mapping[str, Any], parts: int) -> list[dict[str, Any]]:
         raise ValueError(f"accum_iter: a batch of {size} does not divide into {parts} parts")
     step = size // parts
     return [{key: value[i : i + step] for key, value in batch.items()} for i in range(0, size, step)]
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,10 +5,12 @@
 Options are input. Nothing writes to them; what a run decides (rank, folders) is set once, by `resolve`.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -34,6 +36,10 @@ LossSpec = Annotated[Spec, Component(LOSS_REGISTRY)]
 MetricSpec = Annotated[Spec, Component(METRIC_REGISTRY, ("img", "img2"), {"better": Literal["higher", "lower"]})]
 OptimizerSpec = Annotated[Spec, Component(OPTIMIZER_REGISTRY, ("params",))]
 SchedulerSpec = Annotated[Spec, Component(SCHEDULER_REGISTRY)]
+
+PUBLISHED_GRAD_CLIP = 0.01  # what `use_grad_clip` stands for
+
+logger = logging.getLogger("basicsr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +87,7 @@ class PathOptions(Section):
     param_key_g: str | None = option(
         "params", "entry of the weight file: params or params_ema; null: the file is the dict"
     )
+    param_key: str | None = option(None, "another name of param_key_g, for old ATD-U files; param_key_g wins")
     pretrain_network_t: str | None = option(None, "weights of the teacher `network_t`")
     param_key_t: str | None = option("params", "entry of that weight file")
     strict_load_g: bool = option(True, "every name and shape must fit; false: load what fits and say what does not")
@@ -109,7 +116,16 @@ class TrainOptions(Section):
     grad_clip: float | None = option(
         None, "largest L2 norm of the gradient; above it the gradient is scaled down; null: no limit"
     )
-    amp: Literal["bf16"] | None = option(None, "run forward and loss in bfloat16 autocast; null: float32")
+    use_grad_clip: bool = option(False, "as published files of ATD-U say it: limit 0.01, unless grad_clip sets another")
+    amp: Literal["bf16", "fp16"] | None = option(
+        None,
+        "autocast of forward and loss: bf16, or fp16 with scaled gradients (on CUDA; elsewhere bf16); null: float32",
+    )
+    use_fp16: bool = option(False, "as published files of ATD say it: amp: fp16")
+    mixing_augs: dict[str, Any] | None = option(
+        None,
+        "MixUp, which published files of ATD-U configure but their code never ran; accepted, and not run here either",
+    )
 
     key_patterns: ClassVar[Mapping[str, Any]] = {"*_opt": LossSpec, "optim_*": OptimizerSpec}
 
@@ -119,6 +135,18 @@ class TrainOptions(Section):
             raise ValueError(f"ema_decay: must be in [0, 1), got {self.ema_decay}; 0 turns EMA off")
         if self.grad_clip is not None and self.grad_clip <= 0:
             raise ValueError(f"grad_clip: must be above 0, got {self.grad_clip}; null turns clipping off")
+        if self.use_fp16 and self.amp == "bf16":
+            raise ValueError("use_fp16: means amp: fp16, but amp is bf16; keep one of them")
+
+    @property
+    def mixed_precision(self) -> Literal["bf16", "fp16"] | None:
+        """`amp`, in whichever words."""
+        return "fp16" if self.use_fp16 else self.amp
+
+    @property
+    def largest_norm(self) -> float | None:
+        """L2 norm that gradients are clipped at; None: they are not."""
+        return PUBLISHED_GRAD_CLIP if self.grad_clip is None and self.use_grad_clip else self.grad_clip
 
     @property
     def losses(self) -> dict[str, Spec]:
@@ -242,18 +270,44 @@ def load_options(path: str | Path, overrides: Sequence[str] = (), *, is_train: b
     """Read, override, check and type the options of a run.
 
     Args:
+        path: the YAML file; one that lies in a folder below is found too (`find_options_file`).
         overrides: `a:b=value` (or `a.b=value`), the value read as YAML.
 
     Raises:
         OptionError: one line that says where (file and line), which key, what is wrong, and what to do.
     """
+    path = find_options_file(path)
     values, places = load_yaml(path)
     places[()] = str(path)
     for override in overrides:
         _apply_override(values, places, override)
+    if isinstance(files := values.get("path"), dict) and "param_key" in files:
+        files.setdefault("param_key_g", files["param_key"])
     options = structure(Options, values, Where(places))
     check(options, is_train)
     return replace(options, is_train=is_train, source=str(path))
+
+
+def find_options_file(path: str | Path) -> Path:
+    """`path`, or if there is no such file, the only one of that name up to two folders below its own.
+
+    Raises:
+        OptionError: when there are several, or none but some with names like it.
+    """
+    path = Path(path)
+    if path.exists():
+        return path
+    folders = [path.parent, *path.parent.glob("*/"), *path.parent.glob("*/*/")]
+    found = sorted(str(folder / path.name) for folder in folders if (folder / path.name).is_file())
+    if len(found) == 1:
+        logger.warning("%s: no such file; taking %s", path, found[0])
+        return Path(found[0])
+    if found:
+        raise OptionError(f"{path}: no such file; did you mean one of {', '.join(found)}?")
+    others = {file.stem: file for folder in reversed(folders) for file in folder.glob("*.yml")}
+    if near := [str(others[name]) for name in get_close_matches(path.stem, others)]:
+        raise OptionError(f"{path}: no such file; did you mean {' or '.join(near)}?")
+    return path
 
 
 def check(options: Options, is_train: bool) -> None:
@@ -284,6 +338,8 @@ def check(options: Options, is_train: bool) -> None:
         raise (where / "datasets").error("has no `train` entry to train on")
     if not options.train.losses:
         raise (where / "train").error("has no loss; add e.g. `pixel_opt: {type: L1Loss, loss_weight: 1.0}`")
+    if options.train.mixing_augs:
+        logger.warning("%s: not run, as in the code these options are from", options.train.where / "mixing_augs")
     weight: Any = torch.nn.Parameter(torch.zeros(2, 2))
     takes_names = getattr(OPTIMIZER_REGISTRY.get(options.train.optim_g.type), "takes_names", False)
     OPTIMIZER_REGISTRY.build(options.train.optim_g, [("weight", weight) if takes_names else weight])

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import logging
 import re
 from dataclasses import FrozenInstanceError
@@ -13,7 +14,14 @@ import yaml
 
 from basicsr.archs import build_network
 from basicsr.utils.errors import OptionError
-from basicsr.utils.options import Options, copy_options_file, dump_options, load_options, resolve
+from basicsr.utils.options import (
+    Options,
+    copy_options_file,
+    dump_options,
+    find_options_file,
+    load_options,
+    resolve,
+)
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -97,7 +105,11 @@ WRONG = [
     ("train.ema_decay", 1.5, "train.ema_decay: must be in [0, 1), got 1.5; 0 turns EMA off"),
     ("train.total_iter", ..., "train.total_iter: is missing; expected a whole number. optimizer steps"),
     ("train.total_iter", 2.5, "train.total_iter: expected a whole number, got 2.5"),
-    ("train.amp", "fp8", "train.amp: expected 'bf16', got 'fp8'"),
+    ("train.amp", "fp8", "train.amp: expected 'bf16' or 'fp16', got 'fp8'"),
+    ("train", {"use_fp16": True, "amp": "bf16", "total_iter": 1, "optim_g": {"type": "SGD"}},
+     "train.use_fp16: means amp: fp16, but amp is bf16; keep one of them"),
+    ("train.use_grad_clip", 0.01, "train.use_grad_clip: expected true or false, got 0.01"),
+    ("train.mixing_augs", True, "train.mixing_augs: expected keys and values"),
     ("train.optim_g.type", "Adamm", "train.optim_g.type: no optimizer is called 'Adamm'; did you mean Adam"),
     ("train.optim_g.lrr", 1.0, "train.optim_g.lrr: Adam has no such argument; did you mean 'lr'?"),
     ("train.optim_g.lr", "fast", "train.optim_g.lr: expected a number"),
@@ -236,13 +248,105 @@ def test_old_plugins_that_take_one_opt_get_every_key_unchecked(load):
     assert opt.datasets["train"]["blur"] == {"sigma": 1}
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("options/**/*.yml")), ids=lambda p: p.stem)
+@functools.cache  # train and test files name the same networks
+def output_shape(network_g, channels):
+    """Of the network that the text `network_g` describes, for a picture of 12 x 14 pixels."""
+    with torch.device("meta"), torch.inference_mode():
+        return build_network(yaml.safe_load(network_g)).eval()(torch.rand(1, channels, 12, 14)).shape
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("options/**/*.yml")), ids=lambda p: "-".join(p.parts[-3:]))
 def test_every_option_file_loads_and_its_networks_build(path):
     opt = load_options(path, is_train="train" in path.relative_to(ROOT / "options").parts)
     assert opt.name in (path.stem, path.stem.removeprefix("train_"), re.sub(r"^\d\d_", "", path.stem))
-    with torch.device("meta"):
-        net = build_network(opt.network_g)
-        assert net(torch.rand(1, 3, 12, 14)).shape == (1, 3, 12 * opt.scale, 14 * opt.scale)
+    spec = {k: value for k, value in opt.to_dict()["network_g"].items() if k not in ("use_checkpoint", "img_size")}
+    shape = (1, spec.get("in_chans", 3), 12 * opt.scale, 14 * opt.scale)
+    assert output_shape(yaml.safe_dump(spec), shape[1]) == shape
+
+
+def test_numbered_files_are_named_like_their_runs():
+    found = sorted(ROOT.glob("options/*/*/[0-9][0-9][0-9]_*.yml"))
+    assert len(found) == 33
+    assert [yaml.safe_load(path.read_text())["name"] for path in found] == [path.stem for path in found]
+
+
+class TestPublishedWords:
+    @pytest.mark.parametrize(
+        ("train", "precision", "norm"),
+        [
+            ({}, None, None),
+            ({"amp": "fp16"}, "fp16", None),
+            ({"amp": "bf16", "grad_clip": 0.5}, "bf16", 0.5),
+            ({"use_fp16": True, "use_grad_clip": True}, "fp16", 0.01),
+            ({"use_fp16": True, "amp": "fp16", "use_grad_clip": True, "grad_clip": 2}, "fp16", 2.0),
+        ],
+    )
+    def test_precision_and_clipping(self, load, train, precision, norm):
+        opt = load(lambda values: values["train"].update(train))
+        assert (opt.train.mixed_precision, opt.train.largest_norm) == (precision, norm)
+
+    @pytest.mark.parametrize(
+        ("path", "key"),
+        [
+            ({}, "params"),
+            ({"param_key": "params_ema"}, "params_ema"),
+            ({"param_key_g": "params"}, "params"),
+            ({"param_key": "params_ema", "param_key_g": "params"}, "params"),
+            ({"param_key": "params", "param_key_g": "params_ema"}, "params_ema"),
+        ],
+    )
+    def test_the_key_of_the_weights_has_two_names(self, load, path, key):
+        assert load(setting("path", path)).path.param_key_g == key
+
+    def test_mixup_is_accepted_and_one_line_says_that_it_is_not_run(self, load, caplog, monkeypatch):
+        monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+        opt = load(setting("train.mixing_augs", {"mixup": True, "mixup_beta": 1.2, "use_identity": True}))
+        assert opt.train.mixing_augs["mixup_beta"] == 1.2
+        (record,) = caplog.records
+        assert record.message.endswith("train.mixing_augs: not run, as in the code these options are from")
+        caplog.clear()
+        load(setting("train.mixing_augs", {}))
+        assert not caplog.records
+
+
+class TestFindingTheFile:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        for name in ("a/001_x.yml", "a/b/002_x.yml", "c/002_x.yml", "a/b/c/003_x.yml", "004_x.yml"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(GOOD)
+        return tmp_path
+
+    def test_in_a_folder_below_with_a_warning(self, folder, caplog, monkeypatch):
+        monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+        opt = load_options(folder / "001_x.yml", is_train=True)
+        assert opt.source == str(folder / "a" / "001_x.yml")
+        (record,) = caplog.records
+        assert record.message == f"{folder / '001_x.yml'}: no such file; taking {folder / 'a' / '001_x.yml'}"
+
+    def test_one_that_is_there_is_taken(self, folder, caplog):
+        (folder / "a" / "004_x.yml").write_text(GOOD)
+        assert find_options_file(folder / "004_x.yml") == folder / "004_x.yml"
+
+    def test_several_are_listed(self, folder):
+        with pytest.raises(OptionError) as error:
+            find_options_file(folder / "002_x.yml")
+        first, second = folder / "a" / "b" / "002_x.yml", folder / "c" / "002_x.yml"
+        assert str(error.value) == f"{folder / '002_x.yml'}: no such file; did you mean one of {first}, {second}?"
+
+    def test_else_the_nearest_names(self, folder):
+        with pytest.raises(OptionError, match=r"005_x\.yml: no such file; did you mean .*004_x\.yml"):
+            find_options_file(folder / "005_x.yml")
+
+    @pytest.mark.parametrize("name", ["quite_another.yml", "missing/001_x.yml"])
+    def test_else_it_cannot_be_read(self, folder, name):
+        with pytest.raises(OptionError, match=r"cannot be read \(No such file or directory\)"):
+            load_options(folder / name, is_train=True)
+
+    @pytest.mark.parametrize("kind", ["train", "test"])
+    def test_numbered_files_are_found_without_their_folder(self, kind):
+        for path in ROOT.glob(f"options/{kind}/*/[0-9][0-9][0-9]_*.yml"):
+            assert find_options_file(ROOT / "options" / kind / path.name) == path
 
 
 def test_options_dump_and_load_again(load, tmp_path):

@@ -1,0 +1,124 @@
+"""ATD and ATD-U in training: what their published recipes do beyond `SRModel`."""
+
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.options import DatasetOptions, Options
+from basicsr.utils.registry import MODEL_REGISTRY
+
+logger = logging.getLogger("basicsr")
+
+STREAM = 1  # tells these random choices from those of the data sets, whose seeds begin with three numbers as well
+
+
+@MODEL_REGISTRY.register()
+class ATDModel(SRModel):
+    """`SRModel`, but the moving average goes on from that of `path.pretrain_network_g`: its entry `params_ema`."""
+
+    def __init__(self, opt: Options):
+        super().__init__(opt)
+        path = opt.path
+        if self.net_g_ema is not None and path.pretrain_network_g is not None:
+            self.load_network(self.net_g_ema, path.pretrain_network_g, path.strict_load_g, "params_ema")
+
+
+class Stage(NamedTuple):
+    """A part of progressive training."""
+
+    last_iter: int
+    """the last iteration of this stage; the last stage goes on for ever."""
+    batch_size: int
+    """samples that a process takes for one step, all its `accum_iter` parts together."""
+    side: int
+    """of the crops in pixels."""
+
+
+@MODEL_REGISTRY.register()
+class ATDUNetModel(ATDModel):
+    """Restoration with input and output of one size, its batches cut as the stages of training want them.
+
+    Stages are in `datasets.train`: `iters`, and for each of them `mini_batch_sizes` and `gt_sizes`. The loader always
+    gives `batch_size_per_gpu` crops of `gt_size` pixels. A stage takes some of them at random, and of these one part,
+    the same in all. Choices follow from seed, process and iteration, so a resumed run makes those of one that was never
+    stopped. Without stages, batches are taken as they come.
+
+    Outputs are clamped to [0, 1] before they are scored, as published figures have it.
+    """
+
+    def __init__(self, opt: Options):
+        super().__init__(opt)
+        self.stages = stages_of(opt.datasets["train"], opt) if self.is_train else []
+        self._announced: Stage | None = None
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One optimizer step on what the stage takes of the batch that was fed."""
+        self.minimise(self.stage_batch(current_iter), current_iter)
+
+    def stage_batch(self, current_iter: int) -> dict[str, Any]:
+        """The part of the batch that was fed which iteration `current_iter` (from 1) trains on."""
+        if not self.stages:
+            return self.batch
+        index = min(bisect_left(self.stages, current_iter, key=lambda stage: stage.last_iter), len(self.stages) - 1)
+        stage = self.stages[index]
+        if stage is not self._announced:
+            self._announced = stage
+            logger.info(
+                "Stage %d of %d: %d crops of %d px a step", index + 1, len(self.stages), stage.batch_size, stage.side
+            )
+        count, _, height, width = self.lq.shape
+        rng = np.random.default_rng([self.opt.manual_seed, self.opt.rank, current_iter, STREAM])
+        chosen = np.sort(rng.choice(count, stage.batch_size, replace=False)).tolist()
+        top, left = (int(rng.integers(side - stage.side + 1)) for side in (height, width))
+
+        def part(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                value = value[chosen]
+                is_map = value.ndim == 4
+                return value[..., top : top + stage.side, left : left + stage.side] if is_map else value
+            return [value[i] for i in chosen]
+
+        return {key: part(value) for key, value in self.batch.items()}
+
+    @contextmanager
+    def predictor(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """A function from LQ (B, C, h, w) to the restored images, alike, clamped to [0, 1]."""
+        with super().predictor() as predict:
+            yield lambda lq: predict(lq).clamp(0, 1)
+
+
+def stages_of(data: DatasetOptions, opt: Options) -> list[Stage]:
+    """The stages that a training set's options describe; none without `iters`, `mini_batch_sizes` and `gt_sizes`.
+
+    Raises:
+        OptionError: when some of the three are missing, are not of one length, or want more than the batches have.
+    """
+    keys = ("iters", "mini_batch_sizes", "gt_sizes")
+    given: Mapping[str, list[int]] = {key: list(data[key]) for key in keys if data.get(key)}
+    if not given:
+        return []
+    for key in keys:
+        if len(given.get(key, ())) != len(next(iter(given.values()))):
+            said = ", ".join(f"{name} {values}" for name, values in given.items())
+            raise (data.where / key).error(f"needs one number for each stage, like {' and '.join(keys)}; got {said}")
+        if min(given[key]) < 1:
+            raise (data.where / key).error(f"must be at least 1 in every stage, got {given[key]}")
+    limits = {
+        "mini_batch_sizes": ("batch_size_per_gpu", data.batch_size_per_gpu),
+        "gt_sizes": ("gt_size", data.get("gt_size") or 0),
+    }
+    for key, (name, limit) in limits.items():
+        if max(given[key]) > limit:
+            raise (data.where / key).error(f"must not exceed {name} ({limit}), got {given[key]}")
+    if opt.scale != 1:
+        raise (data.where / "gt_sizes").error(f"needs input and output of one size, scale: 1, got {opt.scale}")
+    parts = opt.train.accum_iter if opt.train else 1
+    sizes = zip(accumulate(given["iters"]), given["mini_batch_sizes"], given["gt_sizes"], strict=True)
+    return [Stage(last, parts * batch, side) for last, batch, side in sizes]
