@@ -1,7 +1,7 @@
 """Cut large images into overlapping squares, which train faster than whole images when these do not fit into memory.
 
-`0001.png` becomes `0001_s001.png`, `0001_s002.png` and so on, row by row. The defaults are the published ones for
-DIV2K's high-resolution images.
+`0001.png` becomes `0001_s001.png`, `0001_s002.png` and so on, row by row. The defaults are the published ones: without
+-i it is DIV2K that is cut, with its low-resolution images X2, X3 and X4 where they are.
 
 With --lr, the low-resolution images in LR/X2, LR/X3, ... are cut at the same places into LR/X2_sub, LR/X3_sub, ...,
 under the same names: `0001x2.png` becomes `0001_s001.png` too, so the data set needs no filename_tmpl. The
@@ -21,14 +21,19 @@ from basicsr.data.pieces import Job, squares, write_missing
 from basicsr.data.storage import FolderImages
 from basicsr.data.transforms import Window
 
+DIV2K_HR, DIV2K_LR = Path("datasets/DIV2K/DIV2K_train_HR"), Path("datasets/DIV2K/DIV2K_train_LR_bicubic")
+SCALES = (2, 3, 4)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0: all squares are there."""
     parser = argparse.ArgumentParser(
         prog="extract_subimages", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("-i", "--input", type=Path, required=True, help="folder of images, subfolders included")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the squares")
+    parser.add_argument(
+        "-i", "--input", type=Path, metavar="FOLDER", help=f"of images, subfolders included (default: {DIV2K_HR})"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="for the squares (default: <input>_sub)")
     parser.add_argument("--crop-size", type=int, default=480, metavar="PX", help="side of a square (default: 480)")
     parser.add_argument("--step", type=int, default=240, metavar="PX", help="from square to square (default: 240)")
     parser.add_argument(
@@ -41,6 +46,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--compression", type=int, choices=range(10), default=3, metavar="LEVEL", help="of the PNGs")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     args = parser.parse_args(argv)
+    if args.input is None:
+        args.input = DIV2K_HR
+        if args.lr is None and not args.scale and all((DIV2K_LR / f"X{scale}").is_dir() for scale in SCALES):
+            args.lr, args.scale = DIV2K_LR, list(SCALES)
+    if args.output is None:
+        args.output = args.input.with_name(f"{args.input.name}_sub")
     if min([args.crop_size, args.step, args.workers, *args.scale]) < 1 or args.thresh_size < 0:
         parser.error("--crop-size, --step, --workers and --scale must be at least 1, --thresh-size at least 0")
     if args.lr is not None and not args.scale:

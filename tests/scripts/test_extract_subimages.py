@@ -72,6 +72,20 @@ def test_counts_agree_and_pairs_fit(run, pairs, tmp_path, scales):
             np.testing.assert_array_equal(given[inner, inner], small[inner, inner])
 
 
+def test_without_folders_div2k_is_cut(run, pairs, tmp_path, monkeypatch):
+    hr, lr = pairs
+    (tmp_path / "datasets/DIV2K").mkdir(parents=True)
+    hr.rename(tmp_path / "datasets/DIV2K/DIV2K_train_HR")
+    lr.rename(tmp_path / "datasets/DIV2K/DIV2K_train_LR_bicubic")
+    monkeypatch.chdir(tmp_path)
+    assert run(*SMALL)[0] == 0
+    made = {folder.name for folder in (tmp_path / "datasets/DIV2K/DIV2K_train_LR_bicubic").iterdir()}
+    assert made == {"X2", "X3", "X4", "X2_sub", "X3_sub", "X4_sub"}
+    squares = list_images(tmp_path / "datasets/DIV2K/DIV2K_train_HR_sub")
+    assert squares == list_images(tmp_path / "datasets/DIV2K/DIV2K_train_LR_bicubic/X4_sub")
+    assert len(squares) > 2
+
+
 def test_a_second_run_leaves_files_alone(run, photos, tmp_path):
     arguments = ("-i", photos, "-o", tmp_path / "out", "--crop-size", 100, "--step", 50)
     _, first = run(*arguments)
