@@ -15,6 +15,7 @@ M tokens of the dictionary, Q = `reducted_dim`, h heads, S pixels of a window, s
 is not clamped.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -716,8 +717,17 @@ class ATD(ATDFamily):
 def window_grids(
     batch: int, size: tuple[int, int], side: int, device: torch.device
 ) -> tuple[ShiftedWindows, ShiftedWindows]:
-    """The windows of a map, and those shifted by half a window."""
-    plain, shifted = (ShiftedWindows(batch, size, side, shift, device) for shift in (0, side // 2))
+    """The windows of a map, and those shifted by half a window; those of the last sizes are kept."""
+    make = _window_grids.__wrapped__ if torch.compiler.is_compiling() else _window_grids  # a graph keeps its own
+    return make(batch, size, side, device)
+
+
+@functools.lru_cache(maxsize=8)
+def _window_grids(
+    batch: int, size: tuple[int, int], side: int, device: torch.device
+) -> tuple[ShiftedWindows, ShiftedWindows]:
+    with torch.inference_mode(False):  # training may come after a test
+        plain, shifted = (ShiftedWindows(batch, size, side, shift, device) for shift in (0, side // 2))
     return plain, shifted
 
 

@@ -171,6 +171,18 @@ def test_windows_hold_every_token_once_and_those_at_the_border_have_labels(shift
     assert grid.uniform == 2
 
 
+def test_windows_of_a_test_serve_training():
+    """They are kept from forward to forward, whatever mode made them."""
+    net, _ = pair(**V2)
+    lq = torch.rand(1, 3, 9, 21, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = net(lq)
+    output = net.train()(lq)
+    output.mean().backward()
+    assert_same(output.detach(), expected, 1e-9)
+    assert atd_arch.window_grids(1, (12, 24), 4, lq.device) is atd_arch.window_grids(1, (12, 24), 4, lq.device)
+
+
 def test_mirroring_repeats_the_edge_and_bounces():
     x = torch.arange(3.0)[None, None, None].expand(1, 1, 5, 3)
     assert mirrored_to_multiple(x, 8)[0, 0, 7].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
