@@ -16,7 +16,7 @@ from basicsr.utils.options import load_options
 SCRIPT = "check_published.py"
 OPTIONS = Path(__file__).parents[2] / "options/test"
 PUBLISHED = sorted(
-    [*OPTIONS.glob("sr/*.yml"), *OPTIONS.glob("denoising/*.yml"), *OPTIONS.glob("jpegcar/*.yml")]
+    [path for folder in ("sr", "denoising", "jpegcar") for path in OPTIONS.glob(f"{folder}/[0-9]*.yml")]
     + [OPTIONS / f"test_CATANet_{name}.yml" for name in ("x2", "x3", "x4", "M_x2", "S_x2")]
 )
 COUNTS = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100, "Manga109": 109}
