@@ -66,6 +66,7 @@ def options(tmp_path):
 @pytest.fixture
 def messages(caplog, monkeypatch):
     """What is logged, from now on."""
+    monkeypatch.setattr(LOGGER, "handlers", [])
     monkeypatch.setattr(LOGGER, "propagate", True)
     caplog.set_level(logging.INFO, "basicsr")
     return lambda: [record.message for record in caplog.records]

@@ -159,6 +159,7 @@ def test_the_line_is_that_of_the_key(tmp_path):
 
 
 def test_keys_like_nothing_known_pass_with_a_warning(load, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("basicsr"), "handlers", [])  # a command run before leaves its own
     monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
 
     def edit(values):
@@ -299,6 +300,7 @@ class TestPublishedWords:
         assert load(setting("path", path)).path.param_key_g == key
 
     def test_mixup_is_accepted_and_one_line_says_that_it_is_not_run(self, load, caplog, monkeypatch):
+        monkeypatch.setattr(logging.getLogger("basicsr"), "handlers", [])  # a command run before leaves its own
         monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
         opt = load(setting("train.mixing_augs", {"mixup": True, "mixup_beta": 1.2, "use_identity": True}))
         assert opt.train.mixing_augs["mixup_beta"] == 1.2
@@ -318,6 +320,7 @@ class TestFindingTheFile:
         return tmp_path
 
     def test_in_a_folder_below_with_a_warning(self, folder, caplog, monkeypatch):
+        monkeypatch.setattr(logging.getLogger("basicsr"), "handlers", [])  # a command run before leaves its own
         monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
         opt = load_options(folder / "001_x.yml", is_train=True)
         assert opt.source == str(folder / "a" / "001_x.yml")
