@@ -129,8 +129,8 @@ def load_restorer(path: str | Path, device: torch.device) -> Restorer:
     content = load_file(path)
     spec = content.get("network_g")
     is_published = spec is None
+    key = "params_ema" if "params_ema" in content else "params"
     if is_published:
-        key = "params_ema" if "params_ema" in content else "params"
         spec = published_spec(select_weights(content, key, path)[1], path)
     if not isinstance(spec, Mapping) or "type" not in spec:
         raise CheckpointError(f"{path}: its network_g must be a mapping with a type, got {spec!r}")
@@ -138,7 +138,7 @@ def load_restorer(path: str | Path, device: torch.device) -> Restorer:
         net = build_network(spec)
     except TypeError as error:
         raise CheckpointError(f"{path}: its network_g does not fit this version of {spec['type']} ({error})") from error
-    load_weights(net, path, "params_ema")
+    load_weights(net, path, key)
     return Restorer(net, spec, device, is_published)
 
 

@@ -114,7 +114,7 @@ def test_weights_are_the_average_where_there_is_one(world, run):
     save_atomically({"params": state, "network_g": SR}, "one.pth")
     for name in ("both.pth", "one.pth"):
         assert torch.equal(load_restorer(name, CPU)._run.conv_first.weight, state["conv_first.weight"])
-    assert "one.pth: has no params_ema; taking params" in run("-i", "in", "--model", "one.pth")[1]
+    assert "one.pth, with param key: [params]" in run("-i", "in", "--model", "one.pth")[1]
 
 
 @pytest.mark.parametrize("name", ["001_ATD_SRx2_finetune", "101_ATD_light_SRx2_scratch"])
