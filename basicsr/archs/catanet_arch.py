@@ -29,6 +29,7 @@ from basicsr.archs.layers import (
     full_precision,
     map_to_tokens,
     mirrored_index,
+    sorted_windows,
     stable_group_order,
     tokens_to_map,
 )
@@ -85,15 +86,8 @@ class IASA(_WindowAttention):
         self.group_size = group_size
 
     def windows(self, order_BN: Tensor) -> Windows:
-        """Sub-groups of tokens in the order of their groups; each also sees the keys of the next one.
-
-        The order is mirrored where the last sub-groups need more tokens than there are.
-        """
-        length = order_BN.shape[1]
-        size = min(length, self.group_size)
-        number = -(-length // size)
-        places = mirrored_index(0, (number + 1) * size, length, order_BN.device)
-        return Windows(order_BN[:, places].int(), number, step=size, queries=size, keys=2 * size, valid=length)
+        """Sub-groups of tokens in the order of their groups; each also sees the keys of the next one."""
+        return sorted_windows(order_BN, self.group_size, reach=2)
 
     def forward(self, z_BNC: Tensor, global_kv: Tensor, order_BN: Tensor) -> Tensor:
         """Attend inside sub-groups of similar tokens and, beside that, to all token centres.
