@@ -174,16 +174,17 @@ class _Kernel(torch.autograd.Function):
         window_out = torch.empty_like(out) if needed and global_kv.shape[1] > 0 else None
         library.forward(layout, *_pointers(qkv, global_kv, out, window_out, stats), torch.get_num_threads())
         if needed:
-            ctx.save_for_backward(qkv, global_kv, rows, out, window_out, stats, numbers, labels, factor)
-            ctx.layout, ctx.library, ctx.heads = layout, library, heads
+            ctx.save_for_backward(qkv, global_kv, rows, out, window_out, stats, turned, labels, factor)
+            ctx.layout, ctx.library, ctx.heads, ctx.queries = layout, library, heads, windows.queries
+            ctx.each_row_once = scatter and windows.step == windows.keys
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, global_kv, rows, out, window_out, stats, numbers, labels, factor = ctx.saved_tensors
-        grad_qkv, grad_out = torch.zeros_like(qkv), grads[0].contiguous()
+        qkv, global_kv, rows, out, window_out, stats, turned, labels, factor = ctx.saved_tensors
+        grad_qkv = torch.empty_like(qkv) if ctx.each_row_once else torch.zeros_like(qkv)
+        grad_out = grads[0].contiguous()
         grad_global = global_kv.new_zeros(len(rows), *global_kv.shape)
-        turned = _turned(numbers) if numbers is not None else None
         grad_turned = turned.new_zeros(len(rows), *turned.shape) if turned is not None else None
         # Checkpointing hands over tensors computed again, at other addresses.
         ctx.layout.rows, ctx.layout.bias, ctx.layout.labels = _pointers(rows, turned, labels)
@@ -194,7 +195,7 @@ class _Kernel(torch.autograd.Function):
         ctx.library.backward(ctx.layout, *pointers, torch.get_num_threads())
         grad_numbers = None
         if grad_turned is not None and ctx.needs_input_grad[2]:
-            grad_numbers = grad_turned.sum(dim=0)[..., : numbers.shape[1]].mT
+            grad_numbers = grad_turned.sum(dim=0)[..., : ctx.queries].mT
         grad_factor = None
         if ctx.needs_input_grad[3]:  # scores know the factor only as one of the queries
             queries = slice(ctx.heads.number * ctx.heads.qk)

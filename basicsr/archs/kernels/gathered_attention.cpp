@@ -156,6 +156,8 @@ struct Layout {
 
     int width() const { return heads * (2 * DQ + DV); }
     int padded_queries() const { return (queries + LANES - 1) / LANES * LANES; }
+    // Whether every row is the query of one place and the key of that place, beside those that padding repeats.
+    bool each_row_once() const { return scatter && step == keys; }
     size_t bias_size() const { return (size_t)keys * padded_queries(); }
     // Of the queries `first` and the fifteen after it.
     Bias bias_of(int head, int64_t window, int first) const {
@@ -391,14 +393,25 @@ void backward_head(const Layout &l, const float *qkv, const float *global_keys, 
                     all_gradients<false>(x, packed.data(), l.keys, Bias(), dkv.data(), nullptr);
                 alignas(64) float dq[DQ][LANES];
                 std::memcpy(dq, x.dq, sizeof(dq));
-                for (int i = 0; i < count; ++i)
-                    for (int d = 0; d < DQ; ++d) grad_qkv[l.query_at(index[first + i], h) + d] += l.scale * dq[d][i];
+                for (int i = 0; i < count; ++i) {
+                    float *target = grad_qkv + l.query_at(index[first + i], h);
+                    if (part == 0 && l.each_row_once())
+                        for (int d = 0; d < DQ; ++d) target[d] = l.scale * dq[d][i];
+                    else
+                        for (int d = 0; d < DQ; ++d) target[d] += l.scale * dq[d][i];
+                }
             }
         }
         for (int j = 0; j < l.keys; ++j) {
-            const float *row = &dkv[(size_t)j * GRAD_ROW];
-            for (int d = 0; d < DQ; ++d) grad_qkv[l.key_at(index[j], h) + d] += undo_log2 * row[d];
-            for (int d = 0; d < DV; ++d) grad_qkv[l.value_at(index[j], h) + d] += row[QUERY_VECS * LANES + d];
+            const float *row = &dkv[(size_t)j * GRAD_ROW], *value_row = row + QUERY_VECS * LANES;
+            float *key = grad_qkv + l.key_at(index[j], h), *value = grad_qkv + l.value_at(index[j], h);
+            if (l.each_row_once() && window * l.step + j < l.valid) {  // the first time that this row comes
+                for (int d = 0; d < DQ; ++d) key[d] = undo_log2 * row[d];
+                for (int d = 0; d < DV; ++d) value[d] = value_row[d];
+            } else {
+                for (int d = 0; d < DQ; ++d) key[d] += undo_log2 * row[d];
+                for (int d = 0; d < DV; ++d) value[d] += value_row[d];
+            }
         }
     }
     for (int j = 0; j < l.globals; ++j) {
@@ -437,7 +450,8 @@ void forward(Layout l, const float *qkv, const float *global_keys, float *out, f
 }
 
 // Adds to `grad_qkv` (rows, width), `grad_global` (images, heads, globals, ROW) and `grad_bias` (images, heads, keys,
-// padded queries), which come as zeros; the last may be null.
+// padded queries), which come as zeros; the last may be null. With `scatter` and step = keys, `grad_qkv` is written
+// whatever was in it.
 void backward(Layout l, const float *qkv, const float *global_keys, const float *out, const float *window_out,
               const float *stats, const float *grad_out, float *grad_qkv, float *grad_global, float *grad_bias,
               int threads) {
