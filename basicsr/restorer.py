@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
-from basicsr.archs.atd_arch import ATDFamily, describe_state
+from basicsr.archs.atd_layers import ATDFamily, describe_state
 from basicsr.data.storage import decode_gray
 from basicsr.utils.checkpoint import load_file, load_weights, mismatch, select_weights
 from basicsr.utils.errors import CheckpointError, OptionError

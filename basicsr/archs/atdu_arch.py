@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.atd_arch import (
+from basicsr.archs.atd_layers import (
     ATDFamily,
     ATDLayer,
     LayerSizes,

@@ -104,7 +104,9 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
         sizes = list(windows[1:]), list(heads)
         return _opaque(qkv, windows.rows, global_kv, numbers, labels, uniform, factor, *sizes, scatter)
     dtype = qkv.dtype
-    if qkv.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and not torch.compiler.is_compiling():
+    # Subclasses of Tensor, such as those of shape inference, may have no memory that a kernel could read.
+    is_plain = type(qkv) is Tensor and qkv.device.type == "cpu" and not torch.compiler.is_compiling()
+    if is_plain and dtype in (torch.float32, torch.bfloat16):
         library = _library(heads.qk, heads.v)
         if library is not None:
             keys = (
@@ -181,6 +183,7 @@ class _Kernel(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of queries, keys and values, of the global ones, of the bias's numbers and of the factor."""
         qkv, global_kv, rows, out, window_out, stats, turned, labels, factor = ctx.saved_tensors
         grad_qkv = torch.empty_like(qkv) if ctx.each_row_once else torch.zeros_like(qkv)
         grad_out = grads[0].contiguous()
