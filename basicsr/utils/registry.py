@@ -15,6 +15,13 @@ from basicsr.utils.errors import OptionError, UnknownNameError
 
 T = TypeVar("T", bound=Callable[..., Any])
 
+# Names of BasicSR that people look for, and why there is nothing under them.
+ABSENT = {
+    "calculate_niqe": "calculate_niqe compares an image with statistics of natural ones, a file that is published "
+    "without a free licence, so it cannot come with this package, and other statistics give other numbers; leave the "
+    "metric out, or register one of your own under another name (docs/migrating.md)"
+}
+
 
 class Registry:
     """A table of named classes or functions, filled by decorators in the files of one package.
@@ -66,6 +73,8 @@ class Registry:
         if found is None:
             self._discover()
             found = self._find(name, suffix)
+        if found is None and name in ABSENT:
+            raise UnknownNameError(ABSENT[name])
         if found is None:
             near = get_close_matches(str(name), self._items, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._items))}"

@@ -11,15 +11,17 @@ import logging
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import SequenceMatcher, get_close_matches
+from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union
 
 from basicsr.utils.errors import OptionError, UnknownNameError
 from basicsr.utils.registry import Registry
-from basicsr.utils.yaml_file import Path_
+from basicsr.utils.yaml_file import MAX_INT, Path_
 
 logger = logging.getLogger("basicsr")
 
+LONGEST = 1500  # characters of a message, after its place
+SHOWN = 200  # characters of a wrong value that an error shows
 SIMILAR = 0.8  # difflib ratio from which an unknown key is taken for a misspelt known one
 _MISSING = dataclasses.MISSING
 
@@ -29,25 +31,28 @@ class Where(NamedTuple):
 
     places: Mapping[Path_, str]
     path: Path_ = ()
+    for_plugin: bool = False
+    """whether a plug-in reads these options, which may know keys that look like misspelt ones."""
 
     def __truediv__(self, key: str | int) -> "Where":
-        return Where(self.places, (*self.path, key))
+        return self._replace(path=(*self.path, key))
 
     def __str__(self) -> str:
         """`x.yml:12: train.ema_decay`; a key that was not written takes the line of the section it belongs to."""
         place = next(
             (self.places[self.path[:n]] for n in range(len(self.path), 0, -1) if self.path[:n] in self.places), ""
         )
-        dotted = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in self.path).lstrip(".")
+        dotted = "".join(f"[{p}]" if isinstance(p, int) else f".{printable(p)}" for p in self.path).lstrip(".")
         return ": ".join(part for part in (place or self.places.get((), ""), dotted) if part)
 
     def at(self, dotted: str) -> "Where":
         """The place of a key given as `section.key`."""
-        return Where(self.places, (*self.path, *dotted.split(".")))
+        return self._replace(path=(*self.path, *dotted.split(".")))
 
     def error(self, message: str) -> OptionError:
-        """An error to raise, that begins with this place."""
-        return OptionError(f"{self}: {message}")
+        """An error to raise, that begins with this place; on one line, and cut when it quotes something long."""
+        line = " ".join(message.splitlines())
+        return OptionError(f"{self}: {line if len(line) <= LONGEST else f'{line[:LONGEST]}...'}")
 
 
 NOWHERE = Where({})
@@ -207,7 +212,7 @@ def structure(section: type[Section], data: Any, where: Where) -> Any:
         OptionError: for a missing key, a misspelt one, or a value of the wrong type or range.
     """
     if not isinstance(data, Mapping):
-        raise where.error(f"expected keys and values, got {data!r}")
+        raise where.error(f"expected keys and values, got {_shown(data)}")
     hints = typing.get_type_hints(section, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(section) if not f.metadata.get("run")}
     more = section.more_hints(data, where)
@@ -215,6 +220,7 @@ def structure(section: type[Section], data: Any, where: Where) -> Any:
     given: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for key, value in data.items():
+        _refuse_other_than_text(key, where)
         pattern = next((h for p, h in section.key_patterns.items() if _fits(p, str(key))), None)
         if key in fields:
             given[key] = convert(value, hints[key], where / key)
@@ -262,11 +268,12 @@ def convert(value: Any, hint: Any, where: Where) -> Any:
     elif inspect.isclass(hint) and issubclass(hint, Section):
         return structure(hint, value, where)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        if value == value:  # not nan, which passes any check of a range
+            return float(value)
     elif (
         hint is int
         and not isinstance(value, bool)
-        and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
+        and (isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) <= MAX_INT))
     ):
         return int(value)
     elif origin in (list, tuple, Sequence) or hint in (list, tuple, Sequence):
@@ -278,7 +285,9 @@ def convert(value: Any, hint: Any, where: Where) -> Any:
             return {str(k): convert(v, inner, where / k) for k, v in value.items()}
     elif hint not in (int, float) and inspect.isclass(hint) and isinstance(value, hint):
         return value
-    raise where.error(f"expected {describe(hint)}, got {value!r}{_near(value, arguments if origin is Literal else ())}")
+    raise where.error(
+        f"expected {describe(hint)}, got {_shown(value)}{_near(value, arguments if origin is Literal else ())}"
+    )
 
 
 def convert_spec(value: Any, component: Component, where: Where) -> Spec:
@@ -288,7 +297,7 @@ def convert_spec(value: Any, component: Component, where: Where) -> Spec:
         OptionError: for an unknown type or key, a wrong type, or a parameter that is missing.
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
-        raise where.error(f"expected {{type: name of a {component.registry.kind}, ...}}, got {_plain(value)!r}")
+        raise where.error(f"expected {{type: name of a {component.registry.kind}, ...}}, got {_shown(_plain(value))}")
     try:
         target = component.registry.get(value["type"])
     except UnknownNameError as error:
@@ -297,6 +306,7 @@ def convert_spec(value: Any, component: Component, where: Where) -> Spec:
     known = {**hints.types, **component.own}
     values: dict[str, Any] = {"type": value["type"]}
     for key, item in value.items():
+        _refuse_other_than_text(key, where)
         if key in known:
             values[key] = convert(item, known[key], where / key)
         elif key != "type":
@@ -352,27 +362,49 @@ def _convert_union(value: Any, hint: Any, arguments: tuple[Any, ...], where: Whe
     sections = [a for a in arguments if a is not type(None)]
     if len(sections) == 1:
         raise errors[-1]  # `X | None`: what is wrong with the X says more than the union
-    raise where.error(f"expected {describe(hint)}, got {value!r}")
+    raise where.error(f"expected {describe(hint)}, got {_shown(value)}")
 
 
 def _convert_list(value: Sequence[Any], origin: Any, arguments: tuple[Any, ...], where: Where) -> tuple[Any, ...]:
     if origin is tuple and arguments and arguments[-1] is not Ellipsis:
         if len(value) != len(arguments):
-            raise where.error(f"expected {len(arguments)} values, got {len(value)}: {list(value)!r}")
+            raise where.error(f"expected {len(arguments)} values, got {len(value)}: {_shown(list(value))}")
         return tuple(convert(v, a, where / i) for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
     return tuple(convert(v, arguments[0] if arguments else Any, where / i) for i, v in enumerate(value))
 
 
 def _pass_or_refuse(key: Any, known: Mapping[str, Any], where: Where) -> None:
-    """An unknown key near a known one is a mistake; any other may be a plug-in's and passes with a warning."""
-    near = max(known, key=lambda name: SequenceMatcher(None, str(key), name).ratio(), default=None)
-    if near is not None and SequenceMatcher(None, str(key), near).ratio() >= SIMILAR:
-        raise where.error(f"unknown option; did you mean {near!r}?")
-    logger.warning("%s: unknown option, kept for plug-ins but read by nothing here", where)
+    """An unknown key near a known one is a mistake; any other may be a plug-in's and passes with a warning.
+
+    With a plug-in as the model even the former passes: `pretrain_network_d` is no mistake there.
+    """
+    near = get_close_matches(str(key)[:SHOWN], known, n=1, cutoff=SIMILAR)
+    if near and not where.for_plugin:
+        raise where.error(f"unknown option; did you mean {near[0]!r}?")
+    looks = f" (it looks like {near[0]!r})" if near else ""
+    logger.warning("%s: unknown option, kept for plug-ins but read by nothing here%s", where, looks)
+
+
+def _refuse_other_than_text(key: Any, where: Where) -> None:
+    if not isinstance(key, str):
+        raise where.error(f"a key must be text, got {_shown(key)}; put it in quotes (on, off, yes and no are no text)")
+
+
+def printable(key: Any) -> str:
+    """A key, or what else stands for a place, on one line, cut when long."""
+    text = str(key)
+    text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _shown(value: Any) -> str:
+    """A wrong value on one line, cut when long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _near(key: Any, names: Any) -> str:
-    near = get_close_matches(str(key), [str(n) for n in names], n=1)
+    near = get_close_matches(str(key)[:SHOWN], [str(n) for n in names], n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
