@@ -1,5 +1,6 @@
 """Where the images of a data set are kept: in a folder, or in an LMDB in BasicSR's layout."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -7,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 
-from basicsr.utils.img_util import decode_image, image_size, list_images, read_image
+from basicsr.utils.img_util import ImageFacts, checked_size, decode_gray, decode_image, image_facts, list_images
 
+logger = logging.getLogger("basicsr")
 MAX_REPORTED = 5
 META_INFO = "meta_info.txt"
 META_LINE = re.compile(r"(?P<name>.+) \((?P<height>\d+),(?P<width>\d+),\d+\) \d+")
@@ -97,29 +98,52 @@ class FolderImages:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._names = list_images(root)
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def names(self) -> list[str]:
         """Of all image files, relative to the folder, sorted."""
         return self._names
 
     def sizes(self, names: Sequence[str]) -> list[tuple[int, int]]:
-        """(height, width) of each image, from its header, while its end is looked at too."""
+        """(height, width) of each image, from its header, while its end is looked at too.
 
-        def size_or_fault(name: str) -> tuple[int, int] | str:
+        What will be left out of images (transparency, frames, orientation) is counted in a warning.
+        """
+
+        def facts_or_fault(name: str) -> ImageFacts | str:
             try:
-                return image_size(self.root / name)
+                return image_facts(self.root / name)
             except ValueError as error:
                 return str(error)
 
         with ThreadPoolExecutor() as pool:
-            found = list(pool.map(size_or_fault, names))
-        refuse(self.root, [fault for fault in found if isinstance(fault, str)], len(names))
-        return [size for size in found if not isinstance(size, str)]
+            found = dict(zip(names, pool.map(facts_or_fault, names), strict=True))
+        refuse(self.root, [fault for fault in found.values() if isinstance(fault, str)], len(found))
+        facts = {name: fact for name, fact in found.items() if isinstance(fact, ImageFacts)}
+        self._sizes.update({name: fact[:2] for name, fact in facts.items()})
+        self._warn(facts)
+        return [self._sizes[name] for name in names]
 
     def read(self, name: str, gray: bool = False) -> np.ndarray:
-        """The pixels of one file."""
+        """The pixels of one file.
+
+        Raises:
+            OSError: when it cannot be read.
+            ValueError: when it is damaged, or no longer of the size that `sizes` gave.
+        """
         path = self.root / name
-        return decode_gray(path.read_bytes(), path) if gray else read_image(path)
+        if name not in self._sizes:
+            self._sizes[name] = image_facts(path)[:2]
+        image = (decode_gray if gray else decode_image)(path.read_bytes(), path)
+        return checked_size(image, self._sizes[name], path)  # a cache has just as much room for it
+
+    def _warn(self, facts: Mapping[str, ImageFacts]) -> None:
+        for what in dict.fromkeys(what for fact in facts.values() for what in fact.left_out):
+            names = [name for name, fact in facts.items() if what in fact.left_out]
+            logger.warning(
+                "%s: %s of an image is left out, in %d of %d images: %s%s", self.root, what.removeprefix("its "),
+                len(names), len(facts), ", ".join(names[:MAX_REPORTED]), ", ..." if len(names) > MAX_REPORTED else "",
+            )  # fmt: skip
 
 
 class LmdbImages:
@@ -174,24 +198,6 @@ class LmdbImages:
                 f"(height, width); {MAKE_LMDB}"
             )
         return image
-
-
-def decode_gray(data: bytes, path: Path) -> np.ndarray:
-    """The pixels of an encoded image, (H, W, 1), uint8 or uint16, as OpenCV decodes it into gray.
-
-    The decoder of each format makes the gray (that of JPEG leaves out the colours, that of PNG weighs them), so it can
-    differ by a level or two from the gray of decoded colours.
-
-    Raises:
-        ValueError: when the data are damaged, naming `path`.
-    """
-    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
-    if not data.startswith(b"\xff\xd8"):
-        flags |= cv2.IMREAD_IGNORE_ORIENTATION  # which counts in JPEG alone, see decode_image
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if image is None or image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path}: cannot be decoded as an image of 8 or 16 bits; replace the file")
-    return image[..., None]
 
 
 def lmdb_key(name: str) -> bytes:

@@ -9,6 +9,10 @@ _LAZY = ("calculate_psnr", "calculate_psnr_pt", "calculate_ssim", "calculate_ssi
 
 
 def __getattr__(name: str) -> Any:
+    if name == "calculate_niqe":
+        from basicsr.metrics.niqe import calculate_niqe
+
+        return calculate_niqe
     if name in _LAZY:
         return METRIC_REGISTRY.get(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -35,6 +39,11 @@ def direction(spec: Mapping[str, Any]) -> str:
 def protocol(spec: Mapping[str, Any]) -> str:
     """What the metric is computed on: "uint8" (clamped, rounded 8-bit images) or "float" (raw network output)."""
     return getattr(METRIC_REGISTRY.get(spec["type"]), "protocol", "uint8")
+
+
+def takes_bgr(spec: Mapping[str, Any]) -> bool:
+    """Whether the metric is a plug-in's that declares no `protocol`, as for BasicSR: it gets 8-bit images, BGR."""
+    return not hasattr(METRIC_REGISTRY.get(spec["type"]), "protocol")
 
 
 def describe(spec: Mapping[str, Any]) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basicsr.metrics import calculate_metric, describe, direction, protocol
+from basicsr.metrics import calculate_metric, describe, direction, protocol, takes_bgr
 from basicsr.utils.dist_util import gather_objects
-from basicsr.utils.img_util import tensor2img
+from basicsr.utils.img_util import tensor2img, to_pixels
 
 Record = tuple[str, str, dict[str, float]]  # path, name and scores of one image
 
@@ -129,6 +129,7 @@ def evaluate(
     on_image: Callable[[str, Tensor], None] | None = None,
     *,
     root: str | Path | None = None,
+    gather: bool = True,
 ) -> Scores:
     """Score every image once. The only validation loop: train.py, test.py and every model call it.
 
@@ -144,6 +145,7 @@ def evaluate(
         on_image: called with the name and SR (1, 3, s*h, s*w) of each image, to save it or show it.
         root: the data set's folder; needed for distinct names in `on_image` when several processes share a set whose
             subfolders repeat file names.
+        gather: put the shares of all processes together; False: this process is alone in calling.
 
     Returns:
         The same scores in every process, in the order of the data set if image k was dealt to process k mod world_size.
@@ -156,7 +158,8 @@ def evaluate(
     for batch in batches:
         sr_batch = predict(batch["lq"])
         gt_batch = batch["gt"].to(sr_batch.device) if "gt" in batch else None
-        for k, path in enumerate(batch["lq_path"] if gt_batch is None else batch["gt_path"]):
+        paths = batch["gt_path"] if gt_batch is not None and "gt_path" in batch else batch["lq_path"]
+        for k, path in enumerate(paths):
             name = _distinct(_name(path, root), taken)
             sr = sr_batch[k : k + 1]
             if gt_batch is not None:
@@ -167,19 +170,19 @@ def evaluate(
             if on_image is not None:
                 on_image(name, sr)
     protocols = {metric: describe(spec) for metric, spec in metrics.items()}
-    return Scores(dataset, gather_scores(records), protocols)
+    return Scores(dataset, gather_scores(records, everywhere=gather), protocols)
 
 
-def gather_scores(records: list[Record]) -> dict[str, dict[str, float]]:
+def gather_scores(records: list[Record], everywhere: bool = True) -> dict[str, dict[str, float]]:
     """Merge what each process scored into name -> scores, the same in all of them, each path once.
 
     The shares are interleaved, which restores the order of images dealt in turn. Of two paths with the same name, the
-    later becomes `name~2`.
+    later becomes `name~2`. With `everywhere` False, this process alone has scored.
     """
     merged: dict[str, dict[str, float]] = {}
     seen: set[str] = set()
     taken: set[str] = set()
-    for record in chain.from_iterable(zip_longest(*gather_objects(records))):
+    for record in chain.from_iterable(zip_longest(*(gather_objects(records) if everywhere else [records]))):
         if record is not None and record[0] not in seen:
             path, name, scores = record
             seen.add(path)
@@ -191,12 +194,17 @@ def _score(sr: Tensor, gt: Tensor, metrics: Mapping[str, Mapping[str, Any]]) -> 
     """Every metric of one image; `sr` and `gt` are (1, 3, H, W)."""
     data: dict[str, dict[str, Any]] = {"float": {"img": sr, "img2": gt}}
     if any(protocol(spec) == "uint8" for spec in metrics.values()):
-        data["uint8"] = {"img": tensor2img(sr[0]), "img2": tensor2img(gt[0])}
-    return {name: float(calculate_metric(data[protocol(spec)], spec)) for name, spec in metrics.items()}
+        data["uint8"] = {"img": to_pixels(sr[0]), "img2": to_pixels(gt[0])}
+    if any(takes_bgr(spec) for spec in metrics.values()):
+        data["bgr"] = {"img": tensor2img(sr[0]), "img2": tensor2img(gt[0])}
+    kinds = {name: "bgr" if takes_bgr(spec) else protocol(spec) for name, spec in metrics.items()}
+    return {name: float(calculate_metric(data[kinds[name]], spec)) for name, spec in metrics.items()}
 
 
 def _name(path: str, root: str | Path | None) -> str:
-    return PurePath(path).stem if root is None else PurePath(path).relative_to(root).with_suffix("").as_posix()
+    if root is None or not PurePath(path).is_relative_to(root):  # data sets of plug-ins give what they like
+        return PurePath(path).stem
+    return PurePath(path).relative_to(root).with_suffix("").as_posix()
 
 
 def _distinct(name: str, taken: set[str]) -> str:

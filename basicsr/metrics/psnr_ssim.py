@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from basicsr.utils.color_util import rgb_to_y, rgb_to_y_pt
+from basicsr.utils.img_util import as_rgb
 from basicsr.utils.registry import METRIC_REGISTRY
 
 WINDOW = 11  # px: side of SSIM's Gaussian window, whose sigma is 1.5 px
@@ -38,7 +39,6 @@ def _metric(protocol: Literal["uint8", "float"], better: Literal["higher", "lowe
 def calculate_psnr(
     img: np.ndarray,
     img2: np.ndarray,
-    *,
     crop_border: int,
     input_order: Literal["HWC", "CHW"] = "HWC",
     test_y_channel: bool = False,
@@ -46,7 +46,7 @@ def calculate_psnr(
     """Peak signal-to-noise ratio in dB; inf for equal images.
 
     Args:
-        img: RGB or gray, in [0, 255]: uint8, or floats of that range.
+        img: RGB or gray, in [0, 255]: uint8, or floats of that range; BGR where it is a `BGRImage` of old plug-ins.
         img2: the other image, alike.
         crop_border: px dropped on every side before scoring.
         input_order: layout of the axes; (H, W) is read as one channel in either.
@@ -65,7 +65,6 @@ def calculate_psnr(
 def calculate_ssim(
     img: np.ndarray,
     img2: np.ndarray,
-    *,
     crop_border: int,
     input_order: Literal["HWC", "CHW"] = "HWC",
     test_y_channel: bool = False,
@@ -83,7 +82,7 @@ def calculate_ssim(
 
 
 @_metric(protocol="float", better="higher")
-def calculate_psnr_pt(img: Tensor, img2: Tensor, *, crop_border: int, test_y_channel: bool = False) -> Tensor:
+def calculate_psnr_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
     """Peak signal-to-noise ratio in dB of each image, on the numbers as they are: neither clamped nor rounded.
 
     Args:
@@ -107,7 +106,7 @@ def calculate_psnr_pt(img: Tensor, img2: Tensor, *, crop_border: int, test_y_cha
 
 
 @_metric(protocol="float", better="higher")
-def calculate_ssim_pt(img: Tensor, img2: Tensor, *, crop_border: int, test_y_channel: bool = False) -> Tensor:
+def calculate_ssim_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
     """Structural similarity of each image, on the numbers as they are: neither clamped nor rounded.
 
     Arguments, shapes and errors are those of `calculate_psnr_pt`.
@@ -134,7 +133,7 @@ def _prepare(
 
     def prepare(image: np.ndarray) -> np.ndarray:
         """(H, W, C) float64, border cut, luma alone where that is asked for."""
-        image = image.astype(np.float64)
+        image = as_rgb(image).astype(np.float64)
         if image.ndim == 2:
             image = image[..., None]
         elif input_order == "CHW":

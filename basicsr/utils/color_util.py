@@ -35,6 +35,11 @@ def ycbcr2rgb(img: np.ndarray) -> np.ndarray:
     return _as_input(rgb, img.dtype)
 
 
+def ycbcr2bgr(img: np.ndarray) -> np.ndarray:
+    """Like `ycbcr2rgb`, with the channels in OpenCV's order."""
+    return np.ascontiguousarray(ycbcr2rgb(img)[..., ::-1])
+
+
 def rgb_to_y(img: np.ndarray) -> np.ndarray:
     """Luma (H, W, 1) in [16, 235] / 255 of an RGB image (H, W, 3) of floats in [0, 1]."""
     return rgb2ycbcr(img, y_only=True)[..., None]

@@ -7,7 +7,7 @@ import pytest
 
 from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.data.storage import META_INFO, FolderImages, LmdbImages, StoredImage, lmdb_key, open_store, refuse
-from basicsr.utils.img_util import list_images, read_image, tensor2img, write_image
+from basicsr.utils.img_util import list_images, read_image, to_pixels, write_image
 
 LMDB = {"type": "lmdb"}
 
@@ -82,7 +82,7 @@ class TestLmdb:
         )
         (sample,) = dataset
         assert sample["lq_path"] == str(tmp_path / "a.lmdb/rocket.png")
-        np.testing.assert_array_equal(tensor2img(sample["lq"]), read_image(photos / "rocket.png"))
+        np.testing.assert_array_equal(to_pixels(sample["lq"]), read_image(photos / "rocket.png"))
 
     def test_twice_in_one_process_and_pickled(self, photos, make_lmdb):
         root = make_lmdb(photos, "a")

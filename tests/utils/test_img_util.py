@@ -14,7 +14,7 @@ from basicsr.utils.img_util import (
     image_size,
     list_images,
     read_image,
-    tensor2img,
+    to_pixels,
     to_tensor,
     write_image,
 )
@@ -97,7 +97,7 @@ class TestDamagedFiles:
 @pytest.mark.parametrize(
     ("name", "image", "message"),
     [
-        ("a.png", np.zeros((4, 4, 3), np.float32), r"got float32 \(4, 4, 3\); see tensor2img"),
+        ("a.png", np.zeros((4, 4, 3), np.float32), r"got float32 \(4, 4, 3\); see to_pixels"),
         ("a.png", np.zeros((4, 4, 4), np.uint8), r"got uint8 \(4, 4, 4\)"),
         ("a.xyz", np.zeros((4, 4, 3), np.uint8), "unknown image suffix '.xyz'; use one of .png"),
         ("a.jpg", np.zeros((4, 4, 3), np.uint16), "no 16-bit pixels; use one of .png"),
@@ -135,19 +135,19 @@ def test_list_images(tmp_path, pixels):
 def test_tensors_and_pixels(pixels):
     tensor = to_tensor(pixels)
     assert tensor.shape == (3, 20, 30) and tensor.dtype == torch.float32 and tensor.is_contiguous()
-    np.testing.assert_array_equal(tensor2img(tensor), pixels)
-    np.testing.assert_array_equal(tensor2img(tensor[None]), pixels)
-    np.testing.assert_array_equal(tensor2img(tensor[:1]), pixels[..., 0])
+    np.testing.assert_array_equal(to_pixels(tensor), pixels)
+    np.testing.assert_array_equal(to_pixels(tensor[None]), pixels)
+    np.testing.assert_array_equal(to_pixels(tensor[:1]), pixels[..., 0])
     assert to_tensor(pixels[..., 0]).shape == (1, 20, 30)
     assert to_tensor(np.full((2, 2, 3), 0.25)).unique().tolist() == [0.25]
 
 
 def test_tensor2img_clamps_and_rounds():
     values = torch.tensor([-0.2, 0.4 / 255, 0.6 / 255, 254.4 / 255, 1.7]).view(1, 1, 5)
-    assert tensor2img(values)[0].tolist() == [0, 0, 1, 254, 255]
-    assert tensor2img(values.to(torch.bfloat16)).dtype == np.uint8
+    assert to_pixels(values)[0].tolist() == [0, 0, 1, 254, 255]
+    assert to_pixels(values.to(torch.bfloat16)).dtype == np.uint8
     with pytest.raises(ValueError, match=r"one image, got \(2, 3, 4, 4\)"):
-        tensor2img(torch.zeros(2, 3, 4, 4))
+        to_pixels(torch.zeros(2, 3, 4, 4))
 
 
 def test_crop_border(pixels):
