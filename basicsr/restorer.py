@@ -12,15 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from basicsr.archs import build_network
+from basicsr.archs import build_network, build_network_for
 from basicsr.archs.atd_layers import ATDFamily, describe_state
-from basicsr.data.storage import decode_gray
 from basicsr.utils.checkpoint import load_file, load_weights, mismatch, select_weights
 from basicsr.utils.errors import CheckpointError, OptionError
-from basicsr.utils.img_util import decode_image, image_size, tensor2img, to_tensor, write_image
+from basicsr.utils.img_util import (
+    checked_size,
+    decode_gray,
+    decode_image,
+    image_facts,
+    to_pixels,
+    to_tensor,
+    write_image,
+)
 from basicsr.utils.registry import ARCH_REGISTRY
 from basicsr.utils.run import pick_device
 
@@ -60,22 +66,19 @@ class Restorer:
     def read(self, path: str | Path) -> np.ndarray:
         """The pixels of a file as the network takes them: RGB (H, W, 3) or gray (H, W, 1), of 8 or 16 bits.
 
-        Gray is what OpenCV decodes. Transparency is left out, with a warning.
+        Gray is what OpenCV decodes. Transparency, frames after the first and (but in JPEG and TIFF) the EXIF
+        orientation are left out, with a warning.
 
         Raises:
             OSError: when the file cannot be read.
-            ValueError: when it is cut off or is no image.
+            ValueError: when it is cut off, is no image, or has too many pixels.
         """
         path = Path(path)
-        data = path.read_bytes()
-        if self.channels == 1:
-            image_size(path)  # refuses a cut-off file, which would be decoded with its end gray
-            image = decode_gray(data, path)
-        else:
-            image = decode_image(data, path)
-        if _is_transparent(path):
-            logger.warning("%s: its transparency is left out; the output is opaque", path)
-        return image
+        facts = image_facts(path)
+        image = (decode_gray if self.channels == 1 else decode_image)(path.read_bytes(), path)
+        for what in facts.left_out:
+            logger.warning("%s: %s is left out", path, what)
+        return checked_size(image, facts[:2], path)
 
     def predict(self, lq: Tensor) -> Tensor:
         """(1, C, h, w) to (1, C, s*h, s*w), float32, not clamped, on the device of the network."""
@@ -93,7 +96,7 @@ class Restorer:
         sr = self.predict(to_tensor(image)[None])
         if not sr.isfinite().all():
             raise ValueError("the network gives values that are no numbers (nan or inf); its weights are damaged")
-        return tensor2img(sr)
+        return to_pixels(sr)
 
     def restore_file(self, source: str | Path, target: str | Path) -> tuple[int, int]:
         """Write the output for the image `source` to `target`, in the format that its suffix names.
@@ -122,22 +125,15 @@ def load_restorer(path: str | Path, device: torch.device) -> Restorer:
     The weights are `params_ema` or, where the file has none, `params`.
 
     Raises:
-        CheckpointError: when the file is missing or damaged, or its weights do not fit its `network_g`.
-        OptionError: when its `network_g` has a value that the network refuses.
-        UnknownNameError: when its `network_g` names no network.
+        CheckpointError: when the file is missing or damaged, its `network_g` describes no network, or its weights do
+            not fit it.
     """
     content = load_file(path)
-    spec = content.get("network_g")
-    is_published = spec is None
     key = "params_ema" if "params_ema" in content else "params"
-    if is_published:
-        spec = published_spec(select_weights(content, key, path)[1], path)
-    if not isinstance(spec, Mapping) or "type" not in spec:
-        raise CheckpointError(f"{path}: its network_g must be a mapping with a type, got {spec!r}")
-    try:
-        net = build_network(spec)
-    except TypeError as error:
-        raise CheckpointError(f"{path}: its network_g does not fit this version of {spec['type']} ({error})") from error
+    weights = select_weights(content, key, path)[1]
+    is_published = content.get("network_g") is None
+    spec: dict[str, Any] = published_spec(weights, path) if is_published else content["network_g"]
+    net = build_network_for(weights, spec, path)
     load_weights(net, path, key)
     return Restorer(net, spec, device, is_published)
 
@@ -182,12 +178,3 @@ def _channels(spec: Mapping[str, Any]) -> int:
         return int(spec["in_chans"])
     argument = inspect.signature(ARCH_REGISTRY.get(spec["type"])).parameters.get("in_chans")
     return 3 if argument is None or argument.default is inspect.Parameter.empty else int(argument.default)
-
-
-def _is_transparent(path: Path) -> bool:
-    """Whether the image has an alpha channel, or one of its colours is transparent."""
-    try:
-        with Image.open(path) as image:
-            return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-    except (OSError, Image.DecompressionBombError):  # Pillow knows fewer formats; their pixels have been read
-        return False

@@ -8,12 +8,47 @@ from basicsr.utils.errors import CheckpointError
 from basicsr.utils.registry import ARCH_REGISTRY
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def build_network(spec: Mapping[str, Any]) -> "nn.Module":
     """The network that `{type: CATANet-L, upscale: 4, ...}` describes, freshly initialised."""
     return ARCH_REGISTRY.build(spec)
+
+
+def build_network_for(weights: "Mapping[str, Tensor]", spec: Any, path: str | Path) -> "nn.Module":
+    """The network that a weight file's own `network_g` describes, built only once its sizes are known to be the file's.
+
+    Args:
+        weights: of the file, which are not loaded yet.
+        spec: the `network_g`; whoever made the file may have written anything there.
+        path: of the file.
+
+    Raises:
+        CheckpointError: when `spec` describes no network, or another one than that of the weights.
+    """
+    import torch
+
+    from basicsr.utils.checkpoint import mismatch
+    from basicsr.utils.typed import NOWHERE, Component, convert_spec
+
+    if not isinstance(spec, Mapping) or "type" not in spec:
+        raise CheckpointError(f"{path}: its network_g must be a mapping with a type, got {str(spec)[:50]}")
+    try:
+        checked = convert_spec(spec, Component(ARCH_REGISTRY), NOWHERE.at("network_g"))
+        try:
+            with torch.device("meta"):  # takes no memory, however large the numbers
+                net = build_network(checked)
+        except (NotImplementedError, RuntimeError):
+            if ARCH_REGISTRY.get(checked.type).__module__.startswith("basicsr."):
+                raise
+            net = build_network(checked)  # constructors of plug-ins may read numbers, as in `x.item()`
+    except (TypeError, RuntimeError, ArithmeticError, LookupError, ValueError) as error:
+        kind = str(spec["type"])[:50]
+        raise CheckpointError(f"{path}: its network_g does not fit this version of {kind} ({error})") from error
+    if problem := mismatch(net, weights):
+        raise CheckpointError(f"{path}: its weights do not fit its network_g, {checked.type}: {problem}")
+    return build_network(checked)
 
 
 def load_network(path: str | Path, param_key: str = "params") -> "nn.Module":
@@ -22,11 +57,11 @@ def load_network(path: str | Path, param_key: str = "params") -> "nn.Module":
     Raises:
         CheckpointError: when the file carries no `network_g`, or its weights do not fit it.
     """
-    from basicsr.utils.checkpoint import load_file, load_weights
+    from basicsr.utils.checkpoint import load_file, load_weights, select_weights
 
-    spec = load_file(path).get("network_g")
-    if spec is None:
+    content = load_file(path)
+    if content.get("network_g") is None:
         raise CheckpointError(f"{path}: carries no network_g, so build the network first, from its YAML")
-    net = build_network(spec)
+    net = build_network_for(select_weights(content, param_key, path)[1], content["network_g"], path)
     load_weights(net, path, param_key)
     return net.eval()
