@@ -17,21 +17,34 @@ if TYPE_CHECKING:
 logger = logging.getLogger("basicsr")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command `basicsr-test`; returns the exit code."""
+def main(argv: list[str] | None = None, root_path: str | Path | None = None) -> int:
+    """The command `basicsr-test`; returns the exit code. `results` is made below `root_path`, else here."""
     args = parse_command_line("basicsr-test", __doc__ or "", argv)
     # Only now, for these import torch and --help should not wait for it.
-    from basicsr.utils.options import dump_options, load_options, resolve
+    from basicsr.utils.options import below, dump_options, load_options, resolve
     from basicsr.utils.run import join_processes, run_command
 
     def body() -> None:
-        opt = load_options(args.opt, args.force_yml, is_train=False)
+        opt = below(root_path, load_options(args.opt, args.force_yml, is_train=False))
         if args.check:
             sys.stdout.write(dump_options(resolve(opt, debug=args.debug)))
         else:
             test(join_processes(opt, args.launcher, debug=args.debug))
 
     return run_command("basicsr-test", body)
+
+
+def test_pipeline(root_path: str | Path) -> None:
+    """Test as the command line of this process says, for the `test.py` of a project with plug-ins of its own.
+
+    Args:
+        root_path: folder below which `results` is made.
+
+    Raises:
+        SystemExit: with the exit code of `main`, when the run did not end well.
+    """
+    if code := main(root_path=root_path):
+        sys.exit(code)
 
 
 def test(opt: "Options") -> None:

@@ -21,7 +21,7 @@ from basicsr.archs import build_network
 from basicsr.data import build_dataset
 from basicsr.metrics.psnr_ssim import calculate_psnr
 from basicsr.models.sr_model import self_ensemble
-from basicsr.utils.img_util import image_size, list_images, read_image, tensor2img, write_image
+from basicsr.utils.img_util import image_size, list_images, read_image, to_pixels, write_image
 from basicsr.utils.matlab_functions import imresize
 from basicsr.utils.plot_util import read_log
 from basicsr.utils.registry import LOSS_REGISTRY
@@ -146,7 +146,7 @@ def assert_same_run(folder, other, it):
     for file in (f"{MODELS}/net_g_{it}.pth", f"{MODELS}/net_g_latest.pth", f"{STATES}/{it}.state"):
         a, b = load(folder / file), load(other / file)
         assert a.keys() == b.keys()
-        for key in a.keys() - {"meta"}:  # holds the name
+        for key in a.keys() - {"meta", "options"}:  # which hold the name, and who loaded the samples
             assert plain(a[key]) == plain(b[key]), f"{file}: {key}"
 
 
@@ -495,7 +495,8 @@ class TestResume:
             "resume_state": str(straight / STATES / "3.state"), "ignore_resume_networks": ["network_g"],
             "pretrain_network_g": str(trained / MODELS / "net_g_4.pth"),
         }  # fmt: skip
-        assert call(basicsr.train, tmp_path, run) == 0
+        assert call(basicsr.train, tmp_path, run) == 2  # many options are others
+        assert call(basicsr.train, tmp_path, run, "--force_resume") == 0
         expected, found = load(trained / MODELS / "net_g_4.pth"), load(tmp_path / MODELS / "net_g_latest.pth")
         assert plain(found["params"]) == plain(expected["params"])
 
@@ -527,7 +528,7 @@ class TestTesting:
             picture = read_image(folder / f"visualization/Photos/{name}_tested.png")
             with torch.inference_mode():
                 lq = pair["lq"][None]
-                np.testing.assert_array_equal(picture, tensor2img(self_ensemble(net, lq) if ensemble else net(lq)))
+                np.testing.assert_array_equal(picture, to_pixels(self_ensemble(net, lq) if ensemble else net(lq)))
             gt = read_image(windows / f"{name}.png")[: picture.shape[0], : picture.shape[1]]
             psnr = calculate_psnr(picture, gt, crop_border=2, test_y_channel=True)
             assert scores["per_image"][name]["psnr"] == pytest.approx(psnr, abs=1e-9)

@@ -9,9 +9,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from basicsr.utils.registry import DATASET_REGISTRY
+from basicsr.utils.signals import leave_signals_to_parent
 
 
-def build_dataset(spec: Mapping[str, Any], *, scale: int, phase: str, seed: int) -> Dataset[Any]:
+def build_dataset(
+    spec: Mapping[str, Any], *, scale: int | None = None, phase: str | None = None, seed: int = 0
+) -> Dataset[Any]:
     """The data set `spec["type"]`, built with those keys of `spec` that its constructor names.
 
     The others speak to the loader, or were warned of when the options were read; `**kwargs` takes them all.
@@ -22,7 +25,8 @@ def build_dataset(spec: Mapping[str, Any], *, scale: int, phase: str, seed: int)
     Args:
         spec: section of the options, {type: name of the class, ...}.
         scale: of the run; passed on, like `phase` and `seed`, to classes that ask for it, unless `spec` has its own.
-        phase: "train", "val" or "test".
+            None: as `spec` says, or the default of the class.
+        phase: "train", "val" or "test"; None: alike.
         seed: of random crops and flips.
 
     Raises:
@@ -34,9 +38,9 @@ def build_dataset(spec: Mapping[str, Any], *, scale: int, phase: str, seed: int)
     if list(parameters) == ["opt"]:
         from basicsr.data.data_util import LegacyDataset
 
-        return LegacyDataset(cls({**_plain(spec), "scale": scale, "phase": phase}), seed)
+        return LegacyDataset(cls({**_plain(spec), **_given(scale=scale, phase=phase)}), seed)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    given = {"scale": scale, "phase": phase, "seed": seed, **spec}
+    given = {**_given(scale=scale, phase=phase), "seed": seed, **spec}
     return cls(**{key: value for key, value in given.items() if key != "type" and (takes_any or key in parameters)})
 
 
@@ -51,6 +55,7 @@ def build_dataloader(
     pin_memory: bool = False,
     persistent_workers: bool = False,
     prefetch_factor: int | None = None,
+    timeout: float = 0,
 ) -> DataLoader[Any]:
     """Batches of `dataset`: full ones in training, all samples otherwise.
 
@@ -64,6 +69,7 @@ def build_dataloader(
         pin_memory: copy batches to page-locked memory (CUDA only).
         persistent_workers: keep the workers from epoch to epoch.
         prefetch_factor: batches that each worker reads ahead; None: PyTorch's default.
+        timeout: seconds without a batch from the workers after which they are given up (RuntimeError); 0: never.
 
     Raises:
         ValueError: when a training epoch does not fill one batch.
@@ -87,7 +93,8 @@ def build_dataloader(
         pin_memory=pin_memory,
         persistent_workers=persistent_workers and num_workers > 0,
         prefetch_factor=prefetch_factor if num_workers else None,
-        worker_init_fn=_use_one_thread,
+        timeout=timeout if num_workers else 0,
+        worker_init_fn=_start_worker,
         # Forked workers share the cache of decoded images; newer Pythons would start them afresh.
         multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
         # A generator of its own: drawing the workers' seed must not move PyTorch's global one.
@@ -95,10 +102,15 @@ def build_dataloader(
     )
 
 
-def _use_one_thread(worker: int) -> None:
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _start_worker(worker: int) -> None:
     """The workers are the parallelism; threads inside each would only get in each other's way."""
     import cv2
 
+    leave_signals_to_parent()
     cv2.setNumThreads(0)  # not 1: in a forked process OpenCV hangs when it resizes its pool of threads
     torch.set_num_threads(1)
 

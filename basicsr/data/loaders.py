@@ -11,6 +11,8 @@ from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils.errors import OptionError
 from basicsr.utils.options import DatasetOptions, Options
 
+LOADER_SHARE = 0.8  # of `dist_params.timeout`: who waits for a loader gives up before those who wait for him
+
 
 def build_train_loader(opt: Options) -> DataLoader[Any]:
     """Training batches of this process. A batch holds all `accum_iter` parts of one optimizer step.
@@ -34,6 +36,7 @@ def build_train_loader(opt: Options) -> DataLoader[Any]:
             pin_memory=options.pin_memory,
             persistent_workers=options.persistent_workers,
             prefetch_factor=options.num_prefetch_queue,
+            timeout=LOADER_SHARE * opt.dist_params.timeout,
         )
     except ValueError as error:
         raise OptionError(f"{options.where}: {error}") from error
@@ -45,13 +48,15 @@ class TestLoader:
     Attributes:
         name: of the data set.
         root: its folder, below which images are named.
+        dataset: all of it, with its options in `opt`.
     """
 
     __test__ = False  # no test case, whatever its name
 
-    def __init__(self, name: str, root: Path | None, loader: DataLoader[Any]):
+    def __init__(self, name: str, root: Path | None, loader: DataLoader[Any], dataset: Any = None):
         self.name = name
         self.root = root
+        self.dataset = dataset
         self._loader = loader
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -59,6 +64,13 @@ class TestLoader:
 
     def __len__(self) -> int:
         return len(self._loader)
+
+    def whole(self) -> "TestLoader":
+        """One that gives all images in this process."""
+        if len(self._loader) == len(self.dataset):
+            return self
+        loader = build_dataloader(self.dataset, phase="test", sampler=SequentialSampler(self.dataset))
+        return TestLoader(self.name, self.root, loader, self.dataset)
 
 
 def build_test_loader(opt: Options, key: str) -> TestLoader:
@@ -71,14 +83,21 @@ def build_test_loader(opt: Options, key: str) -> TestLoader:
     dataset = _dataset(options, opt, key.split("_")[0])
     share = Subset(dataset, range(opt.rank, len(dataset), opt.world_size))
     loader = build_dataloader(
-        share, phase="test", num_workers=options.num_worker_per_gpu, sampler=SequentialSampler(share)
+        share,
+        phase="test",
+        num_workers=options.num_worker_per_gpu,
+        sampler=SequentialSampler(share),
+        timeout=LOADER_SHARE * opt.dist_params.timeout,
     )
     root = options.get("dataroot_gt") or options.get("dataroot_lq")
-    return TestLoader(options.name or key, Path(root) if root else None, loader)
+    return TestLoader(options.name or key, Path(root) if root else None, loader, dataset)
 
 
 def _dataset(options: DatasetOptions, opt: Options, phase: str) -> Any:
     try:
-        return build_dataset(options, scale=opt.scale, phase=phase, seed=opt.manual_seed)
+        dataset: Any = build_dataset(options, scale=opt.scale, phase=phase, seed=opt.manual_seed)
     except (ValueError, OSError) as error:
         raise OptionError(f"{options.where}: {error}") from error
+    if not getattr(dataset, "opt", None):  # plug-ins ask `dataloader.dataset.opt` for the name
+        dataset.opt = {**options.to_dict(), "phase": phase, "scale": opt.scale}
+    return dataset

@@ -26,8 +26,8 @@ class ATDModel(SRModel):
     def __init__(self, opt: Options):
         super().__init__(opt)
         path = opt.path
-        if self.net_g_ema is not None and path.pretrain_network_g is not None:
-            self.load_network(self.net_g_ema, path.pretrain_network_g, path.strict_load_g, "params_ema")
+        if self.ema is not None and path.pretrain_network_g is not None:
+            self.load_network(self.ema, path.pretrain_network_g, path.strict_load_g, "params_ema")
 
 
 class Stage(NamedTuple):

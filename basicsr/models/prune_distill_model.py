@@ -171,8 +171,8 @@ class PruneDistillModel(SRModel):
 
     def whole_network(self) -> nn.Module:
         """The full-depth network of a search with all that it has learned."""
-        if self.net_g_ema is not None:
-            return self.get_bare_model(self.net_g_ema)
+        if self.ema is not None:
+            return self.get_bare_model(self.ema)
         net, changed = self.masked.module, self.masked.changed()
         if changed:
             net = deepcopy(net)

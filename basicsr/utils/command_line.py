@@ -16,6 +16,9 @@ def parse_command_line(prog: str, description: str, argv: Sequence[str] | None) 
     parser.add_argument(
         "--auto_resume", action="store_true", help="continue from the newest state of this run, if there is one"
     )
+    parser.add_argument(
+        "--force_resume", action="store_true", help="continue although options changed that decide the result"
+    )
     parser.add_argument("--debug", action="store_true", help="short intervals, no trackers, a name of its own")
     parser.add_argument("--check", action="store_true", help="check the options, print them resolved, and exit")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="accepted for old launchers, and ignored")

@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
@@ -18,13 +19,14 @@ Launcher = Literal["none", "pytorch", "slurm"]
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-def init_dist(launcher: Launcher, backend: str | None = None, port: int | None = None) -> None:
+def init_dist(launcher: Launcher, backend: str | None = None, port: int | None = None, timeout: float = 1800.0) -> None:
     """Join the process group that the launcher's environment variables describe, and take this process's GPU.
 
     Args:
         launcher: "none" does nothing; "pytorch" is torchrun; "slurm" is srun.
         backend: None: nccl with CUDA, gloo without.
         port: TCP port of rank 0, for Slurm; None: `MASTER_PORT`, or 29500.
+        timeout: seconds that a collective operation waits for the other processes before it fails.
 
     Raises:
         OptionError: for an unknown launcher, or when its variables are not set.
@@ -41,7 +43,7 @@ def init_dist(launcher: Launcher, backend: str | None = None, port: int | None =
     backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
     if "nccl" in backend:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend, init_method="env://")
+    dist.init_process_group(backend, init_method="env://", timeout=timedelta(seconds=timeout))
 
 
 def get_dist_info() -> tuple[int, int]:

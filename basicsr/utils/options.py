@@ -28,8 +28,19 @@ from basicsr.utils.registry import (
     OPTIMIZER_REGISTRY,
     SCHEDULER_REGISTRY,
 )
-from basicsr.utils.typed import Component, Hints, Section, Spec, Where, at_least, option, signature_hints, structure
-from basicsr.utils.yaml_file import Path_, load_yaml, parse_value
+from basicsr.utils.typed import (
+    Component,
+    Hints,
+    Section,
+    Spec,
+    Where,
+    at_least,
+    option,
+    printable,
+    signature_hints,
+    structure,
+)
+from basicsr.utils.yaml_file import MAX_DEPTH, Path_, load_yaml, parse_value
 
 NetworkSpec = Annotated[Spec, Component(ARCH_REGISTRY)]
 LossSpec = Annotated[Spec, Component(LOSS_REGISTRY)]
@@ -122,6 +133,10 @@ class TrainOptions(Section):
         "autocast of forward and loss: bf16, or fp16 with scaled gradients (on CUDA; elsewhere bf16); null: float32",
     )
     use_fp16: bool = option(False, "as published files of ATD say it: amp: fp16")
+    nan: Literal["stop", "skip"] = option(
+        "stop", "when a loss or the gradient is not finite: end the run, or skip the step; both name the files"
+    )
+    nan_limit: int = option(10, "with nan: skip, steps that may be skipped before the run ends all the same")
     mixing_augs: dict[str, Any] | None = option(
         None,
         "MixUp, which published files of ATD-U configure but their code never ran; accepted, and not run here either",
@@ -131,6 +146,7 @@ class TrainOptions(Section):
 
     def __post_init__(self) -> None:
         at_least(1, self, "total_iter", "accum_iter")
+        at_least(0, self, "nan_limit")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: must be in [0, 1), got {self.ema_decay}; 0 turns EMA off")
         if self.grad_clip is not None and self.grad_clip <= 0:
@@ -202,11 +218,28 @@ class LoggerOptions(Section):
 
     print_freq: int = option(100, "iterations between log lines")
     save_checkpoint_freq: int = option(5000, "iterations between checkpoints")
+    keep_checkpoints: int | None = option(
+        None, "newest checkpoints that are kept; the others are deleted, but never one of the best scores; null: all"
+    )
+    checkpoint_format: Literal["pth", "safetensors", "both"] = option(
+        "pth", "of weight files; safetensors needs `pip install basicsr[safetensors]`; states are always `.state`"
+    )
     use_tb_logger: bool = option(False, "write TensorBoard files to tb_logger/<name>")
     wandb: WandbOptions | None = option(None, "Weights & Biases; null: not used")
 
     def __post_init__(self) -> None:
         at_least(1, self, "print_freq", "save_checkpoint_freq")
+        if self.keep_checkpoints is not None:
+            at_least(1, self, "keep_checkpoints")
+        if self.checkpoint_format != "pth" and find_spec("safetensors") is None:
+            raise ValueError(
+                "checkpoint_format: needs the package safetensors; pip install basicsr[safetensors], or set it to pth"
+            )
+
+    @property
+    def weight_suffixes(self) -> tuple[str, ...]:
+        """Of the weight files that are written."""
+        return (".pth", ".safetensors") if self.checkpoint_format == "both" else (f".{self.checkpoint_format}",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +250,14 @@ class DistOptions(Section):
         None, "null: nccl on GPUs, gloo on CPUs; nccl falls back to gloo on CPUs"
     )
     port: int | None = option(None, "port of the rendezvous under SLURM")
+    timeout: float = option(
+        1800.0,
+        "seconds that a process waits for another one, or for a batch of its loader processes, before the run ends",
+    )
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.timeout <= 1_000_000:
+            raise ValueError(f"timeout: must be in [1, 1000000] seconds, got {self.timeout}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +269,9 @@ class Options(Section):
     scale: int = option(doc="enlargement factor of the task")
     num_gpu: int | Literal["auto"] = option("auto", "0: CPU; otherwise the GPU of each process where there is one")
     manual_seed: int = option(0, "seed of everything random")
+    deterministic: bool = option(
+        False, "the same weights from every run on the same hardware: only operations that repeat bit for bit; slower"
+    )
     find_unused_parameters: bool = option(False, "let DDP look for parameters that got no gradient")
     datasets: dict[str, DatasetOptions] = option(
         doc="train, val, val_1.. and test, test_1..: the phase is the part before `_`"
@@ -245,6 +289,7 @@ class Options(Section):
     is_train: bool = option(False, "training rather than testing", run=True)
     debug: bool = option(False, "short intervals, no trackers", run=True)
     auto_resume: bool = option(False, "continue from the newest state of this name", run=True)
+    force_resume: bool = option(False, "continue although options have changed that decide the result", run=True)
     launcher: str = option("none", "none, pytorch or slurm", run=True)
     dist: bool = option(False, "several processes work together", run=True)
     rank: int = option(0, "index of this process", run=True)
@@ -283,7 +328,7 @@ def load_options(path: str | Path, overrides: Sequence[str] = (), *, is_train: b
         _apply_override(values, places, override)
     if isinstance(files := values.get("path"), dict) and "param_key" in files:
         files.setdefault("param_key_g", files["param_key"])
-    options = structure(Options, values, Where(places))
+    options = structure(Options, values, Where(places, for_plugin=_is_plugin(values.get("model_type"))))
     check(options, is_train)
     return replace(options, is_train=is_train, source=str(path))
 
@@ -323,8 +368,14 @@ def check(options: Options, is_train: bool) -> None:
     except UnknownNameError as error:
         raise (where / "model_type").error(str(error)) from error
     for spec in (options[key] for key in options if key.startswith("network_")):
-        with torch.device("meta"):
-            ARCH_REGISTRY.build(spec)
+        try:
+            with torch.device("meta"):
+                ARCH_REGISTRY.build(spec)
+        except (NotImplementedError, RuntimeError, OverflowError, MemoryError) as error:
+            # Constructors of plug-ins may read numbers, as in `[x.item() for x in torch.linspace(...)]`.
+            if ARCH_REGISTRY.get(spec.type).__module__.startswith("basicsr."):
+                raise spec.where.error(f"cannot be built with these sizes ({error or 'too large'})") from error
+            logger.info("%s: not checked beforehand (%s)", spec.where, error)
     upscale = options.network_g.get("upscale", options.scale)
     if upscale != options.scale:
         raise (where / "scale").error(f"is {options.scale}, but network_g.upscale is {upscale}; make them equal")
@@ -336,19 +387,22 @@ def check(options: Options, is_train: bool) -> None:
         raise (where / "train").error("is missing; a training run needs optim_g, total_iter and a loss")
     if "train" not in options.datasets:
         raise (where / "datasets").error("has no `train` entry to train on")
-    if not options.train.losses:
+    if not options.train.losses and not where.for_plugin:
         raise (where / "train").error("has no loss; add e.g. `pixel_opt: {type: L1Loss, loss_weight: 1.0}`")
     if options.train.mixing_augs:
         logger.warning("%s: not run, as in the code these options are from", options.train.where / "mixing_augs")
     weight: Any = torch.nn.Parameter(torch.zeros(2, 2))
     takes_names = getattr(OPTIMIZER_REGISTRY.get(options.train.optim_g.type), "takes_names", False)
-    OPTIMIZER_REGISTRY.build(options.train.optim_g, [("weight", weight) if takes_names else weight])
+    try:
+        OPTIMIZER_REGISTRY.build(options.train.optim_g, [("weight", weight) if takes_names else weight])
+    except RuntimeError as error:  # e.g. `foreach` together with `fused`
+        raise options.train.optim_g.where.error(str(error)) from error
     if options.train.scheduler is not None:
         SCHEDULER_REGISTRY.build(options.train.scheduler)
 
 
 def resolve(options: Options, *, launcher: str = "none", rank: int = 0, world_size: int = 1,
-            debug: bool = False, auto_resume: bool = False) -> Options:  # fmt: skip
+            debug: bool = False, auto_resume: bool = False, force_resume: bool = False) -> Options:  # fmt: skip
     """Add what the run decides: its place among the processes, its folders, the short intervals of a debug run."""
     debug = debug or "debug" in options.name
     name = f"debug_{options.name}" if debug and "debug" not in options.name else options.name
@@ -365,8 +419,25 @@ def resolve(options: Options, *, launcher: str = "none", rank: int = 0, world_si
         log = replace(log, print_freq=1, save_checkpoint_freq=8, use_tb_logger=False, wandb=None)
     return replace(
         options, name=name, path=path, val=val, logger=log, debug=debug, auto_resume=auto_resume,
-        launcher=launcher, rank=rank, world_size=world_size, dist=world_size > 1,
+        force_resume=force_resume, launcher=launcher, rank=rank, world_size=world_size, dist=world_size > 1,
     )  # fmt: skip
+
+
+def below(root_path: str | Path | None, options: Options) -> Options:
+    """The options with `experiments` and `results` below `root_path`; None: below the current folder."""
+    if root_path is None:
+        return options
+    path = options.path
+    experiments, results = Path(root_path) / path.experiments_root, Path(root_path) / path.results_root
+    return replace(options, path=replace(path, experiments_root=str(experiments), results_root=str(results)))
+
+
+def _is_plugin(model_type: Any) -> bool:
+    """Whether this model is registered by code from outside the package."""
+    try:
+        return not MODEL_REGISTRY.get(model_type).__module__.startswith("basicsr.")
+    except (UnknownNameError, TypeError):  # `check` will say so
+        return False
 
 
 def dump_options(options: Options) -> str:
@@ -384,14 +455,14 @@ def copy_options_file(source: str | Path, folder: str | Path) -> None:
 
 
 def _apply_override(values: dict[str, Any], places: dict[Path_, str], override: str) -> None:
-    place = f"--force_yml {override}"
+    place = f"--force_yml {printable(override)}"
     dotted, equals, text = override.partition("=")
     keys = tuple(dotted.replace(".", ":").split(":"))
-    if not equals or not all(keys):
+    if not equals or not all(keys) or not dotted.isprintable() or len(keys) > MAX_DEPTH:
         raise OptionError(f"{place}: expected a:b=value")
     try:
         value = parse_value(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except yaml.YAMLError as error:
         raise OptionError(f"{place}: the value is no valid YAML") from error
     node: Any = values
     for depth, key in enumerate(keys[:-1]):
@@ -400,3 +471,14 @@ def _apply_override(values: dict[str, Any], places: dict[Path_, str], override: 
             raise OptionError(f"{place}: {'.'.join(keys[: depth + 1])} is a value, not a section")
     node[keys[-1]] = value
     places[keys] = place
+
+
+copy_opt_file = copy_options_file  # BasicSR's name; so are those below
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("parse_options", "dict2str", "yaml_load", "ordered_yaml"):
+        from basicsr.utils import plain_options
+
+        return getattr(plain_options, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

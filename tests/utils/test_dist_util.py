@@ -1,5 +1,6 @@
 import os
 import socket
+from datetime import timedelta
 
 import pytest
 import torch
@@ -55,9 +56,9 @@ def test_slurm_starts_a_group(monkeypatch, tmp_path):
     os.environ |= {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0", "SLURM_NODELIST": "localhost,other"}
     os.environ["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     seen = {}
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, init_method: seen.update(backend=backend))
-    init_dist("slurm", backend="gloo", port=29555)
-    assert seen == {"backend": "gloo"}
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **how: seen.update(backend=backend, **how))
+    init_dist("slurm", backend="gloo", port=29555, timeout=60)
+    assert seen == {"backend": "gloo", "init_method": "env://", "timeout": timedelta(seconds=60)}
     expected = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29555"}
     assert expected.items() <= os.environ.items()
 
