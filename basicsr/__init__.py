@@ -18,6 +18,7 @@ _HOMES = {
     "models": ("build_model",),
     "utils": (
         "get_root_logger", "MessageLogger", "crop_border", "imresize", "get_dist_info", "init_dist", "master_only",
+        "scandir", "set_random_seed", "tensor2img", "img2tensor", "imwrite", "FileClient",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from basicsr.data.cache import CachedImages
 from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import chosen_names, locate, partner_names
+from basicsr.data.data_util import chosen_names, locate, partner_names, takes_opt
 from basicsr.data.storage import StoredImage, open_store, refuse
 from basicsr.data.transforms import ToInput, Window, downscale_window, flip_and_rotate, random_window
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -18,6 +18,7 @@ PHASES = ("train", "val", "test")
 
 
 @DATASET_REGISTRY.register()
+@takes_opt
 class PairedImageDataset(Dataset[dict[str, Any]]):
     """`{lq, gt, lq_path, gt_path}`: float32 RGB (3, h, w) and (3, scale * h, scale * w) in [0, 1], and their files.
 
@@ -25,8 +26,9 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
     ranks and resumes change nothing. Validation and test samples are whole images, the ground truth cut at the bottom
     right to scale times the low-resolution size.
 
-    All images are checked when the data set is built. Low-resolution images must have floor(ground truth / scale)
-    pixels a side. See `read_image` for gray, 16-bit and transparent files.
+    Also made by one mapping, `PairedImageDataset(opt)`; see `takes_opt`. All images are checked when the data set is
+    built. Low-resolution images must have floor(ground truth / scale) pixels a side. See
+    `read_image` for gray, 16-bit and transparent files.
 
     Args:
         dataroot_gt: folder of ground truth, subfolders included, or an LMDB.
@@ -102,6 +104,11 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             self.lq_paths = [image.path for image in lq_images]
             images, sizes = images + lq_images, sizes + lq_sizes
         self._images = CachedImages(images, sizes, cache_mb)
+
+    @property
+    def paths(self) -> list[dict[str, str]]:
+        """The files of each pair, under the keys of a sample."""
+        return [{"lq_path": str(lq), "gt_path": str(gt)} for lq, gt in zip(self.lq_paths, self.gt_paths, strict=True)]
 
     def __len__(self) -> int:
         return len(self.gt_paths)

@@ -7,15 +7,18 @@ from torch.utils.data import Dataset
 
 from basicsr.data.cache import CachedImages
 from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import chosen_names, locate
+from basicsr.data.data_util import chosen_names, locate, takes_opt
 from basicsr.data.storage import StoredImage, open_store
 from basicsr.data.transforms import ToInput
 from basicsr.utils.registry import DATASET_REGISTRY
 
 
 @DATASET_REGISTRY.register()
+@takes_opt
 class SingleImageDataset(Dataset[dict[str, Any]]):
     """`{lq, lq_path}`: whole images, float32 RGB (3, h, w) in [0, 1], and their files' paths.
+
+    Also made by one mapping, `SingleImageDataset(opt)`; see `takes_opt`.
 
     Args:
         dataroot_lq: folder of images, subfolders included, or an LMDB.
@@ -53,6 +56,11 @@ class SingleImageDataset(Dataset[dict[str, Any]]):
         images = [StoredImage(store, name) for name in chosen_names(store, meta_info_file)]
         self.lq_paths = [image.path for image in images]
         self._images = CachedImages(images, store.sizes([image.name for image in images]), cache_mb)
+
+    @property
+    def paths(self) -> list[str]:
+        """The file of each image."""
+        return [str(path) for path in self.lq_paths]
 
     def __len__(self) -> int:
         return len(self.lq_paths)

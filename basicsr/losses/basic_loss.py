@@ -1,14 +1,14 @@
 """Pixel losses and the perceptual loss."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from basicsr.archs.vgg_arch import VGGFeatures, VGGType
+from basicsr.losses.loss_util import Reduction, weight_reduce_loss
 from basicsr.utils.registry import LOSS_REGISTRY
 
-Reduction = Literal["mean", "sum", "none"]
 Criterion = Literal["l1", "l2", "fro"]
 
 
@@ -27,7 +27,7 @@ class PixelLoss(nn.Module):
         ValueError: for an unknown reduction, or when `pred` and `target` differ in shape.
     """
 
-    def __init__(self, *, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
+    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
         super().__init__()
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction: must be one of {', '.join(get_args(Reduction))}, got {reduction!r}")
@@ -38,22 +38,12 @@ class PixelLoss(nn.Module):
         """The distance at every position, >= 0."""
         raise NotImplementedError
 
-    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The weighted, reduced distance."""
+    def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """The weighted, reduced distance; `kwargs` are for other losses called in the same way."""
         if pred.shape != target.shape:
             name = type(self).__name__
             raise ValueError(f"{name}: the images differ in shape, got {tuple(pred.shape)} and {tuple(target.shape)}")
-        loss = self.distance(pred, target)
-        if weight is not None:
-            weight = weight.to(loss).expand_as(loss)
-            loss = loss * weight
-        if self.reduction == "sum":
-            loss = loss.sum()
-        elif self.reduction == "mean" and weight is None:
-            loss = loss.mean()
-        elif self.reduction == "mean" and weight is not None:
-            loss = loss.sum() / weight.sum().clamp_min(torch.finfo(loss.dtype).tiny)
-        return self.loss_weight * loss
+        return self.loss_weight * weight_reduce_loss(self.distance(pred, target), weight, self.reduction)
 
 
 @LOSS_REGISTRY.register()
@@ -86,7 +76,7 @@ class CharbonnierLoss(PixelLoss):
     Source: Lai et al., LapSRN, CVPR 2017, section 3.3. Note: the paper's epsilon (1e-3) is squared; this one is not.
     """
 
-    def __init__(self, *, loss_weight: float = 1.0, reduction: Reduction = "mean", eps: float = 1e-12) -> None:
+    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean", eps: float = 1e-12) -> None:
         super().__init__(loss_weight=loss_weight, reduction=reduction)
         if eps <= 0:
             raise ValueError(f"eps: must be above 0, got {eps}; at 0 the gradient of equal pixels is not finite")

@@ -19,7 +19,8 @@ def paths(photos):
 def reads(monkeypatch):
     """Paths in the order they were decoded in this process."""
     log = []
-    monkeypatch.setattr(storage, "read_image", lambda path: log.append(path) or read_image(path))
+    decode = storage.decode_image
+    monkeypatch.setattr(storage, "decode_image", lambda data, path: log.append(path) or decode(data, path))
     return log
 
 

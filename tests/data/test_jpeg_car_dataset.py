@@ -6,13 +6,13 @@ import torch
 from basicsr.data import build_dataset
 from basicsr.data.data_sampler import SampleIndex
 from basicsr.data.jpeg_car_dataset import JPEGArtifactDataset
-from basicsr.utils.img_util import tensor2img, to_tensor, write_image
+from basicsr.utils.img_util import to_pixels, to_tensor, write_image
 
 
 def levels(tensor):
     """(h, w) or (h, w, 3) RGB levels of a tensor that holds whole ones."""
     torch.testing.assert_close(tensor * 255, (tensor * 255).round(), rtol=0, atol=1e-4)
-    return tensor2img(tensor)
+    return to_pixels(tensor)
 
 
 @pytest.mark.parametrize("quality", [10, 40])

@@ -8,7 +8,7 @@ import torch
 from basicsr.data import build_dataloader
 from basicsr.data.data_sampler import EnlargedSampler, SampleIndex
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.utils.img_util import list_images, read_image, tensor2img, write_image
+from basicsr.utils.img_util import list_images, read_image, to_pixels, write_image
 from basicsr.utils.matlab_functions import imresize
 
 
@@ -82,12 +82,12 @@ class TestSamples:
         for sample in samples:
             height, width = sample["lq"].shape[1:]
             gt = read_image(sample["gt_path"])
-            np.testing.assert_array_equal(tensor2img(sample["gt"]), gt[: height * scale, : width * scale])
-            np.testing.assert_array_equal(tensor2img(sample["lq"]), read_image(sample["lq_path"]))
+            np.testing.assert_array_equal(to_pixels(sample["gt"]), gt[: height * scale, : width * scale])
+            np.testing.assert_array_equal(to_pixels(sample["lq"]), read_image(sample["lq_path"]))
 
     def test_flips_can_be_turned_off(self, pairs, scale):
         dataset = paired(pairs, scale, gt_size=None, use_hflip=False, use_rot=False)
-        np.testing.assert_array_equal(tensor2img(dataset[SampleIndex(5, 2)]["lq"]), read_image(dataset.lq_paths[2]))
+        np.testing.assert_array_equal(to_pixels(dataset[SampleIndex(5, 2)]["lq"]), read_image(dataset.lq_paths[2]))
 
     def test_luma_and_normalisation(self, pairs, scale):
         luma = paired(pairs, scale, phase="val", color="y")[0]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from basicsr.data.single_image_dataset import SingleImageDataset
-from basicsr.utils.img_util import list_images, read_image, tensor2img
+from basicsr.utils.img_util import list_images, read_image, to_pixels
 
 
 def test_samples(photos):
@@ -10,7 +10,7 @@ def test_samples(photos):
     assert [sample["lq_path"] for sample in samples] == [str(photos / name) for name in list_images(photos)]
     for sample in samples:
         assert sample.keys() == {"lq", "lq_path"}
-        np.testing.assert_array_equal(tensor2img(sample["lq"]), read_image(sample["lq_path"]))
+        np.testing.assert_array_equal(to_pixels(sample["lq"]), read_image(sample["lq_path"]))
 
 
 def test_options(photos, tmp_path):
