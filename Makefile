@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test install
+.PHONY: demo test fuzz install
 
 demo: $(INSTALLED)  ## train CATANet-S x2 on ten photographs and compare it with bicubic: results/demo/
 	$(PY) scripts/demo.py
@@ -14,6 +14,9 @@ test: $(INSTALLED)  ## lint, types, tests
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest
+
+fuzz: $(INSTALLED)  ## the long campaigns: every kind of run killed 20 times, all mutated inputs
+	BASICSR_FULL=1 $(PY) -m pytest -s tests/reliability
 
 install: $(INSTALLED)
 

@@ -1,0 +1,142 @@
+"""What a resume says of changed options and of states that old versions wrote."""
+
+import copy
+import logging
+from collections import Counter
+
+import pytest
+import torch
+import yaml
+from reliability.runs import Run, options
+
+import basicsr.train
+from basicsr.utils.checkpoint import load_file
+
+
+@pytest.fixture
+def train(monkeypatch):
+    """A function that trains in a folder with these options, in this process; returns the exit code."""
+    monkeypatch.setattr(logging.getLogger("basicsr"), "handlers", [])
+
+    def train(run, values, *flags):
+        (run.folder / "run.yml").write_text(yaml.safe_dump(values))
+        monkeypatch.chdir(run.folder)
+        torch.set_num_threads(1)
+        return basicsr.train.main(["-opt", "run.yml", *flags])
+
+    return train
+
+
+@pytest.fixture
+def stopped(tmp_path, train):
+    """A run with two of its four iterations done."""
+    values = options(tmp_path, 4, train={"optim_g": {"weight_decay": 0.0}})
+    run = Run(tmp_path / "run", values)
+    assert train(run, values, "--force_yml", "train:total_iter=2") == 0
+    return run, values
+
+
+def changed(values, key, value):
+    values = copy.deepcopy(values)
+    *sections, last = key.split(".")
+    node = values
+    for section in sections:
+        node = node.setdefault(section, {})
+    node[last] = value
+    return values
+
+
+@pytest.mark.parametrize(("key", "value", "line"), [
+    ("logger.print_freq", 5, "logger.print_freq: 1 -> 5"),
+    ("datasets.train.num_worker_per_gpu", 1, "datasets.train.num_worker_per_gpu: (default) -> 1"),
+    ("train.total_iter", 3, "train.total_iter: 2 -> 3"),
+])  # fmt: skip
+def test_harmless_changes_are_listed(key, value, line, stopped, train, capsys):
+    run, values = stopped
+    assert train(run, changed(values, key, value), "--auto_resume") == 0
+    assert f"\t{line}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("key", "value", "line"), [
+    ("manual_seed", 4, "manual_seed: 3 -> 4"),
+    ("datasets.train.batch_size_per_gpu", 1, "datasets.train.batch_size_per_gpu: 2 -> (default)"),
+    ("datasets.train.gt_size", 20, "datasets.train.gt_size: 24 -> 20"),
+    ("train.optim_g", {"type": "Adam", "lr": 1e-4, "weight_decay": 0.0}, "train.optim_g.lr: 0.001 -> 0.0001"),
+    ("train.pixel_opt.type", "MSELoss", "train.pixel_opt.type: L1Loss -> MSELoss"),
+    ("train.ema_decay", 0.9, "train.ema_decay: (default) -> 0.9"),
+])  # fmt: skip
+def test_decisive_changes_need_force(key, value, line, stopped, train, capsys):
+    run, values = stopped
+    values = changed(values, key, value)
+    assert train(run, values, "--auto_resume") == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"2.state: the run would not end as it would have, for these have changed: {line}" in message
+    assert "--force_resume" in message
+    assert train(run, values, "--auto_resume", "--force_resume") == 0
+    assert f"\t{line}\n" in capsys.readouterr().err
+
+
+def test_another_optimizer_begins_anew_if_forced(stopped, train, capsys):
+    run, values = stopped
+    values = changed(values, "train.optim_g", {"type": "SGD", "lr": 1e-3, "momentum": 0.9})
+    assert train(run, values, "--auto_resume") == 2
+    assert "SGD needs dampening, momentum, nesterov; it was another optimizer" in capsys.readouterr().err
+    assert train(run, values, "--auto_resume", "--force_resume") == 0
+    assert "the optimizers begin anew" in capsys.readouterr().err
+
+
+def test_more_images_are_noticed(stopped, train, tmp_path, capsys):
+    run, values = stopped
+    for k in range(3):
+        (tmp_path / "images" / f"new{k}.png").write_bytes((tmp_path / "images" / "0.png").read_bytes())
+    assert train(run, values, "--auto_resume") == 2
+    assert "run.samples_per_epoch: 5 -> 8" in capsys.readouterr().err
+    assert train(run, values, "--auto_resume", "--force_resume") == 0
+
+
+@pytest.fixture
+def basicsr_1_4(stopped):
+    """The same checkpoint as BasicSR 1.4 would have written it."""
+    run, values = stopped
+    path = run.experiment / "training_states" / "2.state"
+    state = load_file(path)
+    optimizers = copy.deepcopy(state["optimizers"])
+    for group in optimizers[0]["param_groups"]:
+        for key in ("scheduled", "foreach", "maximize", "capturable", "differentiable", "fused",
+                    "decoupled_weight_decay"):  # fmt: skip
+            group.pop(key, None)
+    for moments in optimizers[0]["state"].values():
+        moments["step"] = int(moments["step"])
+    scheduler = {"milestones": Counter([250000]), "gamma": 0.5, "restarts": [0], "restart_weights": [1],
+                 "base_lrs": [1e-3], "last_epoch": 2, "_step_count": 3, "verbose": False}  # fmt: skip
+    torch.save({"epoch": 0, "iter": 2, "optimizers": optimizers, "schedulers": [scheduler]}, path)
+    path = run.experiment / "models" / "net_g_2.pth"
+    torch.save({"params": load_file(path)["params"]}, path)
+    return run, values
+
+
+def test_a_checkpoint_of_basicsr_1_4_resumes_and_says_what_it_lacks(basicsr_1_4, train, tmp_path, capsys):
+    run, values = basicsr_1_4
+    straight = Run(tmp_path / "straight", values)
+    assert train(straight, values) == 0
+    capsys.readouterr()
+    assert train(run, values, "--auto_resume") == 0
+    err = capsys.readouterr().err
+    warning = next(line for line in err.splitlines() if "lacks" in line)
+    assert "2.state: is of an older version and lacks the random state" in warning
+    for absent in ("the position in the data", "the options of its run", "the best scores", "the scale of float16"):
+        assert absent in warning
+    a, b = (load_file(each.experiment / "models" / "net_g_latest.pth")["params"] for each in (run, straight))
+    assert all(torch.equal(a[name], b[name]) for name in a)  # nothing in this run draws random numbers
+
+
+def test_a_checkpoint_of_basicsr_1_4_without_an_average(basicsr_1_4, train, capsys):
+    run, values = basicsr_1_4
+    assert train(run, changed(values, "train.ema_decay", 0.9), "--auto_resume") == 0
+    assert "net_g_2.pth: has no params_ema; taking params" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_network(basicsr_1_4, train, capsys):
+    run, values = basicsr_1_4
+    assert train(run, changed(values, "network_g.dim", 20), "--auto_resume") == 2
+    assert "net_g_2.pth: does not fit CATANet" in capsys.readouterr().err

@@ -1,0 +1,175 @@
+"""SIGTERM and SIGINT: the running step is saved, the exit code tells, and the run goes on as if nothing had been."""
+
+import logging
+import os
+import signal
+import time
+
+import pytest
+import torch
+from reliability.runs import Run, options
+
+import basicsr.train
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.metrics.evaluate import Best
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import signals
+from basicsr.utils.signals import CutShort, StopRequest
+
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+@pytest.fixture
+def train(monkeypatch, request):
+    """A function that trains in a folder, in this process; returns the exit code."""
+    monkeypatch.setattr(logging.getLogger("basicsr"), "handlers", [])
+
+    def train(run, *flags):
+        monkeypatch.chdir(run.folder)
+        torch.set_num_threads(1)
+        return basicsr.train.main(["-opt", "run.yml", *flags])
+
+    return train
+
+
+def signal_at(monkeypatch, number, iteration):
+    """Raise a signal in the middle of that step of the next run."""
+    take_step = SRModel.optimize_parameters
+
+    def optimize_parameters(self, current_iter):
+        if current_iter == iteration:
+            signal.raise_signal(number)
+        take_step(self, current_iter)
+
+    monkeypatch.setattr(SRModel, "optimize_parameters", optimize_parameters)
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt  # as SIGINT does where no step is running
+
+
+def states(run):
+    return sorted(int(path.stem) for path in (run.experiment / "training_states").glob("*.state"))
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_stopped_run_is_saved_and_goes_on(number, train, tmp_path, monkeypatch, capsys):
+    values = options(tmp_path, train={"ema_decay": 0.9})
+    straight, stopped = Run(tmp_path / "straight", values), Run(tmp_path / "stopped", values)
+    assert train(straight) == 0
+    with monkeypatch.context() as patch:
+        signal_at(patch, number, 3)
+        before = signal.getsignal(number)
+        assert train(stopped) == CODES[number]
+        assert signal.getsignal(number) is before
+    err = capsys.readouterr().err
+    assert f"stopped by {signal.Signals(number).name}; iteration 3 of 6 is saved; go on with --auto_resume" in err
+    assert states(stopped) == [2, 3]
+    assert train(stopped, "--auto_resume") == 0
+    assert stopped.result() == straight.result()
+
+
+def test_a_validation_that_is_cut_short_is_made_up_for(train, tmp_path, monkeypatch):
+    images = {"type": "PairedImageDataset", "dataroot_gt": str(tmp_path / "images")}
+    psnr = {"type": "calculate_psnr", "crop_border": 2}
+    values = options(tmp_path, datasets={"val": images}, val={"val_freq": 3, "metrics": {"psnr": psnr}, "pbar": False})
+    straight, stopped = Run(tmp_path / "straight", values), Run(tmp_path / "stopped", values)
+    assert train(straight) == 0
+    scored = []
+    with monkeypatch.context() as patch:
+        read, taken = PairedImageDataset.__getitem__, []
+
+        def getitem(self, index):
+            if isinstance(index, int):  # an image of the validation, not a sample of an epoch
+                taken.append(index)
+                if len(taken) == 2:
+                    signal.raise_signal(signal.SIGTERM)
+            return read(self, index)
+
+        patch.setattr(PairedImageDataset, "__getitem__", getitem)
+        patch.setattr(Best, "update", lambda self, scores, it: scored.append(it))
+        assert train(stopped) == 143
+    assert len(taken) < 5 and not scored
+    state = torch.load(stopped.experiment / "training_states/3.state", weights_only=True)
+    assert state["to_validate"]
+    assert train(stopped, "--auto_resume") == 0
+    assert stopped.result() == straight.result()  # the best scores are part of it
+
+
+def test_a_run_that_died_in_its_last_validation_makes_up_for_it(train, tmp_path, monkeypatch):
+    images = {"type": "PairedImageDataset", "dataroot_gt": str(tmp_path / "images")}
+    psnr = {"type": "calculate_psnr", "crop_border": 2}
+    values = options(tmp_path, datasets={"val": images}, val={"metrics": {"psnr": psnr}, "pbar": False})
+    straight, died = Run(tmp_path / "straight", values), Run(tmp_path / "died", values)
+    assert train(straight) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(SRModel, "validation", interrupted)
+        assert train(died) == 130
+    assert train(died, "--auto_resume") == 0
+    assert died.result() == straight.result()
+    assert train(died, "--auto_resume") == 0  # again: nothing is left to do
+    assert died.result() == straight.result()
+
+
+class TestStopRequest:
+    def test_the_second_signal_ends_at_once(self, monkeypatch):
+        ended = []
+        monkeypatch.setattr(os, "_exit", ended.append)
+        monkeypatch.setattr("basicsr.utils.signals.ONE_REQUEST", 0.05)
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # the scheduler's, passed on by the launcher
+            assert (stop.agreed(), ended) == (signal.SIGTERM, [])
+            time.sleep(0.06)
+            signal.raise_signal(signal.SIGINT)
+        assert ended == [130]
+
+    def test_a_loader_is_cut_short(self):
+        with StopRequest() as stop:
+            seen = []
+            for item in CutShort([1, 2, 3], stop):
+                seen.append(item)
+                if item == 2:
+                    signal.raise_signal(signal.SIGTERM)
+        assert seen == [1, 2]
+
+
+def test_one_of_two_processes_is_told_and_both_stop_at_the_same_step(tmp_path):
+    """A real SIGTERM, and a SIGINT that loader processes get as well, as from a terminal."""
+    changes = {"datasets": {"train": {"batch_size_per_gpu": 1, "num_worker_per_gpu": 1}}}
+    values = options(tmp_path, 2000, **changes)
+    with Run(tmp_path / "run", values, processes=2) as run:
+        run.start()
+        assert run.wait_for(lambda: run.seen >= 2)
+        workers = [int(pid) for p in run.processes for pid in children_of(p.pid)]
+        assert len(workers) == 2
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)  # torchrun signals whole groups
+            os.kill(pid, signal.SIGINT)
+        run.send(signal.SIGTERM, [1])
+        assert run.wait() == [143, 143], run.output
+        assert f"iteration {max(states(run))} of 2000 is saved" in run.output
+        assert "Traceback" not in run.output
+
+
+def test_a_signal_that_comes_while_the_processes_agree_counts_the_next_time(monkeypatch):
+    signalled = []
+
+    def all_reduce(flag, *args, **kwargs):
+        if not signalled:
+            signalled.append(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(signals, "get_dist_info", lambda: (0, 2))
+    monkeypatch.setattr(signals.dist, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(signals.dist, "all_reduce", all_reduce)
+    with StopRequest() as stop:
+        assert [stop.agreed(), stop.agreed()] == [0, signal.SIGTERM]
+
+
+def children_of(pid):
+    path = f"/proc/{pid}/task/{pid}/children"
+    if not os.path.exists(path):
+        pytest.skip("needs /proc")
+    with open(path) as file:
+        return file.read().split()
