@@ -3,6 +3,7 @@
 The full campaign: `make fuzz`. docs/reliability.md has the table of what each kind gives.
 """
 
+import io
 import logging
 import re
 import time
@@ -22,8 +23,16 @@ from reliability.mutations import bounded, cases, encoded, image_file, peak_mb, 
 from basicsr.archs import build_network
 from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.data.storage import FolderImages
-from basicsr.restorer import Restorer
-from basicsr.utils.img_util import decode_gray, decode_image, image_size, read_image, to_tensor, write_image
+from basicsr.upscaler import Upscaler
+from basicsr.utils.img_util import (
+    decode_gray,
+    decode_image,
+    image_facts,
+    image_size,
+    read_image,
+    to_tensor,
+    write_image,
+)
 
 SECONDS = 20  # of CPU time for one file
 GROWTH_MB = 500  # of the process over a whole campaign
@@ -42,18 +51,18 @@ def ramp():
 
 
 @pytest.fixture(scope="module")
-def restorer():
-    return Restorer(build_network({"type": "Bicubic", "upscale": 2}), {"type": "Bicubic"}, torch.device("cpu"))
+def upscaler():
+    return Upscaler(build_network({"type": "Bicubic", "upscale": 2}), {"type": "Bicubic"}, device="cpu")
 
 
-def attempt(number, folder, photo, restorer):
+def attempt(number, folder, photo, upscaler):
     """What case `number` gives: "read" or "named"; what sound files hold is read as Pillow reads it."""
     suffix, data, is_sound = image_file(number, photo)
     path = folder / f"a{suffix}"
     path.write_bytes(data)
     try:
         size = image_size(path)
-        image = restorer.read(path)
+        image = upscaler.read(path)
     except (ValueError, OSError) as error:
         assert not is_sound, f"a sound file was refused: {error}"
         assert str(path) in str(error)
@@ -61,30 +70,31 @@ def attempt(number, folder, photo, restorer):
             SingleImageDataset(dataroot_lq=str(folder))[0]
         path.unlink()
         return "named"
-    assert image.shape == (*size, 3)
+    assert image.shape[:2] == size and image.shape[2] in (3, 4)
     assert image.dtype in (np.uint8, np.uint16)
     assert decode_gray(data, path).shape == (*size, 1)
     cached = SingleImageDataset(dataroot_lq=str(folder), cache_mb=8)
     for _ in range(2):
-        torch.testing.assert_close(cached[0]["lq"], to_tensor(image), rtol=0, atol=0)
-    restorer.restore_file(path, folder / "out/a.png")
+        torch.testing.assert_close(cached[0]["lq"], to_tensor(image[..., :3]), rtol=0, atol=0)
+    upscaler.upscale_file(path, folder / "out/a.png")
+    assert (image_facts(folder / "out/a.png").left_out == ("its transparency",)) is (image.shape[2] == 4)
     assert read_image(folder / "out/a.png").shape == (2 * size[0], 2 * size[1], 3)
     (folder / "out/a.png").unlink()
     path.unlink()
     return "read"
 
 
-def test_mutated_image_files(tmp_path, photo, restorer):
+def test_mutated_image_files(tmp_path, photo, upscaler):
     counts, slowest, failures = Counter(), (0.0, -1), []
     for number in range(10):  # loads libraries
         with quiet(), suppress(Exception):
-            attempt(number, tmp_path, photo, restorer)
+            attempt(number, tmp_path, photo, upscaler)
     before = peak_mb()
     for number in cases(150, 2_000):
         start = time.process_time()
         try:
             with quiet(), bounded(SECONDS, f"case {number}"):
-                counts[attempt(number, tmp_path, photo, restorer)] += 1
+                counts[attempt(number, tmp_path, photo, upscaler)] += 1
         except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - all failures of a campaign are of interest
             failures.append(f"case {number}: {type(error).__name__}: {str(error)[:300]}")
             for path in tmp_path.glob("a.*"):
@@ -116,8 +126,8 @@ class TestKinds:
     """The table of docs/reliability.md, row by row."""
 
     @pytest.fixture
-    def read(self, tmp_path, restorer, caplog):
-        """RGB pixels of a file and what was said about it; by way of inference, data sets and gray alike."""
+    def read(self, tmp_path, upscaler, caplog):
+        """Pixels of a file, RGB or RGBA, and what was said about it; by way of inference, data sets and gray alike."""
 
         def read(data, suffix):
             for path in tmp_path.glob("a.*"):
@@ -126,11 +136,12 @@ class TestKinds:
             path.write_bytes(data)
             with caplog.at_level(logging.WARNING, "basicsr"):
                 caplog.clear()
-                image = restorer.read(path)
+                image = upscaler.read(path)
                 messages = [record.getMessage() for record in caplog.records]
             assert image.shape[:2] == image_size(path) == decode_gray(data, path).shape[:2]
-            np.testing.assert_array_equal(read_image(path), image)
-            np.testing.assert_array_equal(SingleImageDataset(dataroot_lq=str(tmp_path))[0]["lq"], to_tensor(image))
+            colours = image[..., :3]
+            np.testing.assert_array_equal(read_image(path), colours)
+            np.testing.assert_array_equal(SingleImageDataset(dataroot_lq=str(tmp_path))[0]["lq"], to_tensor(colours))
             return image, messages
 
         return read
@@ -146,27 +157,27 @@ class TestKinds:
         assert messages == []
 
     @pytest.mark.parametrize(("kind", "suffix"), [("PNG", ".png"), ("TIFF", ".tif"), ("WEBP", ".webp")])
-    def test_alpha_is_dropped_and_colours_under_it_stay(self, read, photo, ramp, kind, suffix):
+    def test_alpha_is_kept_by_inference_alone_and_colours_under_it_stay(self, read, photo, ramp, kind, suffix):
         options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
         image, messages = read(encoded(np.dstack([photo, ramp]), kind, **options), suffix)
-        np.testing.assert_array_equal(image, photo)
-        assert [m.endswith("its transparency is left out") for m in messages] == [True]
+        np.testing.assert_array_equal(image, np.dstack([photo, ramp]))
+        assert messages == []
         if kind in ("PNG", "TIFF"):
             image, _ = read(encoded(np.dstack([photo[..., 0], ramp]), kind), suffix)
-            np.testing.assert_array_equal(image, np.dstack([photo[..., 0]] * 3))
+            np.testing.assert_array_equal(image, np.dstack([photo[..., 0]] * 3 + [ramp]))
 
     @pytest.mark.parametrize("suffix", [".png", ".tif"])
     @pytest.mark.parametrize("channels", [1, 3, 4])
-    def test_sixteen_bits_stay_until_the_output(self, read, restorer, photo, ramp, suffix, channels):
+    def test_sixteen_bits_stay_until_the_output(self, read, upscaler, photo, ramp, suffix, channels):
         deep = photo.astype(np.uint16) * 257 - (photo > 0)
-        stored = np.dstack([deep, ramp.astype(np.uint16) * 257])
-        stored = {1: deep[..., 0], 3: deep[..., ::-1], 4: stored[..., [2, 1, 0, 3]]}[channels]  # OpenCV writes BGR
+        stored_rgba = np.dstack([deep, ramp.astype(np.uint16) * 257 - (ramp > 0)])
+        stored = {1: deep[..., 0], 3: deep[..., ::-1], 4: stored_rgba[..., [2, 1, 0, 3]]}[channels]  # OpenCV writes BGR
         image, messages = read(cv2.imencode(suffix, stored)[1].tobytes(), suffix)
         assert image.dtype == np.uint16
-        np.testing.assert_array_equal(image, np.dstack([deep[..., 0]] * 3) if channels == 1 else deep)
-        assert len(messages) == (channels == 4)
+        np.testing.assert_array_equal(image, {1: np.dstack([deep[..., 0]] * 3), 3: deep, 4: stored_rgba}[channels])
+        assert messages == []
         np.testing.assert_array_equal(to_tensor(image).numpy(), (image / np.float32(65535)).transpose(2, 0, 1))
-        assert restorer.restore(image).dtype == np.uint8
+        assert upscaler(image).dtype == np.uint8
 
     def test_palettes(self, read, photo):
         palette = Image.fromarray(photo).convert("P", palette=Image.Palette.ADAPTIVE, colors=200)
@@ -175,8 +186,9 @@ class TestKinds:
             np.testing.assert_array_equal(image, np.array(palette.convert("RGB")))
             assert messages == []
         image, messages = read(encoded(palette, "PNG", transparency=3), ".png")
-        np.testing.assert_array_equal(image, np.array(palette.convert("RGB")))
-        assert len(messages) == 1
+        with Image.open(io.BytesIO(encoded(palette, "PNG", transparency=3))) as opened:
+            np.testing.assert_array_equal(image, np.array(opened.convert("RGBA")))
+        assert messages == []
         one_bit = Image.fromarray(photo).convert("1")
         for kind, suffix in (("PNG", ".png"), ("BMP", ".bmp"), ("TIFF", ".tif")):
             np.testing.assert_array_equal(read(encoded(one_bit, kind), suffix)[0], np.array(one_bit.convert("RGB")))
@@ -228,10 +240,10 @@ class TestKinds:
         assert [m.endswith("its frames after the first is left out") or "frames" in m for m in messages] == [True]
 
     @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5000), (5000, 1)])
-    def test_thin(self, read, restorer, height, width):
+    def test_thin(self, read, upscaler, height, width):
         pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         np.testing.assert_array_equal(read(encoded(pixels, "PNG"), ".png")[0], pixels)
-        assert restorer.restore(pixels).shape == (2 * height, 2 * width, 3)
+        assert upscaler(pixels).shape == (2 * height, 2 * width, 3)
 
     def test_the_content_counts_not_the_suffix(self, read, photo):
         for suffix in (".jpg", ".tif", ".bmp", ".webp"):
@@ -274,10 +286,10 @@ class TestDamage:
         with pytest.raises(ValueError, match=r"a\.tif"):
             decode_image(bytes(data), "a.tif")
 
-    def test_an_orientation_that_decoders_read_differently(self, tmp_path, photo, restorer):
+    def test_an_orientation_that_decoders_read_differently(self, tmp_path, photo, upscaler):
         exif = b"Exif\0\0M\r\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
         (tmp_path / "a.jpg").write_bytes(encoded(photo, "JPEG", exif=exif))
-        for read in (read_image, restorer.read, lambda path: SingleImageDataset(dataroot_lq=str(path.parent))[0]):
+        for read in (read_image, upscaler.read, lambda path: SingleImageDataset(dataroot_lq=str(path.parent))[0]):
             with pytest.raises(ValueError, match=r"a\.jpg: its header said"):
                 read(tmp_path / "a.jpg")
 

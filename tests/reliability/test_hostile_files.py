@@ -14,8 +14,8 @@ from reliability.mutations import bounded, peak_mb
 
 from basicsr.archs import build_network, load_network
 from basicsr.models import build_model
-from basicsr.restorer import load_restorer
 from basicsr.train import find_checkpoint
+from basicsr.upscaler import Upscaler
 from basicsr.utils.checkpoint import load_file, load_weights
 from basicsr.utils.errors import CheckpointError, OptionError
 from basicsr.utils.options import load_options, resolve
@@ -118,7 +118,7 @@ def test_every_way_to_load_refuses(tmp_path, canary, photos):
     (tmp_path / "a.pth").write_bytes(zipped({"params": Payload(canary, "exec"), "network_g": SPEC}))
     (tmp_path / "5.state").write_bytes(zipped({"iter": 5, "optimizers": [Payload(canary, "exec")]}))
     with pytest.raises(CheckpointError):
-        load_restorer(tmp_path / "a.pth", torch.device("cpu"))
+        Upscaler.from_checkpoint(tmp_path / "a.pth", device="cpu")
     with pytest.raises(CheckpointError):
         load_weights(build_network({"type": "CATANet-S", "upscale": 2}), tmp_path / "a.pth", strict=False)
     text = (ROOT / "options/train/train_CATANet_S_x2_scratch.yml").read_text(encoding="utf-8")
@@ -149,7 +149,7 @@ class TestDescribedNetworks:
     def test_of_any_kind(self, tmp_path, spec):
         torch.save({"params": {"w": torch.zeros(1)}, "network_g": spec}, tmp_path / "a.pth")
         before = peak_mb()
-        for load in (load_network, lambda path: load_restorer(path, torch.device("cpu"))):
+        for load in (load_network, lambda path: Upscaler.from_checkpoint(path, device="cpu")):
             with bounded(60, "a network"), pytest.raises(CheckpointError, match=r"a\.pth: .*network_g"):
                 load(tmp_path / "a.pth")
         assert peak_mb() - before < 1000
@@ -166,7 +166,7 @@ class TestDescribedNetworks:
     def test_a_sound_one(self, tmp_path):
         net = build_network({"type": "CATANet-S", "upscale": 2})
         torch.save({"params": net.state_dict(), "network_g": {"type": "CATANet-S", "upscale": 2}}, tmp_path / "a.pth")
-        assert load_restorer(tmp_path / "a.pth", torch.device("cpu")).upscale == 2
+        assert Upscaler.from_checkpoint(tmp_path / "a.pth", device="cpu").upscale == 2
 
 
 class TestYaml:
@@ -267,7 +267,7 @@ class TestDamagedCheckpoints:
         """A stride of 0 makes one number a tensor of a billion."""
         torch.save({"params": {"w": torch.zeros(1).expand(1 << 40)}, "network_g": SPEC}, tmp_path / "a.pth")
         with bounded(20, "a tensor"), pytest.raises(CheckpointError, match="unexpected: w"):
-            load_restorer(tmp_path / "a.pth", torch.device("cpu"))
+            Upscaler.from_checkpoint(tmp_path / "a.pth", device="cpu")
 
     @pytest.mark.parametrize("data", [b"", b"PK\x05\x06" + bytes(18), b"\x80\x02", b"\x80\x04.", b"{}", b"\0" * 5000,
                                       b"\x80\x02" + b"(" * 10000, struct.pack("<Q", 2**62) + b"{}"])  # fmt: skip

@@ -15,7 +15,7 @@ from reliability.runs import Run, feed, options
 
 import basicsr.train
 from basicsr.archs import load_network
-from basicsr.restorer import load_restorer
+from basicsr.upscaler import Upscaler
 from basicsr.utils.checkpoint import load_file, newest_checkpoint, prune_checkpoints, save_atomically
 from basicsr.utils.errors import CheckpointError
 
@@ -260,7 +260,7 @@ class TestSafetensors:
         assert load_file(path).keys() == {"params", "network_g", "meta"}  # one set of weights keeps its own names
         assert flat(load_network(path).state_dict()) == flat(content["params"])
         image = (255 * torch.rand(20, 24, 3)).byte().numpy()
-        assert load_restorer(path, torch.device("cpu")).restore(image).shape == (40, 48, 3)
+        assert Upscaler.from_checkpoint(path, device="cpu")(image).shape == (40, 48, 3)
 
     def test_a_file_of_others(self, straight, tmp_path):
         """Bare names and no header, as most tools write."""
