@@ -35,6 +35,7 @@ from basicsr.archs.atd_layers import (
     switched,
     window_grids,
 )
+from basicsr.archs.graph_form import active_form
 from basicsr.archs.layers import (
     MultiplyAdds,
     map_to_tokens,
@@ -278,7 +279,7 @@ class ATD(ATDFamily):
         mean = cast(Tensor, self.mean).to(x.dtype)
         x = (mirrored_to_multiple(x, self.window_size) - mean) * self.img_range
         size = (x.shape[2], x.shape[3])
-        shallow = self.conv_first(x.contiguous(memory_format=torch.channels_last))
+        shallow = self.conv_first(x if active_form() else x.contiguous(memory_format=torch.channels_last))
         s = map_to_tokens(shallow)
         if "norm" in self.patch_embed:
             s = self.patch_embed["norm"](s)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from basicsr.archs.gathered_attention import Heads, gathered_attention
+from basicsr.archs.graph_form import active_form, settled
 from basicsr.archs.layers import (
     ConvFFN,
     MultiplyAdds,
@@ -91,16 +92,18 @@ class DictionaryAttention(nn.Module):
         with full_precision(z_BNC.device):
             dtype = torch.promote_types(q.dtype, torch.float32)
             q, k = F.normalize(q.to(dtype), dim=-1), F.normalize(k.to(dtype), dim=-1)
-            k = k * (1 + self.scale.clamp(0, self.top) * math.log(number))[:, None]
+            k = k * (1 + self.scale.clamp(0.0, self.top) * math.log(number))[:, None]
             if keep or torch.is_grad_enabled() or torch.compiler.is_compiling():
                 weights = (q @ k.mT).softmax(dim=-1)
-                return weights.to(v.dtype) @ v, _largest(weights), weights if keep else None
+                chosen = settled(_largest(weights), lambda: q @ k.mT)
+                return weights.to(v.dtype) @ v, chosen, weights if keep else None
             values, categories = [], []
             for piece in q.split(max(1, SIMILARITIES // (len(q) * number)), dim=1):
                 weights = (piece @ k.mT).softmax(dim=-1)
                 values.append(weights.to(v.dtype) @ v)
                 categories.append(_largest(weights))
-            return torch.cat(values, dim=1), torch.cat(categories, dim=1), None
+            chosen = settled(torch.cat(categories, dim=1), lambda: q @ k.mT)
+            return torch.cat(values, dim=1), chosen, None
 
 
 @torch.no_grad()
@@ -109,6 +112,8 @@ def _largest(weights_BNM: Tensor) -> Tensor:
 
     The largest of M weights is at least 1/M, so the next smaller number is behind it by far more than M / 2^100.
     """
+    if active_form() is not None:
+        return weights_BNM.argmax(dim=-1).int()
     number = weights_BNM.shape[-1]
     behind = weights_BNM - weights_BNM.amax(dim=-1, keepdim=True)
     rank = torch.arange(number, 0, -1, dtype=behind.dtype, device=behind.device)
@@ -333,7 +338,8 @@ def window_grids(
     batch: int, size: tuple[int, int], side: int, device: torch.device
 ) -> tuple[ShiftedWindows, ShiftedWindows]:
     """The windows of a map, and those shifted by half a window; those of the last sizes are kept."""
-    if torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor:  # no tensors of one trace in the next
+    if torch.compiler.is_compiling() or active_form() is not None or type(torch.empty(0)) is not Tensor:
+        # No tensors of one trace in the next.
         return _window_grids.__wrapped__(batch, size, side, device)
     with torch.inference_mode(False):  # training may come after a test
         return _window_grids(batch, size, side, device)

@@ -26,7 +26,14 @@ from basicsr.archs.atd_layers import (
     finish,
     window_grids,
 )
-from basicsr.archs.layers import MultiplyAdds, map_to_tokens, mirrored_to_multiple, tokens_to_map
+from basicsr.archs.graph_form import active_form
+from basicsr.archs.layers import (
+    MultiplyAdds,
+    map_to_tokens,
+    mirrored_to_multiple,
+    pixel_unshuffle_in_graph,
+    tokens_to_map,
+)
 from basicsr.utils.registry import ARCH_REGISTRY
 
 # Sizes that the contract tests build the network with, and the scales that it has.
@@ -55,7 +62,11 @@ class _Resample(nn.Module):
 
     def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, C) tokens of an (H, W) map to those of the map with other sides."""
-        return map_to_tokens(self.get_submodule(self.name)(tokens_to_map(t_BNC, size)))
+        conv, shuffle = self.get_submodule(self.name).children()
+        x = conv(tokens_to_map(t_BNC, size))
+        if active_form() and isinstance(shuffle, nn.PixelUnshuffle):
+            return map_to_tokens(pixel_unshuffle_in_graph(x))
+        return map_to_tokens(shuffle(x))
 
 
 @ARCH_REGISTRY.register()
@@ -153,7 +164,7 @@ class ATDUNet(ATDFamily):
                     f"window_size: must divide {self.padding_unit >> level}, the last times 2^{levels - 1 - level}, at "
                     f"level {level}, got {list(window_size)}"
                 )
-        self.window_size = list(window_size)
+        self.window_size, self.category_size = list(window_size), list(category_size)
 
         def layers(level: int, width: int, more_heads: int = 1) -> _Level:
             sizes = LayerSizes(
@@ -191,7 +202,7 @@ class ATDUNet(ATDFamily):
         x = mirrored_to_multiple(x, self.padding_unit)
         sizes = [(x.shape[2] >> level, x.shape[3] >> level) for level in range(len(self.window_size))]
         grids = [window_grids(len(x), size, side, x.device) for size, side in zip(sizes, self.window_size, strict=True)]
-        shallow = self.conv_first(x.contiguous(memory_format=torch.channels_last))
+        shallow = self.conv_first(x if active_form() else x.contiguous(memory_format=torch.channels_last))
         s = map_to_tokens(shallow)
         if "norm" in self.patch_embed:
             s = self.patch_embed["norm"](s)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from basicsr.archs.gathered_attention import gathered_attention
+from basicsr.archs.graph_form import active_form, settled
 from basicsr.archs.layers import ConvFFN, PatchGrid, map_to_tokens, stable_group_order, tokens_to_map
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ SIMILARITY_ROWS = 1 << 16  # tokens whose similarities to all centres are held a
 
 def _fused(x: Tensor) -> bool:
     """Whether oneDNN's fused calls can be had for this tensor."""
-    return not torch.compiler.is_compiling() and x.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if torch.compiler.is_compiling() or active_form() is not None:
+        return False
+    return x.device.type == "cpu" and torch.backends.mkldnn.is_available()
 
 
 def _linear_gelu(x: Tensor, layer: nn.Linear) -> Tensor:
@@ -105,8 +108,12 @@ class _TAB(nn.Module):
             centres = self.pooled_centres(z)
             unit_centres, global_kv = F.normalize(centres, dim=-1), self.global_of(centres)
         tokens = z.flatten(0, 1)
-        parts = [tokens] if torch.compiler.is_compiling() else tokens.split(SIMILARITY_ROWS)
-        groups = torch.cat([(part @ unit_centres.T).argmax(dim=-1) for part in parts]).view(batch, length)
+        if active_form() is not None:
+            groups = (tokens @ unit_centres.T).argmax(dim=-1).int().view(batch, length)
+        else:
+            parts = [tokens] if torch.compiler.is_compiling() else tokens.split(SIMILARITY_ROWS)
+            groups = torch.cat([(part @ unit_centres.T).argmax(dim=-1) for part in parts]).view(batch, length)
+        groups = settled(groups, lambda: z @ unit_centres.T)
         windows = self.windows(stable_group_order(groups, self.num_tokens))
         y = gathered_attention(F.linear(z, self.to_qkv).flatten(0, 1), windows, self.heads, global_kv, scatter=True)
         return self.ffn(_linear_plus(y.view(batch, length, -1), self.out, None, t_BNC), size)
@@ -140,11 +147,13 @@ class PreparedCATANet(nn.Module):
     Args:
         net: left as it is; the weights are copied.
         dtype: of convolutions and FFNs. Attention, the choice of groups and the residual stream stay float32.
+        for_graph: to be traced in the form of `graph_form.py`, in which alone it then runs: kernels in the published
+            order, no strips.
 
     Shape: (B, in_chans, H, W) -> (B, in_chans, s*H, s*W), any H, W >= 1.
     """
 
-    def __init__(self, net: "CATANet", dtype: torch.dtype = torch.float32):
+    def __init__(self, net: "CATANet", dtype: torch.dtype = torch.float32, for_graph: bool = False):
         super().__init__()
         self.upscale, self.min_side, self.multiple_of = net.upscale, net.min_side, net.multiple_of
         self.dtype = dtype
@@ -155,17 +164,19 @@ class PreparedCATANet(nn.Module):
         )
         self.mid_convs = net.mid_convs.to(dtype)
         names = {1: [], 4: ["upconv1", "upconv2"]}.get(net.upscale, ["upconv"]) if net.tail == "original" else []
-        self.upconvs = nn.ModuleList(_shuffled(cast(nn.Conv2d, getattr(net, name))) for name in names).to(dtype)
+        self.for_graph = for_graph
+        upconvs = [cast(nn.Conv2d, getattr(net, name)) for name in names]
+        self.upconvs = nn.ModuleList(conv if for_graph else _shuffled(conv) for conv in upconvs).to(dtype)
         self.last_conv = net.last_conv.to(dtype)
         self.shuffle = 2 if net.upscale == 4 else net.upscale
         self.direct = net.tail == "direct"
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.contiguous_format if for_graph else torch.channels_last)
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, in_chans, s*H, s*W)."""
         size = (x.shape[2], x.shape[3])
-        shallow = self.first_conv(x.contiguous(memory_format=torch.channels_last))
+        shallow = self.first_conv(x if self.for_graph else x.contiguous(memory_format=torch.channels_last))
         t = map_to_tokens(shallow)
         for block, mid_conv in zip(self.blocks, self.mid_convs, strict=True):
             deep = t
@@ -173,6 +184,8 @@ class PreparedCATANet(nn.Module):
                 deep = part(deep, size)
             t = t + map_to_tokens(_conv(tokens_to_map(deep.to(self.dtype), size), cast(nn.Conv2d, mid_conv)))
         features = (tokens_to_map(t, size) + shallow).to(self.dtype)
+        if self.for_graph:
+            return self._reconstruct_in_graph(x, features)
         out = F.interpolate(x, scale_factor=self.upscale, mode="bilinear") if self.upscale > 1 else x.clone()
         if torch.compiler.is_compiling():  # a loop over strips would hold for one height only
             self._add_strip(out, features, 0, size[0])
@@ -180,6 +193,15 @@ class PreparedCATANet(nn.Module):
             for top in range(0, size[0], STRIP_ROWS):
                 self._add_strip(out, features, top, min(top + STRIP_ROWS, size[0]))
         return out
+
+    def _reconstruct_in_graph(self, x: Tensor, features: Tensor) -> Tensor:
+        for conv in self.upconvs:
+            features = F.leaky_relu(F.pixel_shuffle(conv(features), self.shuffle), 0.1)
+        y = self.last_conv(features)
+        if self.direct:
+            y = F.pixel_shuffle(y, self.upscale)
+        base = F.interpolate(x, scale_factor=self.upscale, mode="bilinear") if self.upscale > 1 else x
+        return base + y.to(x.dtype)
 
     def _add_strip(self, out: Tensor, features: Tensor, top: int, bottom: int) -> None:
         """Reconstruct the rows that belong to the low-resolution rows [top, bottom) and add them to `out`.

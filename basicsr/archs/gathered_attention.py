@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from basicsr.archs.graph_form import GraphForm, active_form
+
 logger = logging.getLogger("basicsr")
 SOURCE = Path(__file__).with_name("kernels") / "gathered_attention.cpp"
 FLAGS = (
@@ -59,6 +61,7 @@ class Windows(NamedTuple):
     queries: int
     keys: int
     valid: int
+    place_of: Tensor | None = None  # (rows,) int32: the place of each row among the queries, in graph form
 
 
 class Heads(NamedTuple):
@@ -99,9 +102,13 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
     Returns:
         (images * windows * queries, heads * v), window after window; with `scatter` (rows, heads * v).
     """
+    if active_form() is not None:
+        numbers, labels, _ = bias or (None, None, 0)
+        apart = (labels[:, None, :, None] != labels[:, None, None]).float() * FAR if labels is not None else None
+        return graph_attention(qkv, windows, heads, global_kv, scatter, numbers, apart, factor)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not torch.is_grad_enabled():
         numbers, labels, uniform = bias or (None, None, 0)
-        sizes = list(windows[1:]), list(heads)
+        sizes = list(windows[1:6]), list(heads)
         return _opaque(qkv, windows.rows, global_kv, numbers, labels, uniform, factor, *sizes, scatter)
     dtype = qkv.dtype
     # Subclasses of Tensor, such as those of shape inference, may have no memory that a kernel could read.
@@ -120,6 +127,59 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
     return _plain(qkv, windows, heads, global_kv, scatter, bias, factor)
 
 
+def graph_attention(
+    qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None = None, scatter: bool = False,
+    bias_hQK: Tensor | None = None, apart: Tensor | None = None, factor: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """`gathered_attention` of one image in the form of `graph_form.py`; windows that overlap have `step` = `queries`.
+
+    Args:
+        bias_hQK: added to the scores.
+        apart: added, too, (windows, 1, queries, keys).
+    """
+    form = active_form()
+    if form is None:
+        raise RuntimeError("graph_attention: works inside graph_form only")
+    number, step, queries, keys = windows[1:5]
+    q, k, v = qkv.split([heads.number * width for width in (heads.qk, heads.qk, heads.v)], dim=1)
+    q = q * heads.qk**-0.5 if factor is None else q * (factor.to(q.dtype).view(1, 1) * heads.qk**-0.5)
+    rows = windows.rows.flatten()
+    query_rows = key_rows = rows
+    if (step, keys) != (queries, queries):
+        query_rows = _rows_in_graph(form, rows, number, step, queries)
+        key_rows = _rows_in_graph(form, rows, number, step, keys)
+    q_WhQD = q.index_select(0, query_rows).view(number, queries, heads.number, heads.qk).transpose(1, 2)
+    k_WhDK = k.index_select(0, key_rows).view(number, keys, heads.number, heads.qk).permute(0, 2, 3, 1)
+    v_WhKD = v.index_select(0, key_rows).view(number, keys, heads.number, heads.v).transpose(1, 2)
+    scores = q_WhQD @ k_WhDK
+    if bias_hQK is not None:
+        scores = scores + bias_hQK.to(scores.dtype)
+    if apart is not None:
+        scores = scores + apart.to(scores.dtype)
+    out = (scores.softmax(dim=-1) @ v_WhKD).transpose(1, 2).reshape(number * queries, heads.number * heads.v)
+    if scatter:
+        if windows.place_of is None:
+            raise RuntimeError("graph_attention: to scatter needs windows with place_of")
+        out = out.index_select(0, windows.place_of)
+    if global_kv is None:
+        return out
+    # Every query sees the same keys, so windows do not matter: one product for each head.
+    gk, gv = global_kv.to(q.dtype).split([heads.qk, heads.v], dim=-1)
+    q_hND = q.unflatten(1, (heads.number, heads.qk)).transpose(0, 1)
+    to_all = ((q_hND @ gk.mT).softmax(dim=-1) @ gv).transpose(0, 1).flatten(1)
+    return out + (to_all if scatter else to_all.index_select(0, query_rows))
+
+
+def _rows_in_graph(form: GraphForm, rows: Tensor, number: int, step: int, count: int) -> Tensor:
+    """The rows of `count` places of every window, one window after the other."""
+
+    def places() -> Tensor:
+        first, after = (torch.arange(n, dtype=torch.int32, device=rows.device) for n in (number, count))
+        return ((first * step)[:, None] + after).flatten()
+
+    return rows.index_select(0, form.plan(("places", number, step, count), places))
+
+
 @torch.library.custom_op("basicsr::gathered_attention", mutates_args=())
 def _opaque(
     qkv: Tensor, rows: Tensor, global_kv: Tensor | None, numbers: Tensor | None, labels: Tensor | None, uniform: int,
@@ -127,7 +187,9 @@ def _opaque(
 ) -> Tensor:  # fmt: skip
     """`gathered_attention` as one node of a compiled graph, which cannot look into the kernel."""
     bias = PositionBias(numbers, labels, uniform) if numbers is not None else None
-    return gathered_attention(qkv, Windows(rows, *windows), Heads(*heads), global_kv, scatter, bias, factor)
+    number, step, queries, keys, valid = windows
+    at = Windows(rows, number, step, queries, keys, valid)
+    return gathered_attention(qkv, at, Heads(*heads), global_kv, scatter, bias, factor)
 
 
 @_opaque.register_fake

@@ -1,0 +1,1 @@
+"""Networks outside of PyTorch: traced, written for ONNX Runtime and ExecuTorch, and compared with PyTorch."""
