@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test fuzz install
+.PHONY: demo test fuzz web install
 
 demo: $(INSTALLED)  ## train CATANet-S x2 on ten photographs and compare it with bicubic: results/demo/
 	$(PY) scripts/demo.py
@@ -17,6 +17,10 @@ test: $(INSTALLED)  ## lint, types, tests
 
 fuzz: $(INSTALLED)  ## the long campaigns: every kind of run killed 20 times, all mutated inputs
 	BASICSR_FULL=1 $(PY) -m pytest -s tests/reliability
+
+web: $(INSTALLED)  ## put network and runtime into the phone demo: web/
+	$(PY) -c 'import onnx, onnxruntime, onnxscript' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[export]'
+	$(PY) scripts/web.py
 
 install: $(INSTALLED)
 

@@ -1,0 +1,181 @@
+// Before and after on one stage: a movable divider, zoom and pan by touch, mouse, wheel and keyboard.
+
+const MAX_ZOOM = 16; // screen pixels per pixel of the output
+const MOST_FIT = 8; // the same, where a small picture is fitted to the stage
+const GRIP_PX = 28; // how near to the divider a finger must come down to move it, where the picture itself can be moved
+
+export class Viewer {
+  #stage;
+  #pane;
+  #divider;
+  #range;
+  #size = { width: 1, height: 1 };
+  #view = { scale: 1, x: 0, y: 0 };
+  #fitted = true;
+  #pointers = new Map();
+  #grip = false;
+  #moved = false;
+  #lastTap = null;
+
+  /** `before`, `after`: canvases inside `pane`, inside `stage`; `range`: the slider that places the `divider`. */
+  constructor({ stage, pane, before, after, divider, range }) {
+    this.#stage = stage;
+    this.#pane = pane;
+    this.before = before;
+    this.after = after;
+    this.#divider = divider;
+    this.#range = range;
+    range.addEventListener('input', () => this.#draw());
+    stage.addEventListener('pointerdown', (event) => this.#down(event));
+    stage.addEventListener('pointermove', (event) => this.#move(event));
+    for (const name of ['pointerup', 'pointercancel']) stage.addEventListener(name, (event) => this.#up(event));
+    stage.addEventListener('wheel', (event) => this.#wheel(event), { passive: false });
+    stage.addEventListener('keydown', (event) => this.#key(event));
+    new ResizeObserver(() => (this.#fitted ? this.fit() : this.#draw())).observe(stage);
+  }
+
+  /** Set the size of the picture in pixels of the output; keeps the view where the size did not change. */
+  setSize(width, height, { refit = true } = {}) {
+    const changed = width !== this.#size.width || height !== this.#size.height;
+    this.#size = { width, height };
+    for (const canvas of [this.before, this.after]) {
+      canvas.style.width = `${width}px`;
+      canvas.style.height = `${height}px`;
+    }
+    if (refit || (changed && this.#fitted)) this.fit();
+    else this.#draw();
+  }
+
+  /** Show the whole picture, centred; small ones at most eight times enlarged. */
+  fit() {
+    const { clientWidth, clientHeight } = this.#stage;
+    const { width, height } = this.#size;
+    const scale = this.#fitScale();
+    this.#view = { scale, x: (clientWidth - width * scale) / 2, y: (clientHeight - height * scale) / 2 };
+    this.#fitted = true;
+    this.#draw();
+  }
+
+  /** Zoom by `factor` around a point of the stage, its centre by default; not smaller than fitted. */
+  zoom(factor, x = this.#stage.clientWidth / 2, y = this.#stage.clientHeight / 2) {
+    const view = this.#view;
+    const least = this.#fitScale();
+    const scale = Math.min(Math.max(view.scale * factor, least), MAX_ZOOM);
+    const ratio = scale / view.scale;
+    this.#view = { scale, x: x - (x - view.x) * ratio, y: y - (y - view.y) * ratio };
+    this.#fitted = scale <= least;
+    if (this.#fitted) this.fit();
+    else this.#draw();
+  }
+
+  pan(dx, dy) {
+    this.#view.x += dx;
+    this.#view.y += dy;
+    this.#fitted = this.#view.scale <= this.#fitScale();
+    this.#draw();
+  }
+
+  get scale() {
+    return this.#view.scale;
+  }
+
+  #fitScale() {
+    const { clientWidth, clientHeight } = this.#stage;
+    return Math.min(clientWidth / this.#size.width, clientHeight / this.#size.height, MOST_FIT);
+  }
+
+  #draw() {
+    const { clientWidth, clientHeight } = this.#stage;
+    const { width, height } = this.#size;
+    const view = this.#view;
+    const keep = (offset, length, side) => {
+      const shown = length * view.scale;
+      return shown <= side ? (side - shown) / 2 : Math.min(0, Math.max(side - shown, offset));
+    };
+    view.x = keep(view.x, width, clientWidth);
+    view.y = keep(view.y, height, clientHeight);
+    this.#pane.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.scale})`;
+    const left = Math.max(0, view.x);
+    const shown = Math.min(clientWidth, view.x + width * view.scale) - left;
+    const split = left + (shown * Number(this.#range.value)) / 100;
+    this.#divider.style.transform = `translateX(${split}px)`;
+    const hidden = Math.min(Math.max((split - view.x) / view.scale, 0), width);
+    this.after.style.clipPath = `inset(0 0 0 ${hidden}px)`;
+    this.#stage.style.touchAction = this.#fitted ? 'pan-y' : 'none'; // a fitted picture leaves scrolling to the page
+    this.#stage.dataset.zoom = view.scale.toFixed(3);
+  }
+
+  #point(event) {
+    const box = this.#stage.getBoundingClientRect();
+    return { x: event.clientX - box.left, y: event.clientY - box.top };
+  }
+
+  #down(event) {
+    if (event.button > 0) return;
+    this.#stage.setPointerCapture(event.pointerId);
+    const point = this.#point(event);
+    this.#pointers.set(event.pointerId, point);
+    const split = new DOMMatrix(this.#divider.style.transform).e;
+    this.#grip = this.#pointers.size === 1 && (this.#fitted || Math.abs(point.x - split) < GRIP_PX);
+    this.#moved = false;
+  }
+
+  #move(event) {
+    const last = this.#pointers.get(event.pointerId);
+    if (!last) return;
+    const point = this.#point(event);
+    if (this.#grip) {
+      this.#placeDivider(point.x);
+    } else if (this.#pointers.size === 1) {
+      this.pan(point.x - last.x, point.y - last.y);
+    } else {
+      const [other] = [...this.#pointers].filter(([id]) => id !== event.pointerId).map(([, value]) => value);
+      const gap = (a, b) => Math.hypot(a.x - b.x, a.y - b.y) || 1;
+      this.pan((point.x - last.x) / 2, (point.y - last.y) / 2);
+      this.zoom(gap(point, other) / gap(last, other), (point.x + other.x) / 2, (point.y + other.y) / 2);
+    }
+    if (Math.hypot(point.x - last.x, point.y - last.y) > 2) this.#moved = true;
+    this.#pointers.set(event.pointerId, point);
+  }
+
+  #up(event) {
+    if (!this.#pointers.delete(event.pointerId)) return;
+    this.#grip = false;
+    if (this.#moved || this.#pointers.size > 0 || event.type !== 'pointerup') return;
+    const point = this.#point(event);
+    const last = this.#lastTap;
+    this.#lastTap = { ...point, time: event.timeStamp };
+    if (last && event.timeStamp - last.time < 350 && Math.hypot(point.x - last.x, point.y - last.y) < 30) {
+      this.#lastTap = null;
+      if (this.#fitted) this.zoom(Math.max(2, 1 / this.#view.scale), point.x, point.y);
+      else this.fit();
+    }
+  }
+
+  #placeDivider(x) {
+    const { clientWidth } = this.#stage;
+    const left = Math.max(0, this.#view.x);
+    const right = Math.min(clientWidth, this.#view.x + this.#size.width * this.#view.scale);
+    this.#range.value = String((100 * (x - left)) / (right - left));
+    this.#range.dispatchEvent(new Event('input', { bubbles: true }));
+  }
+
+  #wheel(event) {
+    event.preventDefault();
+    const { x, y } = this.#point(event);
+    this.zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0018)), x, y);
+  }
+
+  #key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const step = 48;
+    const actions = {
+      '+': () => this.zoom(1.5), '=': () => this.zoom(1.5), '-': () => this.zoom(1 / 1.5), 0: () => this.fit(),
+      ArrowLeft: () => this.pan(step, 0), ArrowRight: () => this.pan(-step, 0),
+      ArrowUp: () => this.pan(0, step), ArrowDown: () => this.pan(0, -step),
+    };
+    if (!(event.key in actions)) return;
+    actions[event.key]();
+    event.preventDefault();
+  }
+}
