@@ -201,6 +201,18 @@ def test_atd_of_one_size(name):
     assert agreement.faults() == []
 
 
+def test_atd_u_of_any_size():
+    net = trained(NETS["atd-u"])
+    rule = side_rule(net)
+    assert rule == (8, 8)
+    model = onnx_file.onnx_model(traced(for_graph(net), 3, None, rule), 20)
+    onnx_file.check_model(model, None, 20)
+    run, with_groups = onnx_file.OnnxNet(model, 1), onnx_file.OnnxNet(onnx_file.with_groups(model), 1)
+    for h, w in [(8, 8), (24, 32), (48, 16)]:
+        sample = Sample("x", np.random.rand(1, 3, h, w).astype(np.float32))
+        assert compare(net, run, sample, with_groups).faults() == []
+
+
 # Parity
 
 
