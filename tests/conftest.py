@@ -11,6 +11,7 @@ import torch
 from basicsr.utils.img_util import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "pretrained_models/CATANet-XS_x4.pth"
 # Windows (top, left, height, width) of photographs that scikit-image's wheel holds; odd sizes on purpose.
 PHOTOS = {
     "astronaut.png": (0, 150, 144, 121),
@@ -46,6 +47,18 @@ def photos(tmp_path_factory):
     for name, (top, left, height, width) in PHOTOS.items():
         image = read_image(source / name)[top : top + height, left : left + width]
         write_image(folder / Path(name).with_suffix(".png"), np.ascontiguousarray(image))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shipped_export(tmp_path_factory):
+    """Folder with what `basicsr-export` writes of the network in the repository. Do not write to it."""
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module)
+    from basicsr.export import main
+
+    folder = tmp_path_factory.mktemp("export")
+    assert main(["-m", str(SHIPPED), "-o", str(folder)]) == 0
     return folder
 
 

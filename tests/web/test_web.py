@@ -45,17 +45,13 @@ def programs(web):
 
 
 @pytest.fixture(scope="session")
-def model_folder(web):
-    """The export of the shipped network, made once and kept in build/."""
+def model_folder(web, request):
+    """The export of the shipped network: that of `make web`, if it is there."""
     for module in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(module)
-    if not web.SHIPPED.is_file():
-        pytest.skip(f"needs {web.SHIPPED}")
-    if web.is_exported(web.SHIPPED, web.SITE / "models", web.DEFAULT_TILE):
-        return web.SITE / "models"
-    folder = CACHE / "test-models"
-    web.export_network(web.SHIPPED, folder, web.DEFAULT_TILE, CACHE)
-    return folder
+    folder = web.SITE / "models"
+    is_there = web.is_exported(web.SHIPPED, folder, web.DEFAULT_TILE)
+    return folder if is_there else request.getfixturevalue("shipped_export")
 
 
 @pytest.fixture(scope="session")
