@@ -15,6 +15,7 @@ LAYERS = {  # a folder may import itself and what stands in its row
     "archs": {"utils"},
     "losses": {"utils", "archs"},
     "models": {"utils", "archs", "losses", "metrics"},
+    "runtimes": {"utils", "archs"},
 }
 FILES = sorted(PACKAGE.glob("*/**/*.py"))
 
