@@ -15,7 +15,7 @@ from basicsr.archs.atd_arch import TINY as TINY_ATD
 from basicsr.archs.atdu_arch import TINY as TINY_ATDU
 from basicsr.archs.catanet_arch import TINY as TINY_CATANET
 from basicsr.archs.graph_form import GraphForm, counting_order, graph_form, group_choices
-from basicsr.archs.layers import PatchGrid
+from basicsr.archs.patches import PatchGrid
 from basicsr.export import EXTRAS, MANIFEST, main
 from basicsr.runtimes.graph import for_graph, side_rule, traced
 from basicsr.runtimes.parity import Agreement, Sample, compare, drawn_picture, samples_of
@@ -103,7 +103,7 @@ def test_the_form_ends_with_its_context():
 @pytest.mark.parametrize("size", [(7, 40), (29, 31), (64, 64)])
 def test_patches_are_merged_as_outside_of_graphs(size):
     def merged(p):
-        grid = PatchGrid(size, 8, torch.device("cpu"))
+        grid = PatchGrid(size, 8)
         p = p[:, : grid.count * grid.area]
         return grid.merge(p), grid.scale_as_merged(t)
 

@@ -36,14 +36,9 @@ from basicsr.archs.atd_layers import (
     window_grids,
 )
 from basicsr.archs.graph_form import active_form
-from basicsr.archs.layers import (
-    MultiplyAdds,
-    map_to_tokens,
-    mirrored_to_multiple,
-    relative_position_index,
-    tokens_to_map,
-)
+from basicsr.archs.layers import MultiplyAdds, map_to_tokens, mirrored_to_multiple, tokens_to_map
 from basicsr.archs.prunable import Gate, GroupInfo, check_gates
+from basicsr.archs.shifted_windows import relative_position_index
 from basicsr.utils.registry import ARCH_REGISTRY
 
 Version = Literal[1, 2]
@@ -305,7 +300,7 @@ class ATD(ATDFamily):
         self, s: Tensor, size: tuple[int, int], gates: Sequence[Gate] | None, taps: Sequence[int]
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """All residual groups: the tokens after them, and after the groups `taps`."""
-        grids = window_grids(len(s), size, self.window_size, s.device)
+        grids = window_grids(size, self.window_size, s)
         by_layer = self.prune_unit == "layer"
         gates = check_gates(gates, sum(map(len, self._kept)) if by_layer else len(self.layers))
         tapped: dict[int, Tensor] = {}

@@ -3,7 +3,6 @@
 Letters in shapes: see `atd_arch.py`. Parameter names follow the official releases.
 """
 
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -13,19 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from basicsr.archs.gathered_attention import Heads, gathered_attention
+from basicsr.archs.gathered_attention import gathered_attention
 from basicsr.archs.graph_form import active_form, settled
 from basicsr.archs.layers import (
     ConvFFN,
     MultiplyAdds,
-    ShiftedWindows,
     full_precision,
-    relative_position_bias,
-    relative_position_index,
     sorted_windows,
     stable_group_order,
 )
 from basicsr.archs.prunable import Gate
+from basicsr.archs.shifted_windows import ShiftedWindows, relative_position_bias, relative_position_index
+from basicsr.archs.windows import Heads
 
 LN_100 = 4.605170249938965  # bound of v1's logit scale, a float32 number in the release
 SIMILARITIES = 1 << 19  # of pixels to the dictionary that an evaluation holds at a time, where it needs them but once
@@ -334,20 +332,6 @@ def check_heads(dim: int, num_heads: Sequence[int]) -> None:
             raise ValueError(f"num_heads: must divide embed_dim ({dim}), got {list(num_heads)}")
 
 
-def window_grids(
-    batch: int, size: tuple[int, int], side: int, device: torch.device
-) -> tuple[ShiftedWindows, ShiftedWindows]:
-    """The windows of a map, and those shifted by half a window; those of the last sizes are kept."""
-    if torch.compiler.is_compiling() or active_form() is not None or type(torch.empty(0)) is not Tensor:
-        # No tensors of one trace in the next.
-        return _window_grids.__wrapped__(batch, size, side, device)
-    with torch.inference_mode(False):  # training may come after a test
-        return _window_grids(batch, size, side, device)
-
-
-@functools.lru_cache(maxsize=8)
-def _window_grids(
-    batch: int, size: tuple[int, int], side: int, device: torch.device
-) -> tuple[ShiftedWindows, ShiftedWindows]:
-    plain, shifted = (ShiftedWindows(batch, size, side, shift, device) for shift in (0, side // 2))
-    return plain, shifted
+def window_grids(size: tuple[int, int], side: int, like: Tensor) -> tuple[ShiftedWindows, ShiftedWindows]:
+    """Return the windows of the maps of `like`, (B, N, C), and those shifted by half a window."""
+    return ShiftedWindows(size, side, 0, like), ShiftedWindows(size, side, side // 2, like)

@@ -201,7 +201,7 @@ class ATDUNet(ATDFamily):
         height, width = x.shape[2:]
         x = mirrored_to_multiple(x, self.padding_unit)
         sizes = [(x.shape[2] // 2**level, x.shape[3] // 2**level) for level in range(len(self.window_size))]
-        grids = [window_grids(len(x), size, side, x.device) for size, side in zip(sizes, self.window_size, strict=True)]
+        grids = [window_grids(size, side, x) for size, side in zip(sizes, self.window_size, strict=True)]
         shallow = self.conv_first(x if active_form() else x.contiguous(memory_format=torch.channels_last))
         s = map_to_tokens(shallow)
         if "norm" in self.patch_embed:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from basicsr.archs.gathered_attention import Heads, Windows, gathered_attention
+from basicsr.archs.gathered_attention import gathered_attention
+from basicsr.archs.graph_form import settled
 from basicsr.archs.layers import (
     ConvFFN,
     MultiplyAdds,
-    PatchGrid,
     PreNorm,
     full_precision,
     map_to_tokens,
@@ -33,7 +33,10 @@ from basicsr.archs.layers import (
     stable_group_order,
     tokens_to_map,
 )
+from basicsr.archs.patches import PatchGrid
+from basicsr.archs.plans import planned
 from basicsr.archs.prunable import Gate, GroupInfo, check_gates, gated
+from basicsr.archs.windows import Heads, Windows
 from basicsr.utils.dist_util import all_reduce_sum
 from basicsr.utils.registry import ARCH_REGISTRY
 
@@ -173,7 +176,8 @@ class TAB(nn.Module):
             if self.track_state:
                 self._track(centres.detach())
         with torch.no_grad():
-            groups = _similarity(z, centres).argmax(dim=-1)
+            similarity = _similarity(z, centres)
+            groups = settled(similarity.argmax(dim=-1), lambda: similarity)
             return z, centres, stable_group_order(groups, self.num_tokens)
 
     def aggregate(self, t_BNC: Tensor, z_BNC: Tensor, centres: Tensor, order: Tensor, size: tuple[int, int]) -> Tensor:
@@ -199,8 +203,8 @@ class TAB(nn.Module):
         """Averages of T equal runs of the (mirrored) token sequence over the batch, (T, C)."""
         batch, length, _ = z_BNC.shape
         run = length // self.num_tokens + 1
-        index = mirrored_index(0, run * self.num_tokens, length, z_BNC.device)
-        runs = z_BNC[:, index].unflatten(1, (self.num_tokens, run))
+        index = planned(mirrored_index, 0, run * self.num_tokens, length, like=z_BNC)
+        runs = z_BNC.index_select(1, index).unflatten(1, (self.num_tokens, run))
         sums = runs.to(self.means.dtype).mean(dim=2).sum(dim=0)
         if not self.training:
             return sums / batch
@@ -241,7 +245,7 @@ class _PatchAttention(_WindowAttention):
 
     def forward(self, z_BNC: Tensor, grid: PatchGrid) -> Tensor:
         """(B, N, C) normalised tokens to the blended outputs of all patches, (B, N, C)."""
-        y = gathered_attention(self.project(z_BNC), grid.windows(len(z_BNC)), self.heads)
+        y = gathered_attention(self.project(z_BNC), grid.windows(len(z_BNC), z_BNC), self.heads)
         # Blending is linear, so the output projection can come after it, on fewer tokens.
         return self.proj(grid.merge(y.view(len(z_BNC), -1, y.shape[1])))
 
@@ -257,14 +261,14 @@ class LRSA(nn.Module):
 
     def multiply_adds(self, size: tuple[int, int]) -> MultiplyAdds:
         """Multiply-adds on an (H, W) map."""
-        grid = PatchGrid(size, self.patch_size, torch.device("cpu"))
+        grid = PatchGrid(size, self.patch_size)
         attention, ffn = (cast(PreNorm, layer).fn for layer in self.layer)
         attending = cast(_PatchAttention, attention).multiply_adds(grid.count * grid.area, grid.count * grid.area**2)
         return attending + cast(ConvFFN, ffn).multiply_adds(size)
 
     def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, C) tokens of an (H, W) map to the same shape."""
-        grid = PatchGrid(size, self.patch_size, t_BNC.device)
+        grid = PatchGrid(size, self.patch_size)
         t = grid.scale_as_merged(t_BNC) + self.layer[0](t_BNC, grid)
         return t + self.layer[1](t, size)
 

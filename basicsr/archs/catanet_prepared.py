@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from basicsr.archs.gathered_attention import gathered_attention
 from basicsr.archs.graph_form import active_form, settled
-from basicsr.archs.layers import ConvFFN, PatchGrid, map_to_tokens, stable_group_order, tokens_to_map
+from basicsr.archs.layers import ConvFFN, map_to_tokens, stable_group_order, tokens_to_map
+from basicsr.archs.patches import PatchGrid
 
 if TYPE_CHECKING:
     from basicsr.archs.catanet_arch import LRSA, TAB, CATANet, _PatchAttention
@@ -134,9 +135,9 @@ class _LRSA(nn.Module):
         self.ffn = _FFN(cast(nn.LayerNorm, norm_ffn.norm), cast(ConvFFN, norm_ffn.fn), dtype)
 
     def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
-        batch = len(t_BNC)
-        grid = PatchGrid(size, self.patch_size, t_BNC.device)
-        y = gathered_attention(F.linear(self.norm(t_BNC), self.to_qkv).flatten(0, 1), grid.windows(batch), self.heads)
+        batch, grid = len(t_BNC), PatchGrid(size, self.patch_size)
+        windows = grid.windows(batch, t_BNC)
+        y = gathered_attention(F.linear(self.norm(t_BNC), self.to_qkv).flatten(0, 1), windows, self.heads)
         y = grid.merge(y.view(batch, -1, y.shape[1]))
         return self.ffn(_linear_plus(y, self.out, None, grid.scale_as_merged(t_BNC)), size)
 

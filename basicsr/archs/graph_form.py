@@ -28,17 +28,27 @@ class GraphForm:
     def __init__(self, is_static: bool, known: dict[Hashable, object] | None = None):
         self.is_static = is_static
         self.known = {} if known is None else known
+        self._in_graph: dict[Hashable, object] = {}
         self._sorted: list[tuple[Tensor, Tensor]] = []
 
     def constant(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returns, which depends on nothing but the key: a tensor, or a tuple of tensors and numbers."""
+        """Return what `make` returns, which depends on nothing but the key: a plan, see `plans.py`."""
         if key not in self.known:
             self.known[key] = make()
         return self.known[key]  # type: ignore[return-value]
 
-    def plan(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returns, which depends on the key and on sizes in it: a constant where these are final."""
-        return self.constant(key, make) if self.is_static else make()
+    def plan(self, key: tuple[Hashable, ...], make: Callable[[], T]) -> T:
+        """Return what `make` returns, which depends on the key and the sizes in it.
+
+        A constant where sizes are final. Otherwise it is computed in the graph, once for all who ask; sizes may then be
+        symbols, which are told apart by their names.
+        """
+        if self.is_static:
+            return self.constant(key, make)
+        name = tuple(map(str, key))
+        if name not in self._in_graph:
+            self._in_graph[name] = make()
+        return self._in_graph[name]  # type: ignore[return-value]
 
     def keep_places(self, order: Tensor, places: Tensor) -> None:
         """Remember where the counting sort has put each token."""

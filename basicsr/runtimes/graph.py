@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from basicsr.archs.atd_arch import ATD
 from basicsr.archs.atdu_arch import ATDUNet
@@ -41,27 +42,20 @@ class GraphNet(nn.Module):
         form = GraphForm(is_static)
         with torch.no_grad(), graph_form(form):
             net(example)
-        self.known: dict[Hashable, Any] = {
-            key: self._keep(f"constant_{i}", value) for i, (key, value) in enumerate(form.known.items())
-        }
+        plans, self._structure = tree_flatten(form.known)
+        self._plans: list[Any] = [self._keep(f"plan_{i}", plan) for i, plan in enumerate(plans)]
 
-    def _keep(self, name: str, value: Any) -> Any:
-        """The value with names of buffers in place of tensors."""
-        if isinstance(value, Tensor):
-            self.register_buffer(name, value.clone())
-            return name
-        if isinstance(value, (tuple, list)):
-            return tuple(self._keep(f"{name}_{i}", part) for i, part in enumerate(value))
-        return value
-
-    def _kept(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return getattr(self, value)
-        return tuple(map(self._kept, value)) if isinstance(value, tuple) else value
+    def _keep(self, name: str, plan: Any) -> Any:
+        """Make a tensor a buffer and return its name; return what is no tensor as it is."""
+        if not isinstance(plan, Tensor):
+            return plan
+        self.register_buffer(name, plan.clone())
+        return name
 
     def forward(self, lq: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The output; with `with_groups` also the groups."""
-        known = {key: self._kept(value) for key, value in self.known.items()}
+        plans = [getattr(self, plan) if isinstance(plan, str) else plan for plan in self._plans]
+        known: dict[Hashable, Any] = tree_unflatten(plans, self._structure)
         with graph_form(GraphForm(self.is_static, known)), group_choices() as groups:
             sr = self.net(lq)
         return (sr, *groups.chosen) if self.with_groups else sr

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from basicsr.archs import gathered_attention as module
-from basicsr.archs.gathered_attention import FAR, Heads, PositionBias, Windows, gathered_attention
+from basicsr.archs.gathered_attention import gathered_attention
+from basicsr.archs.kernels import compiled_attention as module
+from basicsr.archs.plain_attention import plain_attention
+from basicsr.archs.windows import FAR, Heads, PositionBias, Windows
 
 HEADS = Heads(number=3, qk=5, v=6)
 
@@ -16,11 +18,11 @@ def path(request, monkeypatch, tmp_path_factory):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp()))
     if request.param == "plain":
         monkeypatch.setenv("BASICSR_KERNELS", "0")
-    module._library.cache_clear()
-    if request.param == "kernel" and module._library(HEADS.qk, HEADS.v) is None:
+    module.kernel_library.cache_clear()
+    if request.param == "kernel" and module.kernel_library(HEADS.qk, HEADS.v) is None:
         pytest.skip("no C++ compiler here")
     yield request.param
-    module._library.cache_clear()
+    module.kernel_library.cache_clear()
 
 
 def attention(qkv, queries, keys, global_kv=None):
@@ -95,7 +97,7 @@ def test_gradients(path, scatter, size):
     inputs = [x.clone().requires_grad_() for x in (qkv, global_kv) if x is not None]
     exact = [x.double().requires_grad_() for x in (qkv, global_kv) if x is not None]
     out = gathered_attention(inputs[0], windows, HEADS, *inputs[1:], scatter=scatter)
-    expected = module._plain(exact[0], windows, HEADS, exact[1] if scatter else None, scatter)
+    expected = plain_attention(exact[0], windows, HEADS, exact[1] if scatter else None, scatter)
     weight = torch.randn_like(out)
     (out * weight).sum().backward()
     (expected * weight.double()).sum().backward()
@@ -142,7 +144,7 @@ def test_a_factor_on_the_scores(path):
     out = gathered_attention(qkv, windows, HEADS, scatter=True, factor=factor)
     exact, own = qkv.detach().double().requires_grad_(), factor.detach().double().requires_grad_()
     scaled = torch.cat([exact[:, :15] * own, exact[:, 15:]], dim=1)
-    expected = module._plain(scaled, windows, HEADS, None, scatter=True)
+    expected = plain_attention(scaled, windows, HEADS, None, scatter=True)
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-5)
     out.square().sum().backward()
     expected.square().sum().backward()
@@ -171,20 +173,20 @@ def test_sums_do_not_depend_on_the_number_of_threads(path):
 def test_without_a_compiler_the_plain_path_serves(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
-    module._library.cache_clear()
+    module.kernel_library.cache_clear()
     try:
-        assert module._library(5, 6) is None
+        assert module.kernel_library(5, 6) is None
     finally:
-        module._library.cache_clear()
+        module.kernel_library.cache_clear()
 
 
 def test_a_compiler_that_fails_leaves_no_library(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module, "SOURCE", tmp_path / "broken.cpp")
     (tmp_path / "broken.cpp").write_text("this is no C++")
-    module._library.cache_clear()
+    module.kernel_library.cache_clear()
     try:
-        assert module._library(5, 6) is None
+        assert module.kernel_library(5, 6) is None
     finally:
-        module._library.cache_clear()
+        module.kernel_library.cache_clear()
     assert list(tmp_path.glob("basicsr/*.so")) == []
