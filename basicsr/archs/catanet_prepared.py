@@ -23,11 +23,13 @@ from basicsr.archs.gathered_attention import gathered_attention
 from basicsr.archs.graph_form import active_form, settled
 from basicsr.archs.layers import ConvFFN, map_to_tokens, stable_group_order, tokens_to_map
 from basicsr.archs.patches import PatchGrid
+from basicsr.archs.plans import sizes_are_numbers
 
 if TYPE_CHECKING:
     from basicsr.archs.catanet_arch import LRSA, TAB, CATANet, _PatchAttention
 
-STRIP_ROWS = 32  # low-resolution rows of a strip of the reconstruction
+STRIP_ROWS = 32  # low-resolution rows of a strip of the reconstruction on a CPU
+STRIP_BYTES = 1 << 28  # of the enlarged features of a strip on a GPU, where each launch should do as much as it can
 SIMILARITY_ROWS = 1 << 16  # tokens whose similarities to all centres are held at a time
 
 
@@ -109,11 +111,9 @@ class _TAB(nn.Module):
             centres = self.pooled_centres(z)
             unit_centres, global_kv = F.normalize(centres, dim=-1), self.global_of(centres)
         tokens = z.flatten(0, 1)
-        if active_form() is not None:
-            groups = (tokens @ unit_centres.T).argmax(dim=-1).int().view(batch, length)
-        else:
-            parts = [tokens] if torch.compiler.is_compiling() else tokens.split(SIMILARITY_ROWS)
-            groups = torch.cat([(part @ unit_centres.T).argmax(dim=-1) for part in parts]).view(batch, length)
+        parts = tokens.split(SIMILARITY_ROWS) if sizes_are_numbers(tokens) else [tokens]
+        nearest = [(part @ unit_centres.T).argmax(dim=-1) for part in parts]
+        groups = (nearest[0] if len(nearest) == 1 else torch.cat(nearest)).view(batch, length)
         groups = settled(groups, lambda: z @ unit_centres.T)
         windows = self.windows(stable_group_order(groups, self.num_tokens))
         y = gathered_attention(F.linear(z, self.to_qkv).flatten(0, 1), windows, self.heads, global_kv, scatter=True)
@@ -188,11 +188,12 @@ class PreparedCATANet(nn.Module):
         if self.for_graph:
             return self._reconstruct_in_graph(x, features)
         out = F.interpolate(x, scale_factor=self.upscale, mode="bilinear") if self.upscale > 1 else x.clone()
-        if torch.compiler.is_compiling():  # a loop over strips would hold for one height only
+        if not sizes_are_numbers(features):  # a loop over strips would hold for one height only
             self._add_strip(out, features, 0, size[0])
-        else:
-            for top in range(0, size[0], STRIP_ROWS):
-                self._add_strip(out, features, top, min(top + STRIP_ROWS, size[0]))
+            return out
+        rows = strip_rows(features, self.upscale)
+        for top in range(0, size[0], rows):
+            self._add_strip(out, features, top, min(top + rows, size[0]))
         return out
 
     def _reconstruct_in_graph(self, x: Tensor, features: Tensor) -> Tensor:
@@ -218,6 +219,14 @@ class PreparedCATANet(nn.Module):
         if self.direct:
             x = F.pixel_shuffle(x, s)
         out[:, :, top * s : bottom * s] += x[:, :, (top - start) * s : (bottom - start) * s]
+
+
+def strip_rows(features_BCHW: Tensor, upscale: int) -> int:
+    """Return the low-resolution rows of a strip: few for a CPU's caches, on a GPU as many as `STRIP_BYTES` hold."""
+    if features_BCHW.device.type == "cpu":
+        return STRIP_ROWS
+    row = features_BCHW[:, :, 0].numel() * upscale**2 * features_BCHW.element_size()
+    return max(STRIP_ROWS, STRIP_BYTES // row)
 
 
 def _shuffled(conv: nn.Conv2d) -> nn.Conv2d:

@@ -66,6 +66,7 @@ class Blend(NamedTuple):
     """How the slots of all patches (their pixels, patch after patch) are added up at the tokens of a batch."""
 
     slots: Tensor  # (entries,) int32: token after token, the slots that are added up
+    entry_tokens: Tensor  # (entries,) int32: the token of each entry
     first: Tensor  # (B*N,) int32: the first entry of each token
     factor: Tensor  # (entries,) float32 on the slots
     token_factor: Tensor  # (B*N, 1) float32: the same by token
@@ -152,20 +153,19 @@ def _blend(batch: int, height: int, width: int, patch: int, device: torch.device
     slots = (y_slot[:, None, :, None] + x_slot[None, :, None, :]).reshape(height * width, -1)
     factor = (y_factor.T[:, None, :, None] * x_factor.T[None, :, None, :]).reshape(height * width, -1)
     token_factor = factor.amax(dim=1, keepdim=True)
-    images = torch.arange(batch, dtype=torch.int32, device=device)
+    token = torch.arange(height * width, dtype=torch.int32, device=device)
+    tokens, first = token[:, None].expand_as(slots), token * slots.shape[1]
     if sizes_are_numbers(factor):
         used = factor > 0
         counts = used.sum(dim=1)
-        slots, factor = slots[used], factor[used]
-        first = counts.cumsum(0) - counts
-    else:
-        first = torch.arange(height * width, device=device) * slots.shape[1]
-        slots, factor = slots.flatten(), factor.flatten()
-    entries, per_image = slots.shape[0], y.count * x.count * area
+        tokens, slots, factor, first = tokens[used], slots[used], factor[used], counts.cumsum(0) - counts
+    entries = factor.numel()
+    image = torch.arange(batch, dtype=torch.int32, device=device)[:, None]
     return Blend(
-        slots=(slots + images[:, None] * per_image).flatten().int(),
-        first=(first + images[:, None] * entries).flatten().int(),
-        factor=factor.repeat(batch),
+        slots=(slots.flatten() + image * (y.count * x.count * area)).flatten(),
+        entry_tokens=(tokens.flatten() + image * (height * width)).flatten(),
+        first=(first + image * entries).flatten().int(),
+        factor=factor.flatten().repeat(batch),
         token_factor=token_factor.repeat(batch, 1),
         tokens=_patch_rows(batch, height, width, patch, device).flatten(),
     )
@@ -208,15 +208,7 @@ class _Merge(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, p: Tensor, blend: Blend) -> Tensor:
         ctx.blend = blend
-        factor = blend.factor.to(p.dtype)
-        if p.device.type in ("cpu", "cuda"):
-            return F.embedding_bag(blend.slots, p, blend.first, mode="sum", per_sample_weights=factor)
-        # Elsewhere (MPS) embedding_bag may be missing: one entry after the other is added to its token.
-        counts = blend.first.diff(append=blend.first.new_tensor([len(factor)]))
-        token = torch.arange(len(counts), device=p.device).repeat_interleave(counts)
-        return p.new_zeros(len(counts), p.shape[1]).index_add_(
-            0, token, p.index_select(0, blend.slots) * factor[:, None]
-        )
+        return (_sum_in_bags if p.device.type in ("cpu", "cuda") else _sum_entries)(p, blend)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -234,3 +226,13 @@ class _Unmerge(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return _Merge.apply(grads[0], ctx.blend), None
+
+
+def _sum_in_bags(p: Tensor, blend: Blend) -> Tensor:
+    return F.embedding_bag(blend.slots, p, blend.first, mode="sum", per_sample_weights=blend.factor.to(p.dtype))
+
+
+def _sum_entries(p: Tensor, blend: Blend) -> Tensor:
+    """Return `_sum_in_bags` where PyTorch may have no bags: on MPS."""
+    entries = p.index_select(0, blend.slots) * blend.factor[:, None].to(p.dtype)
+    return p.new_zeros(len(blend.first), p.shape[1]).index_add_(0, blend.entry_tokens, entries)

@@ -58,7 +58,7 @@ class GraphNet(nn.Module):
         known: dict[Hashable, Any] = tree_unflatten(plans, self._structure)
         with graph_form(GraphForm(self.is_static, known)), group_choices() as groups:
             sr = self.net(lq)
-        return (sr, *groups.chosen) if self.with_groups else sr
+        return (sr, *(chosen.int() for chosen in groups.chosen)) if self.with_groups else sr
 
 
 def for_graph(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
