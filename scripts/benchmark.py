@@ -10,13 +10,20 @@
 
 A network is a preset (CATANet-L, CATANet-S, ...), a YAML file with `network_g`, or a checkpoint that carries it. Each
 `--vs key=value,...` adds a configuration that differs from the first in these keys: net, scale, weights, form, dtype,
-device, compile. Every round runs each configuration once, in turn, so that a machine that slows down slows all of
-them; then it runs one product of two 2048 x 2048 float32 matrices, a unit that makes machines and days comparable.
+device, compile, graph, precision. Every round runs each configuration once, in turn, so that a machine that slows down
+slows all of them; then it runs one product of two 2048 x 2048 float32 matrices, a unit that makes machines and days
+comparable.
 
 Forms: `train`, the network that people read and train; `prepared`, what test.py runs where a network has it, else it
 runs `train`; `literal`, CATANet, ATD or ATD-U as the papers read, the yardsticks of tests/reference. Inputs are random,
 in [0, 1], and on the device already. Untrained networks get their token centres from one training forward, because
 trained ones have them stored.
+
+CUDA is timed between two events around each call; other devices on the clock, until the device is done. MPS was never
+run. `--graph` captures the forward, or the whole training step with its optimizer, as a CUDA graph and replays it.
+`--precision` is that of float32 products: highest; high allows TF32; medium also bfloat16.
+
+    python scripts/benchmark.py latency --device cuda --graph --size 64 256 --vs no-graph --vs precision=high
 
 Results are printed, and written as Markdown and as JSON, which also holds every single sample.
 """
@@ -39,8 +46,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -52,6 +60,7 @@ from torch.nn import functional as F
 from basicsr.archs import build_network, load_network
 from basicsr.utils.checkpoint import load_weights
 from basicsr.utils.errors import CheckpointError, OptionError, UnknownNameError
+from basicsr.utils.launches import count_launches
 from basicsr.utils.options import load_options
 from basicsr.utils.run import keep_freed_memory
 from basicsr.utils.yaml_file import load_yaml
@@ -67,6 +76,8 @@ PHOTOS = (
 
 UNIT_SIDE = 2048  # of the matrices whose product is the unit of time
 CENTRES_SIDE = 16  # of the image that sets token centres; small, so that it does not count in the peak of memory
+SETTLING_CALLS = 3  # before a capture: they compile kernels, choose algorithms and make the optimizer's state
+DEFAULT_ROUNDS = {"cpu": (2, 9), "gpu": (10, 50)}  # rounds of warm-up, and those that count
 COMPARED = ("median_ms", "p95_ms", "matmuls", "rss_peak_mib", "cuda_peak_mib", "images_per_s", "wait_p95_ms")
 COUNTING = (
     "Multi-Adds (G) of one image, a multiply-add counted once: of convolutions and linear layers, and of attention. "
@@ -92,6 +103,7 @@ class Job(NamedTuple):
     device: str
     call: Callable[[], object]
     facts: Row
+    precision: str = "highest"
 
 
 class Span(NamedTuple):
@@ -120,6 +132,8 @@ class Config:
     dtype: str
     device: str
     compile: bool
+    graph: bool = False
+    precision: str = "highest"
 
     def autocast(self) -> Any:
         """The context of a forward; the prepared form has its precision built in."""
@@ -131,6 +145,11 @@ class Config:
         """The network in evaluation as people read it, and in the form to measure; on the device."""
         if not {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[self.device]:
             raise OptionError(f"device: there is no {self.device} on this machine")
+        if self.graph and self.device != "cuda":
+            raise OptionError(f"graph: CUDA graphs need device cuda, got {self.device}; use no-graph")
+        if self.graph and self.form == "literal":
+            raise OptionError("graph: the literal form waits for the GPU in its forward; use no-graph")
+        set_precision(self.precision)
         net: Any = build_net(self).to(self.device)
         form = net
         if self.form == "literal":
@@ -145,6 +164,11 @@ class Config:
             form = net.prepared(dtype=getattr(torch, self.dtype))
         return net, torch.compile(form, dynamic=False) if self.compile else form
 
+    @property
+    def mode(self) -> str:
+        """How the network is run: eager, compiled, graph, or the last two."""
+        return ", ".join(name for name, on in (("compiled", self.compile), ("graph", self.graph)) if on) or "eager"
+
     def facts(self, net: Any, size: Size) -> Row:
         """What stands at the beginning of a row."""
         name = Path(self.net).name if Path(self.net).is_file() else self.net
@@ -153,7 +177,7 @@ class Config:
         count = net.multiply_adds(size.height, size.width) if hasattr(net, "multiply_adds") else None
         return {
             "network": f"{name} x{net.upscale}{weights}", "form": self.form, "dtype": self.dtype, "device": self.device,
-            "mode": "compiled" if self.compile else "eager", "input": str(size), "output": str(output),
+            "precision": self.precision, "mode": self.mode, "input": str(size), "output": str(output),
             "parameters": sum(p.numel() for p in net.parameters()),
             "multi_adds_conv_linear_G": count and count[0] / 1e9, "multi_adds_attention_G": count and count[1] / 1e9,
         }  # fmt: skip
@@ -244,22 +268,92 @@ def arguments_of_atd_u(net: Any) -> Row:
     }  # fmt: skip
 
 
+class Graphed:
+    """A function of tensors, captured once as a CUDA graph and replayed for every other input of the same shapes.
+
+    Args:
+        function: runs on the current stream alone and never waits for the GPU.
+        inputs: the first ones, on the GPU.
+
+    Raises:
+        OptionError: when the function cannot be captured.
+    """
+
+    def __init__(self, function: Callable[..., Any], *inputs: Tensor):
+        self.inputs = [x.clone() for x in inputs]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(SETTLING_CALLS):
+                function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(self.graph):
+                self.output = function(*self.inputs)
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise OptionError(f"graph: this network cannot be captured ({reason}); use no-graph") from error
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Return the output for these inputs, in memory that the next call writes to."""
+        for mine, given in zip(self.inputs, inputs, strict=True):
+            mine.copy_(given)
+        self.graph.replay()
+        return self.output
+
+
+def set_precision(precision: str) -> None:
+    """Let float32 products be computed with this precision; on CUDA cuDNN's convolutions, too."""
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision != "highest"
+
+
+def with_peak(device: str, make: Callable[[], Job]) -> Job:
+    """Return the job that `make` builds.
+
+    On CUDA it is called twice, and its facts tell how much memory of the card its network, building and calls took at
+    most, over what was taken before.
+    """
+    if device != "cuda":
+        return make()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    job = make()
+    for _ in range(2):  # the second one finds the optimizer's state beside its activations
+        job.call()
+    torch.cuda.synchronize()
+    return job._replace(facts={**job.facts, "cuda_peak_mib": (torch.cuda.max_memory_allocated() - before) / 2**20})
+
+
 def forward(config: Config, size: Size) -> Job:
     """One image of this size through the network."""
     net, run = config.build()
     x = torch.rand(1, channels_of(net), size.height, size.width, device=config.device)
 
-    def call() -> object:
+    def infer(x: Tensor) -> Any:
         with torch.inference_mode(), config.autocast():
             return run(x)
 
-    return Job(config.device, call, config.facts(net, size))
+    call: Callable[..., Any] = Graphed(infer, x) if config.graph else infer
+    return Job(config.device, partial(call, x), config.facts(net, size), config.precision)
+
+
+def training(config: Config, batch: int, patch: int) -> Job:
+    """One training step on one random batch, over and over."""
+    net, run = config.build()
+    lq, gt = random_batch(config, net, batch, patch)
+    step: Callable[..., Any] = training_step(config, run)
+    step = Graphed(step, lq, gt) if config.graph else step
+    facts = {**config.facts(net, Size(patch, patch)), "batch": batch}
+    return Job(config.device, partial(step, lq, gt), facts, config.precision)
 
 
 def training_step(config: Config, run: Any) -> Callable[[Tensor, Tensor], None]:
     """Forward, L1 loss, backward and Adam step of a batch (lq, gt)."""
     run.train()
-    optimizer = torch.optim.Adam(run.parameters(), lr=2e-4, betas=(0.9, 0.99))
+    on_card = {"fused": True, "capturable": config.graph} if config.device == "cuda" else {}
+    optimizer = torch.optim.Adam(run.parameters(), lr=2e-4, betas=(0.9, 0.99), **on_card)
 
     def step(lq: Tensor, gt: Tensor) -> None:
         optimizer.zero_grad()
@@ -288,6 +382,23 @@ def p95(samples: Sequence[float]) -> float:
     return sorted(samples)[math.ceil(0.95 * len(samples)) - 1]
 
 
+def elapsed_ms(job: Job) -> float:
+    """Milliseconds of one call, until the device has done it."""
+    set_precision(job.precision)
+    synchronise(job.device)
+    if job.device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        job.call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+    begin = time.perf_counter()
+    job.call()
+    synchronise(job.device)
+    return 1e3 * (time.perf_counter() - begin)
+
+
 def matrix_product(device: str) -> Job:
     """The unit of time."""
     a, out = (torch.rand(UNIT_SIDE, UNIT_SIDE, device=device) for _ in range(2))
@@ -300,11 +411,9 @@ def timed(jobs: Sequence[Job], warmup: int, runs: int) -> list[Row]:
     samples: list[list[float]] = [[] for _ in (*jobs, *units)]
     for number in range(warmup + runs):
         for job, kept in zip((*jobs, *units), samples, strict=True):
-            start = time.perf_counter()
-            job.call()
-            synchronise(job.device)
+            ms = elapsed_ms(job)
             if number >= warmup:
-                kept.append(1e3 * (time.perf_counter() - start))
+                kept.append(ms)
     medians = [median(kept) for kept in samples]
     unit_ms = {unit.device: value for unit, value in zip(units, medians[len(jobs) :], strict=True)}
     return [
@@ -323,49 +432,99 @@ def latency(args: argparse.Namespace) -> Result:
     rows: list[Row] = []
     for size in args.size:
         torch.compiler.reset()  # what was compiled for another size
-        rows += timed([forward(config, size) for config in args.configs], args.warmup, args.runs)
+        jobs = [with_peak(config.device, partial(forward, config, size)) for config in args.configs]
+        rows += timed(jobs, args.warmup, args.runs)
+    if args.launches:
+        for row, (size, config) in zip(rows, itertools.product(args.size, args.configs), strict=True):
+            row["launches"] = apart(launches_of_forward, config, size)
     points = [
-        f"{row['frames_per_s']:.2f} frames/s (1 / median): {row['network']}, {row['form']}, {row['dtype']}, "
-        f"{row['mode']}, {row['device']}, {args.threads} CPU threads, batch 1, {row['input']} -> {row['output']}"
+        f"{row['input']} -> {row['output']}, {cell(row['frames_per_s'])} fps (1 / median): {row['network']}, "
+        f"{row['form']}, {row['dtype']}, {row['precision']}, {row['mode']}, {row['device']}, batch 1, "
+        f"{args.threads} CPU threads"
         for row in rows
     ]
-    return Result(rows, [COUNTING, *points])
+    return Result(rows, [*notes_on(args), *points])
 
 
 def train_step(args: argparse.Namespace) -> Result:
     """Training steps on one random batch, over and over."""
-    jobs = []
-    for config in args.configs:
-        net, run = config.build()
-        facts = {**config.facts(net, Size(args.patch, args.patch)), "batch": args.batch}
-        call = partial(training_step(config, run), *random_batch(config, net, args.batch, args.patch))
-        jobs.append(Job(config.device, call, facts))
-    return Result(timed(jobs, args.warmup, args.runs), [COUNTING, "bfloat16 is autocast. The loss is L1."])
+    jobs = [with_peak(config.device, partial(training, config, args.batch, args.patch)) for config in args.configs]
+    rows = timed(jobs, args.warmup, args.runs)
+    if args.launches:
+        for row, config in zip(rows, args.configs, strict=True):
+            row["launches"] = apart(launches_of_training, config, args.batch, args.patch)
+    return Result(rows, [*notes_on(args), "bfloat16 is autocast. The loss is L1."])
+
+
+def notes_on(args: argparse.Namespace) -> list[str]:
+    """What the columns mean."""
+    notes = [COUNTING]
+    if any(config.device == "cuda" for config in args.configs):
+        notes.append("cuda peak: building, capture and calls of a configuration, its weights included.")
+    if args.launches:
+        notes.append("launches: ATen calls that are no views, of one forward or one forward and backward, plain path.")
+    return notes
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function returns in a fresh process.
+
+    Raises:
+        OSError: when the process was killed.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            told = ", ".join(map(str, arguments))
+            raise OSError(f"{told}: the process was killed; is the memory enough?") from error
+
+
+def launches_of_forward(config: Config, size: Size) -> int:
+    """ATen calls of one forward, views left out, in this fresh process without own kernels."""
+    os.environ["BASICSR_KERNELS"] = "0"
+    net, run = replace(config, graph=False, compile=False).build()
+    x = torch.rand(1, channels_of(net), size.height, size.width, device=config.device)
+    with torch.no_grad(), config.autocast():  # inference mode would hand linear layers over as one call
+        run(x)  # makes what is made once
+        return count_launches(lambda: run(x))
+
+
+def launches_of_training(config: Config, batch: int, patch: int) -> int:
+    """ATen calls of one forward, loss and backward, views left out, in this fresh process without own kernels."""
+    os.environ["BASICSR_KERNELS"] = "0"
+    net, run = replace(config, graph=False, compile=False).build()
+    lq, gt = random_batch(config, net, batch, patch)
+    run.train()
+
+    def forward_and_backward() -> None:
+        run.zero_grad()
+        with config.autocast():
+            output = run(lq)
+        F.l1_loss(output.float(), gt).backward()
+
+    forward_and_backward()
+    return count_launches(forward_and_backward)
 
 
 def memory(args: argparse.Namespace) -> Result:
     """Peak memory, each configuration and size in a process of its own."""
-    rows = []
-    for size, config in itertools.product(args.size, args.configs):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            try:
-                rows.append(pool.submit(peak_memory, config, size, args.threads).result())
-            except BrokenProcessPool as error:
-                raise OSError(f"{config} at {size}: the process was killed; is the memory enough?") from error
-    return Result(rows, [COUNTING, "RSS before: with the network loaded, before the one forward of one image."])
+    rows = [
+        apart(peak_memory, config, size, args.threads) for size, config in itertools.product(args.size, args.configs)
+    ]
+    before = "RSS before: with the network loaded, before the one forward of one image; on a GPU, after two of them."
+    return Result(rows, [*notes_on(args), before])
 
 
 def peak_memory(config: Config, size: Size, threads: int) -> Row:
     """One forward in this process, which has done nothing else."""
     torch.set_num_threads(threads)
-    job, before = forward(config, size), resident_mib("VmRSS")
-    if config.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    job = with_peak(config.device, partial(forward, config, size))
+    before = resident_mib("VmRSS")
     job.call()
     synchronise(job.device)
     peak = resident_mib("VmHWM")
-    row = {**job.facts, "rss_before_mib": before, "rss_peak_mib": peak, "rss_added_mib": peak - before}
-    return {**row, "cuda_peak_mib": torch.cuda.max_memory_allocated() / 2**20} if config.device == "cuda" else row
+    return {**job.facts, "rss_before_mib": before, "rss_peak_mib": peak, "rss_added_mib": peak - before}
 
 
 def resident_mib(field: str) -> float:
@@ -507,8 +666,9 @@ def compare(args: argparse.Namespace) -> Result:
 
 
 def point_of(row: Row) -> tuple[str, ...]:
-    """What a row measured."""
-    return tuple(value for value in row.values() if isinstance(value, str))
+    """What a row measured; the highest precision goes without saying, as in files of before there was a choice."""
+    items = ((key, value) for key, value in row.items() if isinstance(value, str))
+    return tuple(value for key, value in items if (key, value) != ("precision", "highest"))
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -538,9 +698,36 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "BASICSR_KERNELS": os.environ.get("BASICSR_KERNELS", "not set"),
     }
-    if torch.cuda.is_available():
-        head["GPU"] = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-    return head
+    return {**head, **card()} if torch.cuda.is_available() else head
+
+
+def card() -> dict[str, str]:
+    """The CUDA device and the versions of what runs on it."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    capability = f"compute capability {properties.major}.{properties.minor}"
+    return {
+        "GPU": f"{properties.name}, {properties.total_memory / 2**30:.1f} GiB, {capability}",
+        "driver": driver_version(),
+        "CUDA": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}",
+        "Triton": version_of("triton"),
+    }
+
+
+def driver_version() -> str:
+    """Version of the NVIDIA driver, as its own tool says it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
+
+
+def version_of(package: str) -> str:
+    """Version of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def markdown(kind: str, head: Mapping[str, Any], rows: Sequence[Row], notes: Sequence[str]) -> str:
@@ -601,7 +788,7 @@ def parser_of_commands() -> argparse.ArgumentParser:
     bodies = {"latency": latency, "train-step": train_step, "memory": memory, "data": data, "compare": compare}
     for kind, body in bodies.items():
         sub = commands.add_parser(kind, help=body.__doc__, description=body.__doc__)
-        sub.set_defaults(body=body, vs=[], threads=torch.get_num_threads())
+        sub.set_defaults(body=body, vs=[], threads=torch.get_num_threads(), graph=False, launches=False)
         add = sub.add_argument
         add("-o", "--output", type=Path, default=Path("results/benchmark") / kind, help="of .md and .json, no suffix")
         if kind == "compare":
@@ -616,15 +803,19 @@ def parser_of_commands() -> argparse.ArgumentParser:
         add("--dtype", choices=dtypes if trains else [*dtypes, "float16"], default="float32")
         add("--device", choices=["cpu", "cuda", "mps"], default="cpu")
         add("--compile", action=argparse.BooleanOptionalAction, default=False, help="run through torch.compile")
+        add("--precision", choices=["highest", "high", "medium"], default="highest", help="of float32 products")
         add("--threads", type=at_least_one, help="of PyTorch on the CPU")
         if kind != "data":
+            add("--graph", action=argparse.BooleanOptionalAction, default=False, help="replay a CUDA graph")
             add("--vs", action="append", metavar="KEY=VALUE,...", help="one more configuration; repeatable")
         if kind in ("latency", "memory"):
             add("--size", type=image_size, nargs="+", default=[Size(64, 64)], help="inputs: 64, or 320x180 (W x H)")
         if kind in ("latency", "train-step"):
-            add("--warmup", type=at_least_one, default=2, help="rounds before those that count (default: 2)")
-        if kind != "memory":
-            add("--runs", type=at_least_one, default=3 if kind == "data" else 9, help="rounds that count")
+            add("--warmup", type=at_least_one, help="rounds before those that count (default: 2, on a GPU 10)")
+            add("--runs", type=at_least_one, help="rounds that count (default: 9, on a GPU 50)")
+            add("--launches", action="store_true", help="count ATen calls, too, without own kernels")
+        if kind == "data":
+            add("--runs", type=at_least_one, default=3, help="rounds that count (default: 3)")
         if trains:
             add("--batch", type=at_least_one, default=16, help="images a step (default: 16)")
         if kind == "train-step":
@@ -657,6 +848,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         commands.append([*argv, *(f"--{item}" for item in items)])
     parsed = [parser.parse_args(command) for command in commands]
     args.configs = [Config(**{key: getattr(one, key) for key in keys}) for one in parsed]
+    if args.kind in ("latency", "train-step"):
+        on_cpu = all(config.device == "cpu" for config in args.configs)
+        warmup, runs = DEFAULT_ROUNDS["cpu" if on_cpu else "gpu"]
+        args.warmup, args.runs = args.warmup or warmup, args.runs or runs
     return args
 
 

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -116,10 +117,11 @@ def test_latency(run, tiny):
     assert rows[3]["multi_adds_conv_linear_G"] == conv_linear / 1e9
     assert rows[3]["multi_adds_attention_G"] == attention / 1e9
     assert rows[3]["output"] == "40x24"
-    points = [note for note in content["notes"] if "frames/s" in note]
-    assert len(points) == 6 and points[3].endswith(
-        "tiny.yml x2, prepared, float32, eager, cpu, 1 CPU threads, batch 1, 20x12 -> 40x24"
-    )
+    points = [note for note in content["notes"] if " fps " in note]
+    assert len(points) == 6 and points[3].startswith("20x12 -> 40x24, ") and points[3].endswith(
+        " fps (1 / median): tiny.yml x2, prepared, float32, highest, eager, cpu, batch 1, 1 CPU threads"
+    )  # fmt: skip
+    assert float(points[3].split()[3].replace(",", "")) == pytest.approx(rows[3]["frames_per_s"], abs=0.01)
 
 
 def test_all_forms_are_one_network(benchmark, tiny):
@@ -237,6 +239,92 @@ def test_train_step(run, tiny):
     assert rows[0]["images_per_s"] == pytest.approx(2e3 / rows[0]["median_ms"])
 
 
+@pytest.fixture
+def precision_kept():
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_each_configuration_is_built_and_called_in_its_precision(benchmark, run, tiny, monkeypatch, precision_kept):
+    seen = []
+
+    def channels_of(net):  # asked while a job is built
+        seen.append(torch.get_float32_matmul_precision())
+        return 3
+
+    monkeypatch.setattr(benchmark, "channels_of", channels_of)
+    content = run("latency", "--net", tiny, "--size", 8, "--warmup", 1, "--runs", 1, "--form", "train",
+                  "--vs", "precision=high", "--vs", "precision=medium,dtype=bfloat16")  # fmt: skip
+    rows = content["rows"]
+    assert [(row["precision"], row["dtype"]) for row in rows] == [
+        ("highest", "float32"), ("high", "float32"), ("medium", "bfloat16"),
+    ]  # fmt: skip
+    assert list(dict.fromkeys(seen)) == ["highest", "high", "medium"]
+    seen.clear()
+    found = []
+
+    def call():
+        found.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+
+    jobs = [benchmark.Job("cpu", call, {}, precision) for precision in ("high", "highest", "medium")]
+    benchmark.timed(jobs, warmup=1, runs=1)
+    assert found == [("high", True), ("highest", False), ("medium", True)] * 2
+
+
+def test_rounds_depend_on_the_device(benchmark):
+    rounds = {
+        device: benchmark.parse(["latency", "--vs", f"device={device}"]) for device in ("cpu", "cuda", "mps")
+    }  # fmt: skip
+    assert [(args.warmup, args.runs) for args in rounds.values()] == [(2, 9), (10, 50), (10, 50)]
+    args = benchmark.parse(["train-step", "--device", "cuda", "--warmup", "1", "--runs", "3"])
+    assert (args.warmup, args.runs) == (1, 3)
+
+
+def test_graph_is_a_key_of_configurations(benchmark, monkeypatch):
+    command = ["latency", "--device", "cuda", "--graph", "--vs", "no-graph", "--vs", "form=literal", "--vs", "compile"]
+    configs = benchmark.parse(command).configs
+    assert [config.graph for config in configs] == [True, False, True, True]
+    assert [config.mode for config in configs] == ["graph", "eager", "graph", "compiled, graph"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(benchmark.OptionError, match="graph: the literal form waits for the GPU"):
+        configs[2].build()
+
+
+def test_launches_are_counted_on_demand(benchmark, run, options_with, tiny, monkeypatch):
+    monkeypatch.setattr(benchmark, "apart", lambda function, *arguments: function(*arguments))
+    monkeypatch.setenv("BASICSR_KERNELS", "0")  # and back
+    rows = run("latency", "--net", tiny, "--size", 8, 16, "--form", "train", "--warmup", 1, "--runs", 1, "--launches",
+               "--vs", "form=literal")["rows"]  # fmt: skip
+    config = benchmark.parse(["latency", "--net", tiny, "--form", "literal"]).configs[0]
+    assert [row["launches"] for row in rows[1::2]] == [
+        benchmark.launches_of_forward(config, benchmark.Size(side, side)) for side in (8, 16)
+    ]
+    net, literal = config.build()
+    x = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert rows[3]["launches"] == benchmark.count_launches(lambda: literal(x))
+    (row,) = run("train-step", "--net", tiny, "--batch", 2, "--patch", 12, "--warmup", 1, "--runs", 1, "--launches")[
+        "rows"
+    ]
+    lq, gt = torch.rand(2, 3, 12, 12), torch.rand(2, 3, 24, 24)
+    net.train()
+    assert row["launches"] == benchmark.count_launches(lambda: torch.nn.functional.l1_loss(net(lq), gt).backward())
+
+
+def test_the_card_is_described(benchmark, monkeypatch):
+    found = SimpleNamespace(name="Card 9000", total_memory=80 * 2**30, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setenv("PATH", "")  # no nvidia-smi
+    head = benchmark.card()
+    assert head["GPU"] == "Card 9000, 80.0 GiB, compute capability 9.0"
+    assert head["driver"] == "unknown" and head["CUDA"].startswith(f"{torch.version.cuda}, cuDNN ")
+    assert torch.__version__.startswith(benchmark.version_of("torch"))
+    assert benchmark.version_of("no-such-package") == "not installed"
+
+
 def test_memory(tiny, tmp_path):
     stem = tmp_path / "out"
     command = [sys.executable, SCRIPT, "memory", "--net", tiny, "--size", "96", "--threads", "1", "-o", stem]
@@ -288,6 +376,7 @@ def test_compare(run, tmp_path):
         rows = [{**point, "median_ms": 2.0 * factor, "matmuls": 0.5}, {"network": name, "median_ms": 1.0}]
         content = {"kind": "latency", "head": {"PyTorch": name, "OS": "same"}, "rows": rows, "notes": []}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        point = {**point, "precision": "highest"}  # which older files do not say
     content = run("compare", tmp_path / "a.json", tmp_path / "b.json", tmp_path / "a.json")
     assert content["rows"] == [
         {"what": "N x2, train, 8x8", "measure": "median ms", "A": 2, "B": 6, "C": 2, "B / A": 3, "C / A": 1},
@@ -300,6 +389,8 @@ def test_compare(run, tmp_path):
     ("arguments", "message"),
     [
         (["latency", "--net", "Bicubic"], "Bicubic has no prepared form"),
+        (["latency", "--graph"], "graph: CUDA graphs need device cuda, got cpu; use no-graph"),
+        (["train-step", "--graph"], "graph: CUDA graphs need device cuda, got cpu; use no-graph"),
         (["latency", "--net", "ATD-light"], "ATD has no prepared form, test.py runs it as it is; use form train"),
         (["latency", "--net", "Bicubic", "--form", "literal"], "only CATANet, ATD, ATDUNet have a literal form"),
         (["latency", "--net", "CATANot"], "no architecture is called 'CATANot'"),
@@ -314,8 +405,65 @@ def test_mistakes_end_in_one_line(benchmark, tmp_path, capsys, arguments, messag
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("changes", ["runs=3", "form=fast", "dtype", ""])
+@pytest.mark.parametrize("changes", ["runs=3", "form=fast", "dtype", "", "precision=low", "graph=yes", "launches"])
 def test_wrong_variations_are_refused(benchmark, changes, capsys):
     with pytest.raises(SystemExit) as caught:
         benchmark.main(["latency", f"--vs={changes}"])
     assert caught.value.code == 2 and "error:" in capsys.readouterr().err
+
+
+@pytest.fixture
+def cuda():
+    if not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda", "precision_kept")
+class TestOnCuda:
+    def test_latency_and_memory_of_every_form(self, run, tiny):
+        rows = run("latency", "--net", tiny, "--size", 16, "--device", "cuda", "--graph", "--warmup", 2, "--runs", 3,
+                   "--vs", "no-graph,form=literal", "--vs", "form=train,precision=high", "--vs", "dtype=bfloat16",
+                   "--vs", "form=train,dtype=float16,no-graph")["rows"]  # fmt: skip
+        assert [row["mode"] for row in rows] == ["graph", "eager", "graph", "graph", "eager"]
+        assert all(row["median_ms"] > 0 and row["cuda_peak_mib"] > 0 for row in rows)
+
+    @pytest.mark.parametrize("name", ["v1", "v2", "U"])
+    def test_the_literal_atd_family_runs(self, run, options_with, name):
+        rows = run("latency", "--net", options_with(FAMILY[name]), "--form", "train", "--size", "9x12", "--device",
+                   "cuda", "--warmup", 1, "--runs", 1, "--vs", "form=literal")["rows"]  # fmt: skip
+        assert [row["form"] for row in rows] == ["train", "literal"]
+
+    def test_training_steps(self, run, tiny):
+        content = run("train-step", "--net", tiny, "--batch", 2, "--patch", 12, "--device", "cuda", "--graph",
+                      "--warmup", 1, "--runs", 2, "--vs", "no-graph", "--vs", "no-graph,form=literal",
+                      "--vs", "dtype=bfloat16")  # fmt: skip
+        assert [row["mode"] for row in content["rows"]] == ["graph", "eager", "eager", "graph"]
+        assert torch.cuda.get_device_name() in content["head"]["GPU"] and content["head"]["driver"]
+
+    def test_a_replay_is_a_call(self, benchmark):
+        net = torch.nn.Conv2d(3, 8, 3).cuda()
+        graphed = benchmark.Graphed(lambda x: net(x).relu(), torch.rand(1, 3, 16, 16, device="cuda"))
+        for _ in range(2):
+            x = torch.rand(1, 3, 16, 16, device="cuda")
+            torch.testing.assert_close(graphed(x), net(x).relu())
+
+    def test_a_replayed_training_step_is_a_training_step(self, benchmark):
+        weights = {}
+        for graph in (False, True):
+            torch.manual_seed(0)
+            net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 3, 1)).cuda()
+            batches = [[torch.rand(2, 3, 8, 8, device="cuda") for _ in range(2)] for _ in range(3)]
+            config = benchmark.Config("net", 1, None, "train", "float32", "cuda", False, graph)
+            step = benchmark.training_step(config, net)
+            for batch in [batches[0]] * benchmark.SETTLING_CALLS if not graph else []:
+                step(*batch)
+            step = benchmark.Graphed(step, *batches[0]) if graph else step
+            for batch in batches:
+                step(*batch)
+            weights[graph] = net.state_dict()
+        torch.testing.assert_close(weights[True], weights[False])
+
+    def test_what_waits_for_the_gpu_cannot_be_captured(self, benchmark):
+        with pytest.raises(benchmark.OptionError, match="graph: this network cannot be captured"):
+            benchmark.Graphed(lambda x: x * float(x.sum()), torch.rand(4, device="cuda"))
