@@ -256,8 +256,6 @@ class TestMixedPrecision:
 
     @pytest.mark.gpu
     def test_on_cuda_it_is_float16_with_a_scaler(self, options):
-        if not torch.cuda.is_available():
-            pytest.skip("needs CUDA")
         model = build_model(dataclasses.replace(options(use_fp16=True), num_gpu=1))
         dtypes = []
         model.net_g.conv_last.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))

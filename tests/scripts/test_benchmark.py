@@ -412,14 +412,8 @@ def test_wrong_variations_are_refused(benchmark, changes, capsys):
     assert caught.value.code == 2 and "error:" in capsys.readouterr().err
 
 
-@pytest.fixture
-def cuda():
-    if not torch.cuda.is_available():
-        pytest.skip("needs CUDA")
-
-
 @pytest.mark.gpu
-@pytest.mark.usefixtures("cuda", "precision_kept")
+@pytest.mark.usefixtures("precision_kept")
 class TestOnCuda:
     def test_latency_and_memory_of_every_form(self, run, tiny):
         rows = run("latency", "--net", tiny, "--size", 16, "--device", "cuda", "--graph", "--warmup", 2, "--runs", 3,

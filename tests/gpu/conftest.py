@@ -1,0 +1,9 @@
+"""Fixtures of the tests on a card and of their twins on the CPU."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread(seed):
+    torch.set_num_threads(1)  # faster for tensors this small
