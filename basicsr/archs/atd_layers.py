@@ -21,12 +21,16 @@ from basicsr.archs.layers import (
     sorted_windows,
     stable_group_order,
 )
+from basicsr.archs.plans import planned, sizes_are_numbers
 from basicsr.archs.prunable import Gate
 from basicsr.archs.shifted_windows import ShiftedWindows, relative_position_bias, relative_position_index
 from basicsr.archs.windows import Heads
 
 LN_100 = 4.605170249938965  # bound of v1's logit scale, a float32 number in the release
-SIMILARITIES = 1 << 19  # of pixels to the dictionary that an evaluation holds at a time, where it needs them but once
+# Similarities of pixels to the dictionary that an evaluation holds at a time, where it needs them but once: as many as
+# the caches of a CPU hold, and on a GPU so many that a launch has enough to do.
+SIMILARITIES = {"cpu": 1 << 19}
+SIMILARITIES_ON_GPU = 1 << 26
 
 
 class LayerSizes(NamedTuple):
@@ -91,12 +95,13 @@ class DictionaryAttention(nn.Module):
             dtype = torch.promote_types(q.dtype, torch.float32)
             q, k = F.normalize(q.to(dtype), dim=-1), F.normalize(k.to(dtype), dim=-1)
             k = k * (1 + self.scale.clamp(0.0, self.top) * math.log(number))[:, None]
-            if keep or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            if keep or torch.is_grad_enabled() or not sizes_are_numbers(q):
                 weights = (q @ k.mT).softmax(dim=-1)
                 chosen = settled(_largest(weights), lambda: q @ k.mT)
                 return weights.to(v.dtype) @ v, chosen, weights if keep else None
             values, categories = [], []
-            for piece in q.split(max(1, SIMILARITIES // (len(q) * number)), dim=1):
+            most = SIMILARITIES.get(q.device.type, SIMILARITIES_ON_GPU)
+            for piece in q.split(max(1, most // (len(q) * number)), dim=1):
                 weights = (piece @ k.mT).softmax(dim=-1)
                 values.append(weights.to(v.dtype) @ v)
                 categories.append(_largest(weights))
@@ -114,9 +119,14 @@ def _largest(weights_BNM: Tensor) -> Tensor:
         return weights_BNM.argmax(dim=-1).int()
     number = weights_BNM.shape[-1]
     behind = weights_BNM - weights_BNM.amax(dim=-1, keepdim=True)
-    rank = torch.arange(number, 0, -1, dtype=behind.dtype, device=behind.device)
+    rank = planned(_falling_ranks, number, like=behind).to(behind.dtype)
     places = number - torch.add(rank, behind, alpha=2.0**100).amax(dim=-1)
     return places.long().clamp(0, number - 1)  # what is not a number must not become a place outside
+
+
+def _falling_ranks(number: int, device: torch.device) -> Tensor:
+    """Return `number` .. 1, float32."""
+    return torch.arange(number, 0, -1, dtype=torch.float32, device=device)
 
 
 class CategoryAttention(nn.Module):

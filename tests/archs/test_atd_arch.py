@@ -206,7 +206,7 @@ def test_similarities_in_pieces_are_the_same(monkeypatch):
     lq = torch.rand(2, 3, 13, 22, dtype=torch.float64)
     with torch.no_grad():
         whole = net(lq)
-        monkeypatch.setattr(atd_layers, "SIMILARITIES", 2 * 10 * 7)  # seven pixels of each image at a time
+        monkeypatch.setitem(atd_layers.SIMILARITIES, "cpu", 2 * 10 * 7)  # seven pixels of each image at a time
         assert_same(net(lq), whole, 1e-12)
 
 

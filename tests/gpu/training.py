@@ -48,7 +48,9 @@ def search(folder):
 
 
 def finetune(folder):
-    changes = {key: value for key, value in pruning(folder, TOTAL).items() if key in ("model_type", "network_t", "path")}
+    changes = {
+        key: value for key, value in pruning(folder, TOTAL).items() if key in ("model_type", "network_t", "path")
+    }
     values = options(folder, TOTAL, **changes, prune={"stage": "finetune", "kept": [0, 2]},
                      kd={"sa": {"weight": 0.04}})  # fmt: skip
     values["network_g"] = {**FOUR, "block_num": 2, "num_tokens": [4, 4]}
