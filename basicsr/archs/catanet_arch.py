@@ -224,7 +224,8 @@ class TAB(nn.Module):
         """New unit centres: the normalised sums of their tokens. A centre that no token chose stays as it is."""
         centres = F.normalize(centres, dim=-1)
         with torch.no_grad():
-            chosen = (z_MC @ centres.T).argmax(dim=-1)
+            similarity = z_MC @ centres.T
+            chosen = settled(similarity.argmax(dim=-1), lambda: similarity)
             member = F.one_hot(chosen, self.num_tokens).to(z_MC.dtype)
         # One product gives the sums, and a column of ones the counts, so that one exchange between ranks carries both.
         sums = all_reduce_sum(member.T @ torch.cat([z_MC, torch.ones_like(z_MC[:, :1])], dim=1))

@@ -1,18 +1,33 @@
 """What the tests of this folder do on a card, done on the CPU, so that their own code is known to run."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from archs.registered import NAMES, has_tiny_sizes, scales
 from gpu.agreement import answer, choices, gradient_difference, largest_difference, psnr, trained
+from gpu.cutting import search_is_cut_and_checked
 from gpu.fake_device import forward_on_fake_cuda
+from gpu.scaling import overflow_halves_the_scale, scale_grows_and_is_resumed
+from gpu.tiles import ends_in_tiles, model_on
+from gpu.training import (
+    KINDS,
+    TOTAL,
+    assert_went_on,
+    catanet,
+    losses,
+    moved,
+    on,
+    resumed_and_straight,
+    state,
+    train_here,
+)
 from reference import catanet_literal
 from reference.atd_literal import LiteralATD, LiteralATDUNet
 
 from basicsr.archs import catanet_prepared
 
 SMALL = [name for name in NAMES if has_tiny_sizes(name)]
-UNFORCED = pytest.mark.xfail(strict=True, reason="the trainable CATANet does not take forced groups yet")
-WAITS = pytest.mark.xfail(strict=True, reason="the geometry of CATANet is not planned yet")
 no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="plans of a device that is not there would be kept")
 
 
@@ -29,15 +44,11 @@ class Flag:
         self.value = value
 
 
-def marked(names, mark):
-    return [pytest.param(name, marks=mark) if name.startswith("CATANet") else name for name in names]
-
-
 class TestAgreement:
     """Float32 against float64, which differ as two devices do."""
 
     @pytest.mark.parametrize("train", [False, True])
-    @pytest.mark.parametrize("name", marked(SMALL, UNFORCED))
+    @pytest.mark.parametrize("name", SMALL)
     def test_with_the_same_groups(self, name, train):
         net = trained(name)
         here = answer(net, "cpu", train=train)
@@ -64,13 +75,12 @@ class TestAgreement:
 @no_card
 class TestFakeDevice:
     @pytest.mark.parametrize("train", [False, True])
-    @pytest.mark.parametrize("name", marked(SMALL, WAITS))
+    @pytest.mark.parametrize("name", SMALL)
     def test_a_forward_never_waits_for_the_gpu(self, name, train, monkeypatch):
         monkeypatch.setenv("BASICSR_KERNELS", "0")
         net, scale = trained(name).train(train), scales(name)[0]
         assert forward_on_fake_cuda(net, 1, 3, 13, 19) == ("cuda", (1, 3, 13 * scale, 19 * scale))
 
-    @WAITS
     def test_nor_does_the_prepared_form(self, monkeypatch):
         monkeypatch.setenv("BASICSR_KERNELS", "0")
         assert forward_on_fake_cuda(trained("CATANet").prepared(), 1, 3, 13, 19) == ("cuda", (1, 3, 26, 38))
@@ -110,3 +120,63 @@ class TestFakeDevice:
             net = net.train(train)
             assert forward_on_fake_cuda(net, 1, 3, 13, 19)[0] == "cuda"
         assert forward_on_fake_cuda(LiteralATDUNet(**unet).train(train), 1, 1, 13, 19)[0] == "cuda"
+
+
+class TestTraining:
+    """In this process, for the commands that start others are tested in `tests/reliability`."""
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_resumed_run_ends_like_one_that_never_stopped(self, kind, tmp_path):
+        resumed, straight = resumed_and_straight(tmp_path, on("cpu", KINDS[kind](tmp_path)), train_here)
+        assert resumed == straight
+
+    def test_checkpoints_move(self, tmp_path):
+        values = catanet(tmp_path)
+        straight = train_here(tmp_path / "straight", on("cpu", values))
+        assert_went_on(moved(tmp_path / "moved", values, train_here, "cpu", "cpu"), straight)
+
+    def test_an_optimizer_that_began_anew_is_found(self, tmp_path):
+        values = on("cpu", catanet(tmp_path))
+        straight = train_here(tmp_path / "straight", values)
+        run = train_here(tmp_path / "anew", values, "--force_yml", f"train:total_iter={TOTAL // 2}")
+        content = state(run, TOTAL // 2)
+        for learned in content["optimizers"][0]["state"].values():
+            for value in learned.values():
+                value.zero_()
+        torch.save(content, run.experiment / f"training_states/{TOTAL // 2}.state")
+        run = train_here(tmp_path / "anew", values, "--auto_resume")
+        with pytest.raises(AssertionError):
+            assert_went_on(run, straight)
+
+    def test_bfloat16_trains_close_to_float32(self, tmp_path):
+        values = on("cpu", catanet(tmp_path))
+        plain = train_here(tmp_path / "float32", values)
+        half = train_here(tmp_path / "bfloat16", {**values, "train": {**values["train"], "amp": "bf16"}})
+        assert losses(half) == pytest.approx(losses(plain), rel=0.05) and losses(half) != losses(plain)
+
+    def test_the_scale_grows_and_is_resumed(self, tmp_path):
+        scale_grows_and_is_resumed(tmp_path, "cpu")
+
+    def test_a_step_that_overflows_is_left_out(self, tmp_path):
+        overflow_halves_the_scale(tmp_path, "cpu")
+
+    def test_a_search_is_cut_and_checked(self, tmp_path):
+        search_is_cut_and_checked(tmp_path, "cpu", train_here)
+
+
+def test_validation_ends_in_tiles(tmp_path, caplog, monkeypatch):
+    @contextmanager
+    def memory_for(pixels):
+        forward = catanet_prepared.PreparedCATANet.forward
+
+        def limited(net, x):
+            if x.shape[2] * x.shape[3] > pixels:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return forward(net, x)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(catanet_prepared.PreparedCATANet, "forward", limited)
+            yield
+
+    monkeypatch.setattr("gpu.tiles.SIDE", 160)
+    ends_in_tiles(model_on(tmp_path, "cpu"), memory_for(100 * 100), caplog)

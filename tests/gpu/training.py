@@ -14,7 +14,8 @@ from basicsr.utils.options import load_options, resolve
 from basicsr.utils.plot_util import read_logs
 
 ATD = {"type": "ATD", "upscale": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 4,
-       "category_size": 16, "num_tokens": 6, "reducted_dim": 3, "convffn_kernel_size": 3, "dim_ffn_td": 2}  # fmt: skip
+       "category_size": 16, "num_tokens": 6, "reducted_dim": 3, "convffn_kernel_size": 3, "dim_ffn_td": 2,
+       "upsampler": "pixelshuffledirect"}  # fmt: skip
 UNET = {"type": "ATDUNet", "in_chans": 3, "embed_dim": 4, "depths": [1, 1], "num_heads": [1, 2], "window_size": [4, 4],
         "dim_ffn_td": [2, 3], "category_size": [24, 16], "num_tokens": [8, 6], "reducted_dim": [3, 4],
         "convffn_kernel_size": 3, "mlp_ratio": 1.5}  # fmt: skip
@@ -34,11 +35,12 @@ def atd(folder):
 
 
 def atd_unet(folder):
-    values = options(folder, TOTAL, train={"optim_g": {"type": "MUON", "lr": [1e-3, 2e-4]}, "use_grad_clip": True})
+    train = {"optim_g": {"type": "MUON", "lr": [1e-3, 2e-4]}, "use_grad_clip": True}
+    values = options(folder, TOTAL, train=train)
     values |= {"model_type": "ATDUNetModel", "scale": 1, "network_g": UNET}
     values["datasets"]["train"] |= {
-        "type": "Dataset_GaussianDenoising", "gt_size": 12, "iters": [2, 2], "mini_batch_sizes": [2, 1],
-        "gt_sizes": [8, 12],
+        "type": "Dataset_GaussianDenoising", "sigma_type": "constant", "sigma_range": 25, "gt_size": 12,
+        "iters": [2, 2], "mini_batch_sizes": [2, 1], "gt_sizes": [8, 12],
     }  # fmt: skip
     return values
 
@@ -48,9 +50,8 @@ def search(folder):
 
 
 def finetune(folder):
-    changes = {
-        key: value for key, value in pruning(folder, TOTAL).items() if key in ("model_type", "network_t", "path")
-    }
+    changes = pruning(folder, TOTAL)
+    changes = {key: changes[key] for key in ("model_type", "network_t", "path")}
     values = options(folder, TOTAL, **changes, prune={"stage": "finetune", "kept": [0, 2]},
                      kd={"sa": {"weight": 0.04}})  # fmt: skip
     values["network_g"] = {**FOUR, "block_num": 2, "num_tokens": [4, 4]}
@@ -67,8 +68,10 @@ def on(device, values):
 
 
 def train_apart(folder, values, *flags):
-    """Train in a process of its own; returns the run."""
-    with Run(folder, values) as run:
+    """Train in a process of its own, which sees no card where it is to use none; returns the run."""
+    with pytest.MonkeyPatch.context() as patch, Run(folder, values) as run:
+        if values["num_gpu"] == 0:
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
         run.finish(*flags)
     return run
 
@@ -110,6 +113,14 @@ def moved(folder, values, train, first, second):
     return run
 
 
+def assert_went_on(run, straight):
+    """`run`, moved in its middle, has kept its optimizer's state and ends near the run that stayed where it was."""
+    (optimizer,) = state(run)["optimizers"]
+    assert {float(learned["step"]) for learned in optimizer["state"].values()} == {float(TOTAL)}
+    middle, end = (weights(straight, iteration=iteration) for iteration in (TOTAL // 2, TOTAL))
+    assert difference(weights(run), end) < 0.2 * difference(middle, end)
+
+
 def logs(run):
     """All that a run logged."""
     return "".join(path.read_text() for path in sorted(run.experiment.glob("train_*.log")))
@@ -121,8 +132,8 @@ def losses(run):
     return list(series["losses/l_pix"].values())
 
 
-def weights(run, key="params"):
-    return torch.load(run.experiment / "models/net_g_latest.pth", weights_only=True)[key]
+def weights(run, key="params", iteration="latest"):
+    return torch.load(run.experiment / f"models/net_g_{iteration}.pth", weights_only=True)[key]
 
 
 def state(run, iteration=TOTAL):
@@ -130,13 +141,9 @@ def state(run, iteration=TOTAL):
 
 
 def difference(one, other):
-    """Norm of the difference of two state dicts over the norm of the second, floating point entries alone."""
+    """Norm of the difference of two state dicts, floating point entries alone."""
     floats = [name for name, value in other.items() if value.is_floating_point()]
-    gap, size = (
-        sum(float(value.double().square().sum()) for value in values) ** 0.5
-        for values in ([one[name] - other[name] for name in floats], [other[name] for name in floats])
-    )
-    return gap / size
+    return sum(float((one[name] - other[name]).double().square().sum()) for name in floats) ** 0.5
 
 
 def model_options(folder, values):

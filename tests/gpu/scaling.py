@@ -1,0 +1,60 @@
+"""Training with scaled gradients, as float16 needs them, on a device."""
+
+import torch
+from gpu.training import catanet_float16, model_options, on
+
+from basicsr.models import build_model
+from basicsr.utils.checkpoint import load_file
+
+SCALE = 2.0**12
+
+
+def scaled(folder, device):
+    """A model that trains in float16; its scale doubles after every second good step."""
+    model = build_model(model_options(folder, on(device, catanet_float16(folder))))
+    model.scaler = torch.amp.GradScaler(device, init_scale=SCALE, growth_interval=2)
+    return model
+
+
+def steps(model, first, last):
+    for it in range(first, last + 1):
+        generator = torch.Generator().manual_seed(it)
+        model.update_learning_rate(it)
+        model.feed_data(
+            {key: torch.rand(2, 3, side, side, generator=generator) for key, side in (("lq", 12), ("gt", 24))}
+        )
+        model.optimize_parameters(it)
+
+
+def parameters(model):
+    return {name: value.detach().clone() for name, value in model.net_g.named_parameters()}
+
+
+def scale_grows_and_is_resumed(folder, device):
+    model = scaled(folder, device)
+    steps(model, 1, 3)
+    assert model.scaler.get_scale() == 2 * SCALE
+    model.save(0, 3)
+    saved = folder / "experiments/run"
+    again = scaled(folder, device)
+    again.resume_training(
+        load_file(saved / "training_states/3.state"), load_file(saved / "models/net_g_3.pth"), "net_g_3.pth"
+    )
+    assert again.scaler.state_dict() == model.scaler.state_dict()
+    for one in (model, again):
+        steps(one, 4, 5)
+        assert one.scaler.get_scale() == 4 * SCALE
+    torch.testing.assert_close(parameters(again), parameters(model), rtol=1e-3, atol=1e-4)
+
+
+def overflow_halves_the_scale(folder, device):
+    model = scaled(folder, device)
+    steps(model, 1, 1)
+    before = parameters(model)
+    handle = model.net_g.last_conv.weight.register_hook(lambda grad: grad * float("inf"))
+    steps(model, 2, 2)
+    handle.remove()
+    assert model.scaler.get_scale() == SCALE / 2
+    torch.testing.assert_close(parameters(model), before, rtol=0, atol=0)
+    steps(model, 3, 3)
+    assert not torch.equal(model.net_g.last_conv.weight, before["last_conv.weight"])
