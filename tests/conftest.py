@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+if not torch.cuda.is_available():  # read when kernels are first imported: Triton then runs them on the CPU, slowly
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from basicsr.utils.img_util import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]

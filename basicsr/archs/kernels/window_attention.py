@@ -1,0 +1,264 @@
+"""Softmax attention in windows of gathered rows on a GPU, forward and backward. The device code: `window_kernels.py`.
+
+A program takes one window, one head and one block of queries, gathers rows by index and keeps its scores in registers.
+The backward pass computes the weights again: once by blocks of queries, once by blocks of keys, and for the gradient of
+a bias once by tiles of it, so that nothing within a window is summed atomically. Rows that lie in several windows get
+the sum of these windows' gradients, by one of two forms:
+
+- atomic additions into float32, the fast form, whose rounding differs from run to run;
+- where `torch.are_deterministic_algorithms_enabled()`, gradients written for every place, then gathered and summed.
+
+Where every row lies in one window, gradients are written directly, in both.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from basicsr.archs.gathered_attention import Heads
+from basicsr.archs.kernels import window_kernels as kernels
+from basicsr.archs.kernels.gather_sum import gather_into
+from basicsr.archs.kernels.launch import check_dtype, dot_precision, multiprocessors, on_device, padded_width
+
+Inverse = tuple[Tensor, Tensor]
+
+
+def window_attention(
+    qkv: Tensor, rows: Tensor, *, number: int, step: int, queries: int, keys: int, valid: int, heads: Heads,
+    scatter: bool = False, numbers: Tensor | None = None, labels: Tensor | None = None, uniform: int = 0,
+    factor: Tensor | None = None, inverse: Inverse | None = None,
+) -> Tensor:  # fmt: skip
+    """Return softmax attention in every window, scale 1/sqrt(heads.qk), as `gathered_attention` does.
+
+    Args:
+        qkv: (rows, heads.columns) float32, bfloat16 or float16; sums and softmax are float32.
+        rows: (images, places) int32. Window `w` has the queries at places `w*step .. w*step + queries - 1` and the keys
+            at `w*step .. w*step + keys - 1`, queries <= keys. Images share no rows.
+        valid: places from here on are no queries: nothing is written for them with `scatter`, zeros without.
+        scatter: the output of a query goes to the row it came from; every row must be the query of one window.
+        numbers: (heads, queries, keys), added to the scores; may need a gradient.
+        labels: (windows, keys) int32: between places with different labels -100 is added as well.
+        uniform: windows at the beginning whose labels are all the same.
+        factor: one number on the scores, beside the scale; may need a gradient. It is read on the device only.
+        inverse: what the deterministic gradient needs. `order` (images, entries) int32: a row for every entry;
+            `key_slots` (entries, taps) int32: the slots `window * keys + place` that hold the entry, negative for none.
+
+    Returns:
+        (images * windows * queries, heads * v), window after window; with `scatter` (rows, heads * v).
+
+    Raises:
+        TypeError: of another precision.
+        ValueError: shapes that do not fit, or no `inverse` where the gradient needs it.
+    """
+    check_dtype("window_attention", qkv)
+    _check_shapes(qkv, rows, heads, (number, step, queries, keys), numbers, labels, factor)
+    places = rows.shape[1]
+    each_row_once = scatter and step == keys and valid == places == number * step
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    if deterministic and not each_row_once and inverse is None and qkv.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "window_attention: rows lie in several windows, and deterministic algorithms are on: "
+            "the gradient needs inverse=(order, key_slots)"
+        )
+    sizes = _Sizes(number, places, step, queries, keys, valid, uniform, heads.number)
+    form = "direct" if each_row_once else "slots" if deterministic else "atomic"
+    call = _Call(len(rows), sizes, heads, scatter, labels is not None, dot_precision(), form)
+    order, key_slots = inverse if inverse is not None and form == "slots" else (None, None)
+    return _WindowAttention.apply(qkv, numbers, factor, rows, labels, order, key_slots, call)
+
+
+def _check_shapes(
+    qkv: Tensor, rows: Tensor, heads: Heads, windows: tuple[int, int, int, int], numbers: Tensor | None,
+    labels: Tensor | None, factor: Tensor | None,
+) -> None:  # fmt: skip
+    number, step, queries, keys = windows
+    if qkv.ndim != 2 or qkv.shape[1] != heads.columns:
+        raise ValueError(f"window_attention: qkv is {tuple(qkv.shape)}; {heads} need {heads.columns} columns")
+    if rows.ndim != 2 or rows.dtype != torch.int32 or rows.device != qkv.device:
+        raise ValueError("window_attention: rows must be (images, places) int32 on the device of qkv")
+    if not 1 <= queries <= keys or (number - 1) * step + keys > rows.shape[1]:
+        raise ValueError(
+            f"window_attention: {number} windows of {queries} queries and {keys} keys every {step} places "
+            f"do not fit {rows.shape[1]} places"
+        )
+    if numbers is not None and numbers.shape != (heads.number, queries, keys):
+        raise ValueError(f"window_attention: numbers are {tuple(numbers.shape)}, not {(heads.number, queries, keys)}")
+    if labels is not None and (labels.shape != (number, keys) or labels.dtype != torch.int32):
+        raise ValueError(f"window_attention: labels must be {(number, keys)} int32, not {tuple(labels.shape)}")
+    if factor is not None and factor.numel() != 1:
+        raise ValueError(f"window_attention: factor must be one number, not {tuple(factor.shape)}")
+
+
+class _Sizes(NamedTuple):
+    """The integers that every kernel takes, in its order."""
+
+    number: int
+    places: int
+    step: int
+    queries: int
+    keys: int
+    valid: int
+    uniform: int
+    heads: int
+
+
+class _Call(NamedTuple):
+    """What a call is about, beside its tensors."""
+
+    images: int
+    sizes: _Sizes
+    heads: Heads
+    scatter: bool
+    labelled: bool
+    precision: str
+    form: str  # of the gradient of keys and values: direct, slots or atomic
+
+    @property
+    def windows(self) -> int:
+        return self.images * self.sizes.number
+
+    @property
+    def scale(self) -> float:
+        return self.heads.qk**-0.5
+
+    def output_rows(self, qkv: Tensor) -> int:
+        return len(qkv) if self.scatter else self.windows * self.sizes.queries
+
+    def flags(self, numbers: Tensor | None, factor: Tensor | None) -> dict[str, Any]:
+        """The compile-time arguments that all kernels share."""
+        _, qk, v = self.heads
+        return {
+            "QK": qk, "V": v, "DQ": padded_width(qk), "DV": padded_width(v), "SCATTER": self.scatter,
+            "BIAS": numbers is not None, "LABELS": self.labelled, "FACTOR": factor is not None,
+            "PRECISION": self.precision,
+        }  # fmt: skip
+
+
+def _blocks(call: _Call, device: torch.device, rows: int, largest: int) -> int:
+    """Return how many of a window's `rows` queries (or keys) a program takes.
+
+    As many as registers allow, because each block reads the whole other side of the window again; but fewer where that
+    would leave multiprocessors without work, as with a single small image. Windows below that are one block, and their
+    programs have few warps, so that many of them share a multiprocessor.
+    """
+    block = min(largest, padded_width(rows))
+    wanted = 2 * multiprocessors(device)
+    while block > 32 and call.windows * call.heads.number * triton.cdiv(rows, block) < wanted:
+        block //= 2
+    return block
+
+
+def _width(call: _Call) -> int:
+    return max(padded_width(call.heads.qk), padded_width(call.heads.v))
+
+
+def _warps(block: int) -> int:
+    """Return warps for a block of rows: 16 rows are one warp's product, and 4 warps fill a multiprocessor's parts."""
+    return max(1, min(4, block // 16))
+
+
+class _WindowAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, numbers: Tensor | None, factor: Tensor | None, rows: Tensor,
+                labels: Tensor | None, order: Tensor | None, key_slots: Tensor | None,
+                call: _Call) -> Tensor:  # fmt: skip
+        qkv, rows = qkv.contiguous(), rows.contiguous()
+        numbers, labels = (x.contiguous() if x is not None else None for x in (numbers, labels))
+        length, (heads, _, v) = call.output_rows(qkv), call.heads
+        padding = not call.scatter and call.sizes.valid < call.sizes.number * call.sizes.queries
+        out = (qkv.new_zeros if padding else qkv.new_empty)(length, heads * v)
+        lse = qkv.new_empty(length, heads, dtype=torch.float32)
+        # Wide heads leave fewer registers for scores.
+        block_q = _blocks(call, qkv.device, call.sizes.queries, 128 if _width(call) <= 32 else 64)
+        block_k = min(padded_width(call.sizes.keys), 64 if _width(call) <= 32 else 32)
+        grid = (call.windows * heads * triton.cdiv(call.sizes.queries, block_q),)
+        if grid[0] > 0:
+            with on_device(qkv):
+                kernels.forward[grid](
+                    *_inputs(qkv, rows, numbers, labels, factor), out, lse, *call.sizes, call.scale,
+                    **call.flags(numbers, factor), BLOCK_Q=block_q, BLOCK_K=block_k, num_warps=_warps(block_q),
+                )  # fmt: skip
+        ctx.save_for_backward(qkv, numbers, factor, rows, labels, order, key_slots, out, lse)
+        ctx.call = call
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, numbers, factor, rows, labels, order, key_slots, out, lse = ctx.saved_tensors
+        call: _Call = ctx.call
+        inputs = _inputs(qkv, rows, numbers, labels, factor)
+        flags = call.flags(numbers, factor)
+        grad_out = grads[0].contiguous()
+        if call.windows == 0:
+            return (torch.zeros_like(qkv), *(torch.zeros_like(x) if x is not None else None for x in (numbers, factor)),
+                    None, None, None, None, None)  # fmt: skip
+        delta = torch.empty_like(lse)
+        with on_device(qkv):
+            grad_qkv, parts = _grad_qkv(call, inputs, flags, out, (lse, grad_out, delta), order, key_slots)
+            grad_numbers = None
+            if ctx.needs_input_grad[1]:
+                grad_numbers = _grad_numbers(call, inputs, flags, (lse, grad_out, delta)).to(numbers.dtype)
+        grad_factor = parts.sum().to(factor.dtype).view_as(factor) if factor is not None else None
+        return grad_qkv, grad_numbers, grad_factor, None, None, None, None, None
+
+
+def _inputs(qkv: Tensor, rows: Tensor, numbers: Tensor | None, labels: Tensor | None, factor: Tensor | None) -> list:
+    """Return what every kernel reads; in the place of what is missing another tensor, which it does not read."""
+    return [qkv, rows, *(x if x is not None else other for x, other in ((numbers, qkv), (labels, rows), (factor, qkv)))]
+
+
+def _grad_qkv(
+    call: _Call, inputs: list[Tensor], flags: dict[str, Any], out: Tensor, saved: tuple[Tensor, Tensor, Tensor],
+    order: Tensor | None, key_slots: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the gradient of `qkv`, and the parts of the factor's; fill `delta`, the last of `saved`.
+
+    With slots, a query's gradient has a slot, too, unless `scatter` says that its row has just this one.
+    """
+    qkv, (lse, grad_out, delta), sizes = inputs[0], saved, call.sizes
+    heads, qk, _ = call.heads
+    slots, atomic = call.form == "slots", call.form == "atomic"
+    grad = torch.zeros_like(qkv, dtype=torch.float32) if atomic else torch.empty_like(qkv)
+    for_keys, ahead = grad, heads * qk
+    if slots:
+        ahead = 0 if call.scatter else heads * qk
+        shape = call.images, sizes.number * sizes.keys, qkv.shape[1] - (heads * qk - ahead)
+        every_slot_written = call.scatter or (sizes.queries == sizes.keys and sizes.valid >= sizes.number * sizes.step)
+        for_keys = (qkv.new_empty if every_slot_written else qkv.new_zeros)(shape)
+    block = 64 if _width(call) <= 32 else 32
+    block_q, other = _blocks(call, qkv.device, sizes.queries, block), min(block, padded_width(sizes.keys))
+    programs = call.windows * heads * triton.cdiv(sizes.queries, block_q)
+    grad_factor = lse.new_empty(programs if flags["FACTOR"] else 1)
+    by_slot = slots and not call.scatter
+    kernels.backward_queries[(programs,)](
+        *inputs, out, lse, grad_out, delta, for_keys if by_slot else grad, grad_factor, *sizes, call.scale, **flags,
+        SLOTS=by_slot, ADD=atomic and not call.scatter, BLOCK_Q=block_q, BLOCK_K=other, num_warps=_warps(block_q),
+    )  # fmt: skip
+    block_k, other = _blocks(call, qkv.device, sizes.keys, block), min(block, padded_width(sizes.queries))
+    kernels.backward_keys[(call.windows * heads * triton.cdiv(sizes.keys, block_k),)](
+        *inputs, lse, grad_out, delta, for_keys, for_keys.shape[-1], ahead, *sizes, call.scale, **flags,
+        SLOTS=slots, ADD=atomic, BLOCK_Q=other, BLOCK_K=block_k, num_warps=_warps(block_k),
+    )  # fmt: skip
+    if slots and order is not None and key_slots is not None:
+        gather_into(grad[:, grad.shape[1] - for_keys.shape[-1] :], for_keys, key_slots, rows=order)
+    return grad.to(qkv.dtype), grad_factor
+
+
+def _grad_numbers(
+    call: _Call, inputs: list[Tensor], flags: dict[str, Any], saved: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    """Return the gradient of `numbers`, float32: a few partial sums over the windows, then theirs."""
+    (lse, grad_out, delta), sizes, heads = saved, call.sizes, call.heads.number
+    block_q, block_k = (min(64 if _width(call) <= 32 else 32, padded_width(n)) for n in (sizes.queries, sizes.keys))
+    tiles = triton.cdiv(sizes.queries, block_q) * triton.cdiv(sizes.keys, block_k) * heads
+    chunks = min(call.windows, triton.cdiv(4 * multiprocessors(lse.device), tiles))
+    partial = lse.new_empty(chunks, heads, sizes.queries, sizes.keys)
+    kernels.backward_bias[(tiles * chunks,)](
+        *inputs, lse, grad_out, delta, partial, call.windows, chunks, *sizes, call.scale, **flags,
+        BLOCK_Q=block_q, BLOCK_K=block_k, num_warps=_warps(block_q),
+    )  # fmt: skip
+    return partial.sum(dim=0)
