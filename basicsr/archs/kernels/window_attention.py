@@ -137,27 +137,37 @@ class _Call(NamedTuple):
         }  # fmt: skip
 
 
-def _blocks(call: _Call, device: torch.device, rows: int, largest: int) -> int:
-    """Return how many of a window's `rows` queries (or keys) a program takes.
+class _Tiles(NamedTuple):
+    """Block sizes of a program, chosen by what the compiler reports for sm_90 (registers, spills), not by timing.
 
-    As many as registers allow, because each block reads the whole other side of the window again; but fewer where that
-    would leave multiprocessors without work, as with a single small image. Windows below that are one block, and their
-    programs have few warps, so that many of them share a multiprocessor.
+    `own` rows stay with the program and `other` rows pass by. 64 own rows are one Hopper warpgroup product; passing 32
+    keeps float32 with its three TF32 products under 150 registers a thread, so that three programs share a
+    multiprocessor. Wide heads leave no registers to load the next rows ahead (`num_stages` 1).
     """
-    block = min(largest, padded_width(rows))
-    wanted = 2 * multiprocessors(device)
-    while block > 32 and call.windows * call.heads.number * triton.cdiv(rows, block) < wanted:
-        block //= 2
-    return block
 
+    own: int
+    other: int
+    num_stages: int
 
-def _width(call: _Call) -> int:
-    return max(padded_width(call.heads.qk), padded_width(call.heads.v))
+    @classmethod
+    def of(cls, call: _Call) -> "_Tiles":
+        width = max(padded_width(call.heads.qk), padded_width(call.heads.v))
+        if width <= 32:
+            return cls(64, 32, 2)
+        return cls(64, 16 if call.precision == "tf32x3" else 32, 1) if width <= 64 else cls(32, 16, 1)
 
+    def launch(self, call: _Call, device: torch.device, rows: int, others: int) -> tuple[int, int, dict[str, int]]:
+        """Return rows of a program's own, rows that pass, and launch options, for windows of `rows` by `others`.
 
-def _warps(block: int) -> int:
-    """Return warps for a block of rows: 16 rows are one warp's product, and 4 warps fill a multiprocessor's parts."""
-    return max(1, min(4, block // 16))
+        Programs take fewer rows where there would not be two for each multiprocessor, as with a single small image. 16
+        rows are one warp's product: programs of small windows have few warps, so that many share a multiprocessor.
+        """
+        own = min(self.own, padded_width(rows))
+        wanted = 2 * multiprocessors(device)
+        while own > 32 and call.windows * call.heads.number * triton.cdiv(rows, own) < wanted:
+            own //= 2
+        warps = min(4, own // 16) if self.own > 32 else 4
+        return own, min(self.other, padded_width(others)), {"num_warps": warps, "num_stages": self.num_stages}
 
 
 class _WindowAttention(torch.autograd.Function):
@@ -171,15 +181,16 @@ class _WindowAttention(torch.autograd.Function):
         padding = not call.scatter and call.sizes.valid < call.sizes.number * call.sizes.queries
         out = (qkv.new_zeros if padding else qkv.new_empty)(length, heads * v)
         lse = qkv.new_empty(length, heads, dtype=torch.float32)
-        # Wide heads leave fewer registers for scores.
-        block_q = _blocks(call, qkv.device, call.sizes.queries, 128 if _width(call) <= 32 else 64)
-        block_k = min(padded_width(call.sizes.keys), 64 if _width(call) <= 32 else 32)
+        tiles = _Tiles.of(call)
+        if tiles.num_stages > 1:
+            tiles = tiles._replace(own=128)  # there is room, and keys are gathered half as often
+        block_q, block_k, options = tiles.launch(call, qkv.device, call.sizes.queries, call.sizes.keys)
         grid = (call.windows * heads * triton.cdiv(call.sizes.queries, block_q),)
         if grid[0] > 0:
             with on_device(qkv):
                 kernels.forward[grid](
                     *_inputs(qkv, rows, numbers, labels, factor), out, lse, *call.sizes, call.scale,
-                    **call.flags(numbers, factor), BLOCK_Q=block_q, BLOCK_K=block_k, num_warps=_warps(block_q),
+                    **call.flags(numbers, factor), BLOCK_Q=block_q, BLOCK_K=block_k, **options,
                 )  # fmt: skip
         ctx.save_for_backward(qkv, numbers, factor, rows, labels, order, key_slots, out, lse)
         ctx.call = call
@@ -229,19 +240,19 @@ def _grad_qkv(
         shape = call.images, sizes.number * sizes.keys, qkv.shape[1] - (heads * qk - ahead)
         every_slot_written = call.scatter or (sizes.queries == sizes.keys and sizes.valid >= sizes.number * sizes.step)
         for_keys = (qkv.new_empty if every_slot_written else qkv.new_zeros)(shape)
-    block = 64 if _width(call) <= 32 else 32
-    block_q, other = _blocks(call, qkv.device, sizes.queries, block), min(block, padded_width(sizes.keys))
+    tiles = _Tiles.of(call)
+    block_q, block_k, options = tiles.launch(call, qkv.device, sizes.queries, sizes.keys)
     programs = call.windows * heads * triton.cdiv(sizes.queries, block_q)
     grad_factor = lse.new_empty(programs if flags["FACTOR"] else 1)
     by_slot = slots and not call.scatter
     kernels.backward_queries[(programs,)](
         *inputs, out, lse, grad_out, delta, for_keys if by_slot else grad, grad_factor, *sizes, call.scale, **flags,
-        SLOTS=by_slot, ADD=atomic and not call.scatter, BLOCK_Q=block_q, BLOCK_K=other, num_warps=_warps(block_q),
+        SLOTS=by_slot, ADD=atomic and not call.scatter, BLOCK_Q=block_q, BLOCK_K=block_k, **options,
     )  # fmt: skip
-    block_k, other = _blocks(call, qkv.device, sizes.keys, block), min(block, padded_width(sizes.queries))
+    block_k, block_q, options = tiles.launch(call, qkv.device, sizes.keys, sizes.queries)
     kernels.backward_keys[(call.windows * heads * triton.cdiv(sizes.keys, block_k),)](
         *inputs, lse, grad_out, delta, for_keys, for_keys.shape[-1], ahead, *sizes, call.scale, **flags,
-        SLOTS=slots, ADD=atomic, BLOCK_Q=other, BLOCK_K=block_k, num_warps=_warps(block_k),
+        SLOTS=slots, ADD=atomic, BLOCK_Q=block_q, BLOCK_K=block_k, **options,
     )  # fmt: skip
     if slots and order is not None and key_slots is not None:
         gather_into(grad[:, grad.shape[1] - for_keys.shape[-1] :], for_keys, key_slots, rows=order)
@@ -253,12 +264,12 @@ def _grad_numbers(
 ) -> Tensor:
     """Return the gradient of `numbers`, float32: a few partial sums over the windows, then theirs."""
     (lse, grad_out, delta), sizes, heads = saved, call.sizes, call.heads.number
-    block_q, block_k = (min(64 if _width(call) <= 32 else 32, padded_width(n)) for n in (sizes.queries, sizes.keys))
+    block_q, block_k, options = _Tiles.of(call).launch(call, lse.device, sizes.queries, sizes.keys)
     tiles = triton.cdiv(sizes.queries, block_q) * triton.cdiv(sizes.keys, block_k) * heads
     chunks = min(call.windows, triton.cdiv(4 * multiprocessors(lse.device), tiles))
     partial = lse.new_empty(chunks, heads, sizes.queries, sizes.keys)
     kernels.backward_bias[(tiles * chunks,)](
         *inputs, lse, grad_out, delta, partial, call.windows, chunks, *sizes, call.scale, **flags,
-        BLOCK_Q=block_q, BLOCK_K=block_k, num_warps=_warps(block_q),
+        BLOCK_Q=block_q, BLOCK_K=block_k, **options,
     )  # fmt: skip
     return partial.sum(dim=0)

@@ -18,7 +18,7 @@ FAR = tl.constexpr(-100.0 * 1.44269504088896)  # gathered_attention.py has it to
 
 
 @triton.jit
-def _dot(a: tl.tensor, b: tl.tensor, PRECISION: tl.constexpr) -> Any:
+def dot(a: tl.tensor, b: tl.tensor, PRECISION: tl.constexpr) -> Any:
     """Return the product of two tiles as float32; "ieee" is for the interpreter, which cannot multiply bfloat16."""
     if PRECISION == "ieee":
         return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
@@ -34,7 +34,7 @@ def _program(blocks: tl.tensor, heads: tl.tensor, number: tl.tensor) -> Any:
 
 
 @triton.jit
-def _tile(matrix: tl.tensor, row: tl.tensor, there: tl.tensor, stride: tl.tensor, first: tl.tensor,
+def tile(matrix: tl.tensor, row: tl.tensor, there: tl.tensor, stride: tl.tensor, first: tl.tensor,
           WIDTH: tl.constexpr, PADDED: tl.constexpr) -> Any:  # fmt: skip
     """Return WIDTH columns from `first` on of some rows, and zeros up to PADDED columns."""
     d = tl.arange(0, PADDED)
@@ -43,9 +43,9 @@ def _tile(matrix: tl.tensor, row: tl.tensor, there: tl.tensor, stride: tl.tensor
 
 
 @triton.jit
-def _put(matrix: tl.tensor, values: tl.tensor, row: tl.tensor, there: tl.tensor, stride: tl.tensor, first: tl.tensor,
+def put(matrix: tl.tensor, values: tl.tensor, row: tl.tensor, there: tl.tensor, stride: tl.tensor, first: tl.tensor,
          WIDTH: tl.constexpr, PADDED: tl.constexpr, ADD: tl.constexpr) -> Any:  # fmt: skip
-    """Write a tile where `_tile` reads it, or add it to what is there."""
+    """Write a tile where `tile` reads it, or add it to what is there."""
     d = tl.arange(0, PADDED)
     mask = there[:, None] & (d < WIDTH)[None, :]
     target = matrix + row[:, None] * stride + first + d[None, :]
@@ -95,7 +95,7 @@ def forward(
     i = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
     real = (i < queries) & (window * step + i < valid)
     row = tl.load(base + i, mask=real, other=0).to(tl.int64)
-    q = _tile(qkv, row, real, columns, head * QK, QK, DQ)
+    q = tile(qkv, row, real, columns, head * QK, QK, DQ)
     log2_scale = scale * LOG2_E
     if FACTOR:
         log2_scale *= tl.load(factor).to(tl.float32)
@@ -106,9 +106,9 @@ def forward(
         j = first + tl.arange(0, BLOCK_K)
         there = j < keys
         key_row = tl.load(base + j, mask=there, other=0).to(tl.int64)
-        k = _tile(qkv, key_row, there, columns, heads * QK + head * QK, QK, DQ)
-        v = _tile(qkv, key_row, there, columns, 2 * heads * QK + head * V, V, DV)
-        scores = _dot(q, tl.trans(k), PRECISION) * log2_scale
+        k = tile(qkv, key_row, there, columns, heads * QK + head * QK, QK, DQ)
+        v = tile(qkv, key_row, there, columns, 2 * heads * QK + head * V, V, DV)
+        scores = dot(q, tl.trans(k), PRECISION) * log2_scale
         scores = _biased(
             scores, numbers, labels, window, head, i[:, None], j[None, :], queries, keys, uniform, BIAS, LABELS
         )
@@ -117,10 +117,10 @@ def forward(
         weights = tl.exp2(scores - now_largest[:, None])
         shrink = tl.exp2(largest - now_largest)
         total = total * shrink + tl.sum(weights, 1)
-        values = values * shrink[:, None] + _dot(weights.to(v.dtype), v, PRECISION)
+        values = values * shrink[:, None] + dot(weights.to(v.dtype), v, PRECISION)
         largest = now_largest
     target = _target(row, image, window, i, number, queries, SCATTER)
-    _put(out, values / total[:, None], target, real, heads * V, head * V, V, DV, False)
+    put(out, values / total[:, None], target, real, heads * V, head * V, V, DV, False)
     tl.store(lse + target * heads + head, largest + tl.log2(total), mask=real)
 
 
@@ -146,9 +146,9 @@ def backward_queries(
     real = (i < queries) & (window * step + i < valid)
     row = tl.load(base + i, mask=real, other=0).to(tl.int64)
     target = _target(row, image, window, i, number, queries, SCATTER)
-    q = _tile(qkv, row, real, columns, head * QK, QK, DQ)
-    o = _tile(out, target, real, heads * V, head * V, V, DV)
-    do = _tile(grad_out, target, real, heads * V, head * V, V, DV)
+    q = tile(qkv, row, real, columns, head * QK, QK, DQ)
+    o = tile(out, target, real, heads * V, head * V, V, DV)
+    do = tile(grad_out, target, real, heads * V, head * V, V, DV)
     shift = tl.load(lse + target * heads + head, mask=real, other=float("inf"))
     both = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1)
     tl.store(delta + target * heads + head, both, mask=real)
@@ -160,20 +160,20 @@ def backward_queries(
         j = first + tl.arange(0, BLOCK_K)
         there = j < keys
         key_row = tl.load(base + j, mask=there, other=0).to(tl.int64)
-        k = _tile(qkv, key_row, there, columns, heads * QK + head * QK, QK, DQ)
-        v = _tile(qkv, key_row, there, columns, 2 * heads * QK + head * V, V, DV)
-        scores = _dot(q, tl.trans(k), PRECISION) * (full_scale * LOG2_E)
+        k = tile(qkv, key_row, there, columns, heads * QK + head * QK, QK, DQ)
+        v = tile(qkv, key_row, there, columns, 2 * heads * QK + head * V, V, DV)
+        scores = dot(q, tl.trans(k), PRECISION) * (full_scale * LOG2_E)
         scores = _biased(
             scores, numbers, labels, window, head, i[:, None], j[None, :], queries, keys, uniform, BIAS, LABELS
         )
         weights = tl.exp2(tl.where(there[None, :], scores, float("-inf")) - shift[:, None])
-        slopes = weights * (_dot(do, tl.trans(v), PRECISION) - both[:, None])
-        dq += _dot(slopes.to(k.dtype), k, PRECISION)
+        slopes = weights * (dot(do, tl.trans(v), PRECISION) - both[:, None])
+        dq += dot(slopes.to(k.dtype), k, PRECISION)
     if FACTOR:
         part = tl.sum(tl.where(real, tl.sum(q.to(tl.float32) * dq, 1), 0.0))
         tl.store(grad_factor + tl.program_id(0), part * scale)
     slot = _target(row, image, window, i, number, keys, not SLOTS)
-    _put(grad, dq * full_scale, slot, real, columns, head * QK, QK, DQ, ADD)
+    put(grad, dq * full_scale, slot, real, columns, head * QK, QK, DQ, ADD)
 
 
 @triton.jit(do_not_specialize=["number", "places", "step", "queries", "keys", "valid", "uniform", "heads"])
@@ -196,8 +196,8 @@ def backward_keys(
     j = block * BLOCK_K + tl.arange(0, BLOCK_K)
     there = j < keys
     key_row = tl.load(base + j, mask=there, other=0).to(tl.int64)
-    k = _tile(qkv, key_row, there, columns, heads * QK + head * QK, QK, DQ)
-    v = _tile(qkv, key_row, there, columns, 2 * heads * QK + head * V, V, DV)
+    k = tile(qkv, key_row, there, columns, heads * QK + head * QK, QK, DQ)
+    v = tile(qkv, key_row, there, columns, 2 * heads * QK + head * V, V, DV)
     if FACTOR:
         scale *= tl.load(factor).to(tl.float32)
     dk = tl.zeros([BLOCK_K, DQ], tl.float32)
@@ -207,21 +207,21 @@ def backward_keys(
         real = (i < queries) & (window * step + i < valid)
         row = tl.load(base + i, mask=real, other=0).to(tl.int64)
         target = _target(row, image, window, i, number, queries, SCATTER)
-        q = _tile(qkv, row, real, columns, head * QK, QK, DQ)
-        do = _tile(grad_out, target, real, heads * V, head * V, V, DV)
+        q = tile(qkv, row, real, columns, head * QK, QK, DQ)
+        do = tile(grad_out, target, real, heads * V, head * V, V, DV)
         shift = tl.load(lse + target * heads + head, mask=real, other=float("inf"))  # weights of no query are 0
         both = tl.load(delta + target * heads + head, mask=real, other=0.0)
-        scores = _dot(k, tl.trans(q), PRECISION) * (scale * LOG2_E)
+        scores = dot(k, tl.trans(q), PRECISION) * (scale * LOG2_E)
         scores = _biased(
             scores, numbers, labels, window, head, i[None, :], j[:, None], queries, keys, uniform, BIAS, LABELS
         )
         weights = tl.exp2(scores - shift[None, :])
-        dv += _dot(weights.to(do.dtype), do, PRECISION)
-        slopes = weights * (_dot(v, tl.trans(do), PRECISION) - both[None, :])
-        dk += _dot(slopes.to(q.dtype), q, PRECISION)
+        dv += dot(weights.to(do.dtype), do, PRECISION)
+        slopes = weights * (dot(v, tl.trans(do), PRECISION) - both[None, :])
+        dk += dot(slopes.to(q.dtype), q, PRECISION)
     slot = _target(key_row, image, window, j, number, keys, not SLOTS)
-    _put(grad, dk * scale, slot, there, stride, ahead + head * QK, QK, DQ, ADD)
-    _put(grad, dv, slot, there, stride, ahead + heads * QK + head * V, V, DV, ADD)
+    put(grad, dk * scale, slot, there, stride, ahead + head * QK, QK, DQ, ADD)
+    put(grad, dv, slot, there, stride, ahead + heads * QK + head * V, V, DV, ADD)
 
 
 @triton.jit(do_not_specialize=["number", "places", "step", "queries", "keys", "valid", "uniform", "heads", "windows"])
@@ -256,17 +256,17 @@ def backward_bias(
         row = tl.load(base + i, mask=real, other=0).to(tl.int64)
         key_row = tl.load(base + j, mask=there, other=0).to(tl.int64)
         target = _target(row, image, window, i, number, queries, SCATTER)
-        q = _tile(qkv, row, real, columns, head * QK, QK, DQ)
-        k = _tile(qkv, key_row, there, columns, heads * QK + head * QK, QK, DQ)
-        v = _tile(qkv, key_row, there, columns, 2 * heads * QK + head * V, V, DV)
-        do = _tile(grad_out, target, real, heads * V, head * V, V, DV)
+        q = tile(qkv, row, real, columns, head * QK, QK, DQ)
+        k = tile(qkv, key_row, there, columns, heads * QK + head * QK, QK, DQ)
+        v = tile(qkv, key_row, there, columns, 2 * heads * QK + head * V, V, DV)
+        do = tile(grad_out, target, real, heads * V, head * V, V, DV)
         shift = tl.load(lse + target * heads + head, mask=real, other=float("inf"))
         both = tl.load(delta + target * heads + head, mask=real, other=0.0)
-        scores = _dot(q, tl.trans(k), PRECISION) * (scale * LOG2_E)
+        scores = dot(q, tl.trans(k), PRECISION) * (scale * LOG2_E)
         scores = _biased(
             scores, numbers, labels, window, head, i[:, None], j[None, :], queries, keys, uniform, BIAS, LABELS
         )
         weights = tl.exp2(scores - shift[:, None])
-        total += weights * (_dot(do, tl.trans(v), PRECISION) - both[:, None])
+        total += weights * (dot(do, tl.trans(v), PRECISION) - both[:, None])
     at = grad + ((chunk * heads + head) * queries + i[:, None]).to(tl.int64) * keys + j[None, :]
     tl.store(at, total, mask=(i < queries)[:, None] & there[None, :])
