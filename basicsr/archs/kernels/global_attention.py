@@ -18,10 +18,11 @@ from basicsr.archs.gathered_attention import Heads
 from basicsr.archs.kernels.launch import check_dtype, dot_precision, multiprocessors, on_device, padded_width
 from basicsr.archs.kernels.window_kernels import LOG2_E, dot, put, tile
 
-ROWS = 64  # of a block: one Hopper warpgroup product
-KEYS = 64  # of a tile: with 64 by 64 scores, 4 warps need no more registers than they have
-WIDE = 32  # columns of a head from which a tile has only 32 keys
-PROGRAMS = 4  # for each multiprocessor, in the backward pass
+# Sizes are chosen by what the compiler reports for sm_90 (registers, spills), not by timing.
+ROWS = 64  # of a block in the forward pass: one Hopper warpgroup product
+KEYS = 64  # of a tile, or fewer where there are fewer
+PASSING_ROWS = 32  # of a block in the backward pass, where the keys stay: one warp for every 16 of them
+WARPS = 16  # of all programs on a multiprocessor in the backward pass
 
 
 def global_attention(qkv: Tensor, global_kv: Tensor, heads: Heads, base: Tensor | None = None) -> Tensor:
@@ -50,12 +51,11 @@ def global_attention(qkv: Tensor, global_kv: Tensor, heads: Heads, base: Tensor 
     return _GlobalAttention.apply(qkv, global_kv.to(qkv.dtype), base, heads, dot_precision())
 
 
-def _options(heads: Heads, precision: str) -> dict[str, Any]:
+def _options(heads: Heads, keys: int, precision: str) -> dict[str, Any]:
     """Return the compile-time arguments that both kernels share."""
-    widths = padded_width(heads.qk), padded_width(heads.v)
     return {
-        "QK": heads.qk, "V": heads.v, "DQ": widths[0], "DV": widths[1], "PRECISION": precision,
-        "BLOCK_R": ROWS, "BLOCK_K": KEYS if max(widths) <= WIDE else KEYS // 2, "num_stages": 1,
+        "QK": heads.qk, "V": heads.v, "DQ": padded_width(heads.qk), "DV": padded_width(heads.v),
+        "PRECISION": precision, "BLOCK_K": min(KEYS, padded_width(keys)), "num_stages": 1,
     }  # fmt: skip
 
 
@@ -70,12 +70,12 @@ class _GlobalAttention(torch.autograd.Function):
         rows, columns = qkv.shape
         out = qkv.new_empty(rows, heads.number * heads.v)
         lse = qkv.new_empty(rows, heads.number, dtype=torch.float32)
-        options = _options(heads, precision)
+        options = _options(heads, global_kv.shape[1], precision)
         if rows > 0:
             with on_device(qkv):
                 _forward_kernel[(triton.cdiv(rows, ROWS) * heads.number,)](
                     qkv, global_kv, out if base is None else base.contiguous(), out, lse, rows, columns,
-                    global_kv.shape[1], heads.number, heads.qk**-0.5, BASE=base is not None, **options,
+                    global_kv.shape[1], heads.number, heads.qk**-0.5, BASE=base is not None, BLOCK_R=ROWS, **options,
                 )  # fmt: skip
         ctx.save_for_backward(qkv, global_kv, lse)
         ctx.heads, ctx.options, ctx.base_dtype = heads, options, base.dtype if base is not None else None
@@ -89,16 +89,17 @@ class _GlobalAttention(torch.autograd.Function):
         (number, qk, v), (rows, columns), keys = ctx.heads, qkv.shape, global_kv.shape[1]
         grad_out = grads[0].contiguous()
         grad_qkv = torch.zeros_like(qkv)
-        tiles = triton.cdiv(keys, ctx.options["BLOCK_K"])
-        programs = triton.cdiv(PROGRAMS * multiprocessors(qkv.device), number * tiles)
-        chunks = max(1, min(triton.cdiv(rows, ROWS), programs))
+        block_k = ctx.options["BLOCK_K"]
+        tiles, warps = triton.cdiv(keys, block_k), block_k // 16
+        programs = triton.cdiv(WARPS // warps * multiprocessors(qkv.device), number * tiles)
+        chunks = max(1, min(triton.cdiv(rows, PASSING_ROWS), programs))
         partial = lse.new_empty(chunks, number, keys, qk + v)
         # With several tiles of keys, each has its part of the queries' gradient.
         parts = lse.new_empty(tiles, rows, number * qk) if tiles > 1 else grad_qkv[None]
         with on_device(qkv):
             _backward_kernel[(chunks * number * tiles,)](
                 qkv, global_kv, lse, grad_out, parts, partial, rows, columns, parts.stride(1), keys, number, chunks,
-                qk**-0.5, TILES=tiles, **ctx.options,
+                qk**-0.5, TILES=tiles, BLOCK_R=PASSING_ROWS, num_warps=warps, **ctx.options,
             )  # fmt: skip
         if tiles > 1:
             grad_qkv[:, : number * qk] = parts.sum(dim=0)
@@ -143,9 +144,9 @@ def _forward_kernel(
 @triton.jit
 def _weights(q: tl.tensor, k: tl.tensor, there: tl.tensor, shift: tl.tensor, log2_scale: tl.tensor,
              PRECISION: tl.constexpr) -> Any:  # fmt: skip
-    """Return the softmax weights of some rows for some keys, from the log-sum-exp of all."""
-    scores = dot(q, tl.trans(k), PRECISION) * log2_scale
-    return tl.exp2(tl.where(there[None, :], scores, float("-inf")) - shift[:, None])
+    """Return the softmax weights (keys, rows) from the log-sum-exp of all keys."""
+    scores = dot(k, tl.trans(q), PRECISION) * log2_scale
+    return tl.exp2(tl.where(there[:, None], scores, float("-inf")) - shift[None, :])
 
 
 @triton.jit(do_not_specialize=["rows", "keys", "heads", "chunks"])
@@ -176,20 +177,20 @@ def _backward_kernel(
         do = tile(grad_out, row, real, heads * V, head * V, V, DV)
         shift = tl.load(lse + row * heads + head, mask=real, other=float("inf"))  # weights of no row are 0
         weights = _weights(q, k, there, shift, scale * LOG2_E, PRECISION)
-        slopes = dot(do, tl.trans(v), PRECISION)
-        both = tl.sum(weights * slopes, 1)
+        slopes = dot(v, tl.trans(do), PRECISION)
+        both = tl.sum(weights * slopes, 0)
         if TILES > 1:  # what the other keys say
             for i in range(1, TILES):
                 at = (own + i) % TILES * BLOCK_K + tl.arange(0, BLOCK_K)
                 others = tile(global_kv, head * keys + at, at < keys, QK + V, 0, QK, DQ)
                 other_weights = _weights(q, others, at < keys, shift, scale * LOG2_E, PRECISION)
-                others = tile(global_kv, head * keys + at, at < keys, QK + V, QK, V, DV)
-                both += tl.sum(other_weights * dot(do, tl.trans(others), PRECISION), 1)
-        slopes = weights * (slopes - both[:, None])
-        dq = dot(slopes.to(k.dtype), k, PRECISION) * scale
+                other_values = tile(global_kv, head * keys + at, at < keys, QK + V, QK, V, DV)
+                both += tl.sum(other_weights * dot(other_values, tl.trans(do), PRECISION), 0)
+        slopes = weights * (slopes - both[None, :])
+        dv += dot(weights.to(do.dtype), do, PRECISION)
+        dk += dot(slopes.to(q.dtype), q, PRECISION)
+        dq = dot(tl.trans(slopes).to(k.dtype), k, PRECISION) * scale
         put(grad_q, dq, own.to(tl.int64) * rows + row, real, stride, head * QK, QK, DQ, False)
-        dv += dot(tl.trans(weights).to(do.dtype), do, PRECISION)
-        dk += dot(tl.trans(slopes).to(q.dtype), q, PRECISION)
     at = (chunk * heads + head).to(tl.int64) * keys + j
     put(partial, dk * scale, at, there, QK + V, 0, QK, DQ, False)
     put(partial, dv, at, there, QK + V, QK, V, DV, False)

@@ -16,7 +16,7 @@ from basicsr.archs.kernels.launch import check_dtype, dot_precision, multiproces
 from basicsr.archs.kernels.window_kernels import dot
 
 ROWS = 64  # of a block: one Hopper warpgroup product
-CENTRES = 64  # of a tile
+CENTRES = 32  # of a tile: more would leave too few registers
 COLUMNS = 64  # of a tile
 PROGRAMS = 2  # for each multiprocessor, in the sums
 
@@ -68,7 +68,7 @@ def _nearest(z: Tensor, centres: Tensor) -> Tensor:
         with on_device(z):
             _nearest_kernel[(triton.cdiv(len(z), ROWS),)](
                 z, centres, chosen, len(z), z.shape[1], len(centres), ROWS, min(CENTRES, padded_width(len(centres))),
-                min(COLUMNS, padded_width(z.shape[1])), _full_precision(),
+                min(COLUMNS, padded_width(z.shape[1])), _full_precision(), num_stages=1,
             )  # fmt: skip
     return chosen
 
@@ -88,7 +88,7 @@ class _Sums(torch.autograd.Function):
         partial = centres.new_empty(chunks, number, columns + 1)
         with on_device(z):
             _sums_kernel[(chunks * tiles,)](
-                z, chosen, partial, rows, columns, number, chunks, ROWS, height, width, _full_precision()
+                z, chosen, partial, rows, columns, number, chunks, ROWS, height, width, _full_precision(), num_stages=1
             )
         ctx.save_for_backward(chosen)
         ctx.dtype = z.dtype

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from basicsr.archs.kernels.launch import check_dtype, multiprocessors, on_device, power_of_two
 
-TILE = 4096  # numbers that a program holds at a time: 32 a thread
+TILE = 2048  # numbers that a program holds at a time: 16 a thread
 PROGRAMS = 4  # for each multiprocessor, in the backward pass
 MAX_CHANNELS = 4096
 

@@ -182,7 +182,7 @@ class _WindowAttention(torch.autograd.Function):
         out = (qkv.new_zeros if padding else qkv.new_empty)(length, heads * v)
         lse = qkv.new_empty(length, heads, dtype=torch.float32)
         tiles = _Tiles.of(call)
-        if tiles.num_stages > 1:
+        if tiles.num_stages > 1 and numbers is None:
             tiles = tiles._replace(own=128)  # there is room, and keys are gathered half as often
         block_q, block_k, options = tiles.launch(call, qkv.device, call.sizes.queries, call.sizes.keys)
         grid = (call.windows * heads * triton.cdiv(call.sizes.queries, block_q),)

@@ -241,9 +241,9 @@ def backward_bias(
     pid = tl.program_id(0)
     chunk = pid % chunks
     head = pid // chunks % heads
-    tile = pid // chunks // heads
-    i = tile % tl.cdiv(queries, BLOCK_Q) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    j = tile // tl.cdiv(queries, BLOCK_Q) * BLOCK_K + tl.arange(0, BLOCK_K)
+    block = pid // chunks // heads
+    i = block % tl.cdiv(queries, BLOCK_Q) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    j = block // tl.cdiv(queries, BLOCK_Q) * BLOCK_K + tl.arange(0, BLOCK_K)
     there = j < keys
     columns = heads * (2 * QK + V)
     if FACTOR:

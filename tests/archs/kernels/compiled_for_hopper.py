@@ -1,0 +1,93 @@
+"""Compile for an H100, without one, every kernel as the functions launch it; print a line for each.
+
+Triton's driver is replaced by one that names the card, and launches end after the compiler. Run as a program, because
+Triton must not be in its interpreter; `test_compiles.py` does.
+"""
+
+import os
+import subprocess
+import tempfile
+from types import SimpleNamespace
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from basicsr.archs.gathered_attention import Heads
+from basicsr.archs.kernels.gather_sum import gather_sum
+from basicsr.archs.kernels.global_attention import global_attention
+from basicsr.archs.kernels.kmeans import kmeans_sums
+from basicsr.archs.kernels.layer_norm import layer_norm
+from basicsr.archs.kernels.window_attention import window_attention
+
+SHARED_MEMORY = 227 * 1024  # bytes that a program may have on an H100
+compiled = set()
+run = JITFunction.run
+
+
+def compile_only(self, *args, grid, warmup, **kwargs):
+    kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
+    if kernel.hash in compiled:
+        return
+    compiled.add(kernel.hash)
+    assert kernel.metadata.shared <= SHARED_MEMORY
+    print(self.__module__, self.__name__, report(kernel), flush=True)
+
+
+def report(kernel):
+    """Registers and spills, where the toolkit that Triton brings can tell."""
+    tool = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump")
+    if not os.path.exists(tool):
+        return ""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [tool, "--dump-resource-usage", file.name]
+        line = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    taken = [word for word in line if word.startswith(("REG:", "STACK:"))]
+    return " ".join([*taken, f"SHARED:{kernel.metadata.shared}", f"WARPS:{kernel.metadata.num_warps}"])
+
+
+def windows(dtype, heads, queries, keys, scatter, **options):
+    length = 16384
+    number = length // queries
+    qkv = torch.randn(length, heads.columns).to(dtype).requires_grad_()
+    rows = torch.zeros(1, (number - 1) * queries + keys, dtype=torch.int32)
+    inverse = torch.zeros(1, length, dtype=torch.int32), torch.zeros(length, 2, dtype=torch.int32)
+    sizes = {"number": number, "step": queries, "queries": queries, "keys": keys, "valid": number * queries}
+    out = window_attention(qkv, rows, **sizes, heads=heads, scatter=scatter, inverse=inverse, **options)
+    out.sum().backward()
+
+
+def all_kernels(dtype):
+    catanet, atd = Heads(4, 9, 10), Heads(4, 12, 12)
+    windows(dtype, catanet, 32, 64, scatter=True)
+    windows(dtype, catanet, 256, 256, scatter=False)
+    bias = {"numbers": torch.randn(4, 256, 256, requires_grad=True), "labels": torch.zeros(64, 256, dtype=torch.int32)}
+    windows(dtype, atd, 256, 256, scatter=True, **bias)
+    windows(dtype, Heads(4, 35, 35), 256, 256, scatter=True, **bias)
+    windows(dtype, atd, 256, 256, scatter=True, factor=torch.ones(1, 1, requires_grad=True))
+    torch.use_deterministic_algorithms(True)
+    windows(dtype, catanet, 256, 256, scatter=False)
+    torch.use_deterministic_algorithms(False)
+    qkv = torch.randn(16384, catanet.columns).to(dtype).requires_grad_()
+    global_attention(qkv, torch.randn(4, 64, 19), catanet, torch.randn(16384, 40).to(dtype)).sum().backward()
+    x = torch.randn(16384, 40).to(dtype).requires_grad_()
+    layer_norm(x, torch.ones(40, requires_grad=True), torch.zeros(40)).sum().backward()
+    kmeans_sums(x.detach(), torch.randn(64, 40))
+    index = torch.zeros(16384, 4, dtype=torch.int32)
+    gather_sum(x[None], index, torch.ones(16384, 4), index[:, 0], torch.ones(16384)).sum().backward()
+
+
+if __name__ == "__main__":
+    target = GPUTarget("cuda", 90, 32)
+    triton.runtime.driver.set_active(
+        SimpleNamespace(
+            get_current_target=lambda: target, get_current_device=lambda: 0, get_current_stream=lambda device: 0
+        )
+    )
+    JITFunction.run = compile_only
+    for dtype in (torch.float32, torch.bfloat16):
+        all_kernels(dtype)
+    print("kernels:", len(compiled))
