@@ -36,7 +36,7 @@ from basicsr.archs.atd_layers import (
     window_grids,
 )
 from basicsr.archs.graph_form import active_form
-from basicsr.archs.layers import MultiplyAdds, map_to_tokens, mirrored_to_multiple, tokens_to_map
+from basicsr.archs.layers import MultiplyAdds, TokenNorm, map_to_tokens, mirrored_to_multiple, tokens_to_map
 from basicsr.archs.prunable import Gate, GroupInfo, check_gates
 from basicsr.archs.shifted_windows import relative_position_index
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -226,7 +226,7 @@ class ATD(ATDFamily):
         self.register_buffer("mean", mean[:, None, None], persistent=False)
         self.register_buffer("relative_position_index_SA", relative_position_index(self.window_size))
         self.conv_first = nn.Conv2d(in_chans, dim, 3, padding=1)
-        self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(dim)} if patch_norm else {})
+        self.patch_embed = nn.ModuleDict({"norm": TokenNorm(dim)} if patch_norm else {})
         self.absolute_pos_embed = nn.Parameter(torch.empty(1, img_size**2, dim)) if ape else None
         if self.absolute_pos_embed is not None:
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
@@ -238,9 +238,9 @@ class ATD(ATDFamily):
                 kernel=sizes["convffn_kernel_size"], category_channels=channels, qkv_bias=qkv_bias,
             )  # fmt: skip
             block = TokenBlock(layer, depth, places, use_checkpoint)
-            norm = nn.LayerNorm(dim) if self.version == 2 else None
+            norm = TokenNorm(dim) if self.version == 2 else None
             self.layers.append(ResidualGroup(block, _body_conv(dim, resi_connection), norm))
-        self.norm = nn.LayerNorm(dim)
+        self.norm = TokenNorm(dim)
         self.conv_after_body = _body_conv(dim, resi_connection)
         self._build_head(dim, in_chans)
         finish(self)

@@ -17,6 +17,7 @@ from basicsr.archs.graph_form import active_form, settled
 from basicsr.archs.layers import (
     ConvFFN,
     MultiplyAdds,
+    TokenNorm,
     full_precision,
     sorted_windows,
     stable_group_order,
@@ -162,7 +163,7 @@ class ATDLayer(nn.Module):
     def __init__(self, sizes: LayerSizes, shifted: bool, refines: bool):
         super().__init__()
         self.sizes, self.shifted, self.refines = sizes, shifted, refines
-        self.norm1, self.norm2 = nn.LayerNorm(sizes.dim), nn.LayerNorm(sizes.dim)
+        self.norm1, self.norm2 = TokenNorm(sizes.dim), TokenNorm(sizes.dim)
         if refines:
             self.norm3 = nn.InstanceNorm1d(sizes.tokens, affine=True)
             self.sigma = nn.Parameter(torch.zeros(sizes.tokens, 1))

@@ -29,6 +29,7 @@ from basicsr.archs.atd_layers import (
 from basicsr.archs.graph_form import active_form
 from basicsr.archs.layers import (
     MultiplyAdds,
+    TokenNorm,
     map_to_tokens,
     mirrored_to_multiple,
     pixel_unshuffle_in_graph,
@@ -178,7 +179,7 @@ class ATDUNet(ATDFamily):
         widths = [embed_dim * 2**level for level in range(levels)]
         upwards = range(levels - 2, -1, -1)
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1, bias=bias)
-        self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(embed_dim)} if patch_norm else {})
+        self.patch_embed = nn.ModuleDict({"norm": TokenNorm(embed_dim)} if patch_norm else {})
         self.encoders = nn.ModuleList(layers(level, widths[level]) for level in range(levels - 1))
         self.downs = nn.ModuleList(
             _Resample("down", width, width // 2, nn.PixelUnshuffle(2)) for width in widths[:-1]

@@ -21,14 +21,17 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from basicsr.archs.gathered_attention import gathered_attention
-from basicsr.archs.graph_form import settled
+from basicsr.archs.graph_form import groups_are_watched
+from basicsr.archs.kernels import runs_triton
 from basicsr.archs.layers import (
     ConvFFN,
     MultiplyAdds,
     PreNorm,
+    TokenNorm,
     full_precision,
     map_to_tokens,
     mirrored_index,
+    nearest_centre,
     sorted_windows,
     stable_group_order,
     tokens_to_map,
@@ -53,10 +56,16 @@ TINY = {
 }  # fmt: skip
 
 
-def _similarity(z: Tensor, centres_TC: Tensor) -> Tensor:
-    """Dot products of tokens with the L2-normalised centres, (.., T), in the centres' precision even under autocast."""
-    with full_precision(z.device):
-        return z.to(centres_TC.dtype) @ F.normalize(centres_TC, dim=-1).T
+def _sums_by_centre(z_MC: Tensor, unit_centres_TC: Tensor) -> Tensor:
+    """Return the sum of the tokens nearest to each centre, and their number, (T, C + 1); the sum has a gradient."""
+    if runs_triton(z_MC) and not groups_are_watched():
+        from basicsr.archs.kernels.kmeans import kmeans_sums
+
+        return kmeans_sums(z_MC, unit_centres_TC)
+    with torch.no_grad():
+        member = F.one_hot(nearest_centre(z_MC[None], unit_centres_TC)[0], len(unit_centres_TC)).to(z_MC.dtype)
+    # One product gives the sums, and a column of ones the counts.
+    return member.T @ torch.cat([z_MC, torch.ones_like(z_MC[:, :1])], dim=1)
 
 
 class _WindowAttention(nn.Module):
@@ -140,7 +149,7 @@ class TAB(nn.Module):
         self.num_tokens = num_tokens
         self.decay = CENTRE_DECAY
         self.track_state = True
-        self.norm = nn.LayerNorm(dim)
+        self.norm = TokenNorm(dim)
         self.mlp = PreNorm(dim, ConvFFN(dim, mlp_dim))
         self.irca_attn = IRCA(dim, qk_dim, heads)
         self.iasa_attn = IASA(dim, qk_dim, heads, group_size)
@@ -176,8 +185,8 @@ class TAB(nn.Module):
             if self.track_state:
                 self._track(centres.detach())
         with torch.no_grad():
-            similarity = _similarity(z, centres)
-            groups = settled(similarity.argmax(dim=-1), lambda: similarity)
+            with full_precision(z.device):
+                groups = nearest_centre(z.to(centres.dtype), F.normalize(centres, dim=-1))
             return z, centres, stable_group_order(groups, self.num_tokens)
 
     def aggregate(self, t_BNC: Tensor, z_BNC: Tensor, centres: Tensor, order: Tensor, size: tuple[int, int]) -> Tensor:
@@ -223,12 +232,7 @@ class TAB(nn.Module):
     def _kmeans_step(self, z_MC: Tensor, centres: Tensor) -> Tensor:
         """New unit centres: the normalised sums of their tokens. A centre that no token chose stays as it is."""
         centres = F.normalize(centres, dim=-1)
-        with torch.no_grad():
-            similarity = z_MC @ centres.T
-            chosen = settled(similarity.argmax(dim=-1), lambda: similarity)
-            member = F.one_hot(chosen, self.num_tokens).to(z_MC.dtype)
-        # One product gives the sums, and a column of ones the counts, so that one exchange between ranks carries both.
-        sums = all_reduce_sum(member.T @ torch.cat([z_MC, torch.ones_like(z_MC[:, :1])], dim=1))
+        sums = all_reduce_sum(_sums_by_centre(z_MC, centres))  # one exchange between ranks carries sums and counts
         return torch.where(sums[:, -1:] > 0, F.normalize(sums[:, :-1], dim=-1), centres)
 
     @torch.no_grad()

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from basicsr.archs.gathered_attention import gathered_attention
-from basicsr.archs.graph_form import active_form, settled
-from basicsr.archs.layers import ConvFFN, map_to_tokens, stable_group_order, tokens_to_map
+from basicsr.archs.graph_form import active_form
+from basicsr.archs.layers import ConvFFN, map_to_tokens, nearest_centre, stable_group_order, tokens_to_map
 from basicsr.archs.patches import PatchGrid
 from basicsr.archs.plans import sizes_are_numbers
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 STRIP_ROWS = 32  # low-resolution rows of a strip of the reconstruction on a CPU
 STRIP_BYTES = 1 << 28  # of the enlarged features of a strip on a GPU, where each launch should do as much as it can
-SIMILARITY_ROWS = 1 << 16  # tokens whose similarities to all centres are held at a time
 
 
 def _fused(x: Tensor) -> bool:
@@ -110,11 +109,7 @@ class _TAB(nn.Module):
         if not self.has_centres:
             centres = self.pooled_centres(z)
             unit_centres, global_kv = F.normalize(centres, dim=-1), self.global_of(centres)
-        tokens = z.flatten(0, 1)
-        parts = tokens.split(SIMILARITY_ROWS) if sizes_are_numbers(tokens) else [tokens]
-        nearest = [(part @ unit_centres.T).argmax(dim=-1) for part in parts]
-        groups = (nearest[0] if len(nearest) == 1 else torch.cat(nearest)).view(batch, length)
-        groups = settled(groups, lambda: z @ unit_centres.T)
+        groups = nearest_centre(z, unit_centres)
         windows = self.windows(stable_group_order(groups, self.num_tokens))
         y = gathered_attention(F.linear(z, self.to_qkv).flatten(0, 1), windows, self.heads, global_kv, scatter=True)
         return self.ffn(_linear_plus(y.view(batch, length, -1), self.out, None, t_BNC), size)

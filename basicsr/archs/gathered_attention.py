@@ -5,8 +5,8 @@ are windows: lists of rows of one matrix of queries, keys and values. Gathering 
 (an overlapping patch grid holds every token 1.2 to 1.5 times, a sub-group's keys twice), and heads may be as wide as
 they are.
 
-CPUs in float32 take `kernels/compiled_attention.py`, everything else `plain_attention.py`. `BASICSR_KERNELS=0` turns
-kernels off.
+NVIDIA GPUs take the Triton kernels of `kernels/window_attention.py` and `kernels/global_attention.py`, CPUs the C++ one
+of `kernels/compiled_attention.py`, everything else `plain_attention.py`. `BASICSR_KERNELS=0` turns kernels off.
 """
 
 import os
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from basicsr.archs.graph_form import active_form
+from basicsr.archs.kernels import runs_triton
 from basicsr.archs.kernels.compiled_attention import compiled_attention
 from basicsr.archs.plain_attention import graph_attention, plain_attention
 from basicsr.archs.windows import Heads, PositionBias, Windows, far_apart
@@ -46,14 +47,38 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
         sizes = list(windows[1:6]), list(heads)
         return _opaque(qkv, windows.rows, global_kv, numbers, labels, uniform, factor, *sizes, scatter)
     arguments = qkv, windows, heads, global_kv, scatter, bias, factor
+    if runs_triton(qkv):
+        return _triton_attention(*arguments)
     # Subclasses of Tensor, such as those of shape inference, may have no memory that a kernel could read.
-    if type(qkv) is Tensor and not torch.compiler.is_compiling() and os.environ.get("BASICSR_KERNELS") != "0":
-        out = None
-        if qkv.device.type == "cpu" and qkv.dtype in (torch.float32, torch.bfloat16):
-            out = compiled_attention(*arguments)
+    takes_compiled = type(qkv) is Tensor and qkv.device.type == "cpu" and not torch.compiler.is_compiling()
+    if takes_compiled and qkv.dtype in (torch.float32, torch.bfloat16) and os.environ.get("BASICSR_KERNELS") != "0":
+        out = compiled_attention(*arguments)
         if out is not None:
             return out
     return plain_attention(*arguments)
+
+
+def _triton_attention(
+    qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None, scatter: bool, bias: PositionBias | None,
+    factor: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Return `gathered_attention` by the kernels for NVIDIA GPUs."""
+    from basicsr.archs.kernels.global_attention import global_attention
+    from basicsr.archs.kernels.window_attention import window_attention
+
+    numbers, labels, uniform = bias or (None, None, 0)
+    rows, number, step, queries, keys, valid, _, inverse = windows
+    out = window_attention(
+        qkv, rows, number=number, step=step, queries=queries, keys=keys, valid=valid, heads=heads, scatter=scatter,
+        numbers=numbers, labels=labels, uniform=uniform, factor=factor, inverse=inverse,
+    )  # fmt: skip
+    if global_kv is None:
+        return out
+    if factor is not None:  # on the scores of both
+        global_kv = torch.cat([global_kv[..., : heads.qk] * factor.view(1, 1, 1), global_kv[..., heads.qk :]], dim=2)
+    if scatter:
+        return global_attention(qkv, global_kv, heads, out)
+    return out + global_attention(qkv, global_kv, heads).index_select(0, windows.query_rows())
 
 
 @torch.library.custom_op("basicsr::gathered_attention", mutates_args=())

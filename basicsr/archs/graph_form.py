@@ -114,6 +114,11 @@ def group_choices(forced: Sequence[Tensor] | None = None) -> Iterator[Groups]:
         _groups = before
 
 
+def groups_are_watched() -> bool:
+    """Return whether `group_choices` records or prescribes groups now, for which scores are needed."""
+    return _groups is not None
+
+
 def settled(groups_BN: Tensor, scores: Callable[[], Tensor]) -> Tensor:
     """The groups to take: the network's own `groups_BN`, or those that `group_choices` prescribes.
 

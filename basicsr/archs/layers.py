@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.graph_form import active_form, at_most, counting_order
-from basicsr.archs.plans import planned
+from basicsr.archs.graph_form import active_form, at_most, counting_order, groups_are_watched, settled
+from basicsr.archs.kernels import runs_triton
+from basicsr.archs.plans import planned, sizes_are_numbers
 from basicsr.archs.windows import Inverse, Windows, repeats_gradients, slots_by_entry
+
+SIMILARITY_ROWS = 1 << 16  # tokens whose similarities to all centres are held at a time
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -61,6 +64,23 @@ def mirrored_to_multiple(x_BCHW: Tensor, multiple: int) -> Tensor:
         if torch.compiler.is_compiling() or target > length:  # a compiled graph holds for other sizes too
             x_BCHW = x_BCHW.index_select(dim, planned(mirrored_index, 0, target, length, like=x_BCHW))
     return x_BCHW
+
+
+def nearest_centre(z_BNC: Tensor, unit_centres_TC: Tensor) -> Tensor:
+    """Return the index of the centre with the largest dot product for each token, (B, N); of equals the first.
+
+    Without gradient. Evaluations hold the similarities of `SIMILARITY_ROWS` tokens at a time.
+    """
+    tokens = z_BNC.flatten(0, 1)
+    with torch.no_grad():
+        if runs_triton(tokens) and not groups_are_watched():
+            from basicsr.archs.kernels import kmeans
+
+            return kmeans.nearest_centre(tokens, unit_centres_TC).view(z_BNC.shape[:2])
+        parts = tokens.split(SIMILARITY_ROWS) if sizes_are_numbers(tokens) else [tokens]
+        nearest = [(part @ unit_centres_TC.T).argmax(dim=-1) for part in parts]
+        groups = (nearest[0] if len(nearest) == 1 else torch.cat(nearest)).view(z_BNC.shape[:2])
+        return settled(groups, lambda: z_BNC @ unit_centres_TC.T)
 
 
 def stable_group_order(groups_BN: Tensor, group_num: int) -> Tensor:
@@ -135,12 +155,28 @@ class MultiplyAdds(NamedTuple):
         return MultiplyAdds(self[0] + other[0], self[1] + other[1])
 
 
+class TokenNorm(nn.LayerNorm):
+    """LayerNorm over the channels of tokens. PyTorch's kernel for GPUs is made for rows a hundred times as long."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Return (..., C) tokens normalised; float32 under autocast, as PyTorch's are."""
+        if not runs_triton(t):
+            return super().forward(t)
+        from basicsr.archs.kernels.layer_norm import layer_norm
+
+        t = t.float() if torch.is_autocast_enabled(t.device.type) else t
+        return layer_norm(t, self.weight, self.bias, self.eps)
+
+
 class PreNorm(nn.Module):
     """LayerNorm over the channels, then `fn`."""
 
     def __init__(self, dim: int, fn: nn.Module):
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = TokenNorm(dim)
         self.fn = fn
 
     def forward(self, x: Tensor, *args: Any) -> Tensor:

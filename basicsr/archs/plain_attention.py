@@ -30,8 +30,7 @@ def plain_attention(
     to_all = _to_global_keys(q, heads, global_kv.to(q.dtype))
     if scatter:
         return out + to_all
-    queries = windows.rows.unfold(1, windows.queries, windows.step)[:, : windows.number].flatten()
-    return out + to_all.index_select(0, queries)
+    return out + to_all.index_select(0, windows.query_rows())
 
 
 def _in_windows(q: Tensor, k: Tensor, v: Tensor, windows: Windows, heads: Heads, bias: PositionBias | None) -> Tensor:

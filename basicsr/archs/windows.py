@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from basicsr.archs.plans import sizes_are_numbers
+from basicsr.archs.kernels import runs_triton
 
 FAR = -100.0  # added to the score of two places with different labels, as in Swin Transformer; the C++ file has it too
 
@@ -33,6 +33,10 @@ class Windows(NamedTuple):
     valid: int
     place_of: Tensor | None = None  # (rows,) int32: the place of each row among the queries, in graph form
     inverse: Inverse | None = None  # given where gradients on a GPU must repeat bit for bit
+
+    def query_rows(self) -> Tensor:
+        """Return the rows of all queries, window after window, (images * windows * queries,)."""
+        return self.rows.unfold(1, self.queries, self.step)[:, : self.number].flatten()
 
 
 class Heads(NamedTuple):
@@ -62,9 +66,8 @@ def far_apart(labels: Tensor) -> Tensor:
 
 
 def repeats_gradients(like: Tensor) -> bool:
-    """Return whether gradients must be summed in a fixed order: with `deterministic: true` on a GPU."""
-    needed = torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled() and like.device.type == "cuda"
-    return needed and sizes_are_numbers(like)
+    """Return whether the kernels must sum gradients in a fixed order: with `deterministic: true`."""
+    return torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled() and runs_triton(like)
 
 
 def slots_by_entry(entry_of: Tensor, entries: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Kernels of this project: C++ for the CPU, and Triton for CUDA in modules that are imported only where it is usable.
 
-Callers ask `triton_available` first, then import the module that they need.
+Callers ask `runs_triton` first, then import the module that they need.
 """
 
 import functools
@@ -10,6 +10,7 @@ import logging
 import os
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger("basicsr")
 OLDEST = (8, 0)  # compute capability: the first with TF32 and bfloat16
@@ -27,6 +28,12 @@ def triton_available(device: torch.device) -> bool:
     if device.type == "cpu":
         return os.environ.get("TRITON_INTERPRET") == os.environ.get("BASICSR_TRITON_ON_CPU") == "1"
     return device.type == "cuda" and _runs_on_cuda(device.index)
+
+
+def runs_triton(x: Tensor) -> bool:
+    """Return whether the Triton kernels can take `x`: not in a traced graph, and not in float64."""
+    is_plain = type(x) is Tensor and not torch.compiler.is_compiling() and x.dtype != torch.float64
+    return is_plain and triton_available(x.device)
 
 
 @functools.cache

@@ -14,9 +14,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from basicsr.archs.gathered_attention import Heads
 from basicsr.archs.kernels.launch import check_dtype, dot_precision, multiprocessors, on_device, padded_width
 from basicsr.archs.kernels.window_kernels import LOG2_E, dot, put, tile
+from basicsr.archs.windows import Heads
 
 # Sizes are chosen by what the compiler reports for sm_90 (registers, spills), not by timing.
 ROWS = 64  # of a block in the forward pass: one Hopper warpgroup product

@@ -18,12 +18,10 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from basicsr.archs.gathered_attention import Heads
 from basicsr.archs.kernels import window_kernels as kernels
-from basicsr.archs.kernels.gather_sum import gather_into
+from basicsr.archs.kernels.gather_sum import gather_sum
 from basicsr.archs.kernels.launch import check_dtype, dot_precision, multiprocessors, on_device, padded_width
-
-Inverse = tuple[Tensor, Tensor]
+from basicsr.archs.windows import Heads, Inverse
 
 
 def window_attention(
@@ -255,7 +253,7 @@ def _grad_qkv(
         SLOTS=slots, ADD=atomic, BLOCK_Q=block_q, BLOCK_K=block_k, **options,
     )  # fmt: skip
     if slots and order is not None and key_slots is not None:
-        gather_into(grad[:, grad.shape[1] - for_keys.shape[-1] :], for_keys, key_slots, rows=order)
+        gather_sum(grad[:, grad.shape[1] - for_keys.shape[-1] :], for_keys, key_slots, order)
     return grad.to(qkv.dtype), grad_factor
 
 

@@ -14,12 +14,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from basicsr.archs.gathered_attention import Heads
-from basicsr.archs.kernels.gather_sum import gather_sum
 from basicsr.archs.kernels.global_attention import global_attention
 from basicsr.archs.kernels.kmeans import kmeans_sums
 from basicsr.archs.kernels.layer_norm import layer_norm
 from basicsr.archs.kernels.window_attention import window_attention
+from basicsr.archs.windows import Heads
 
 SHARED_MEMORY = 227 * 1024  # bytes that a program may have on an H100
 compiled = set()
@@ -76,8 +75,6 @@ def all_kernels(dtype):
     x = torch.randn(16384, 40).to(dtype).requires_grad_()
     layer_norm(x, torch.ones(40, requires_grad=True), torch.zeros(40)).sum().backward()
     kmeans_sums(x.detach(), torch.randn(64, 40))
-    index = torch.zeros(16384, 4, dtype=torch.int32)
-    gather_sum(x[None], index, torch.ones(16384, 4), index[:, 0], torch.ones(16384)).sum().backward()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What only the compiler finds wrong, and the interpreter does not: every kernel is compiled for an H100, without one."""
+"""Every kernel is compiled for an H100, without one: the compiler refuses what the interpreter takes."""
 
 import os
 import subprocess

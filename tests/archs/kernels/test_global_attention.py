@@ -7,8 +7,8 @@ pytest.importorskip("triton")
 
 from triton_cases import DEVICE, SIZES, assert_near
 
-from basicsr.archs.gathered_attention import Heads
 from basicsr.archs.kernels.global_attention import global_attention
+from basicsr.archs.windows import Heads
 
 
 def plain(qkv, global_kv, heads, base=None):

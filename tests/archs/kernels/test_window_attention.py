@@ -7,9 +7,12 @@ pytest.importorskip("triton")
 
 from triton_cases import CUDA, DEVICE, SIZES, assert_near
 
-from basicsr.archs.gathered_attention import Heads, PositionBias, Windows, _plain
 from basicsr.archs.kernels.window_attention import window_attention
-from basicsr.archs.layers import PatchGrid, ShiftedWindows, sorted_windows
+from basicsr.archs.layers import sorted_windows
+from basicsr.archs.patches import PatchGrid
+from basicsr.archs.plain_attention import plain_attention
+from basicsr.archs.shifted_windows import ShiftedWindows
+from basicsr.archs.windows import Heads, PositionBias, Windows
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -56,7 +59,7 @@ def compare(windows, heads, rows, dtype, *, scatter=False, numbers=None, labels=
         heads=heads, scatter=scatter, numbers=mine[1], labels=labels, uniform=uniform, factor=mine[2], inverse=inverse,
     )  # fmt: skip
     bias = PositionBias(exact[1], labels, uniform) if numbers is not None else None
-    expected = _plain(exact[0], windows, heads, None, scatter, bias, exact[2])
+    expected = plain_attention(exact[0], windows, heads, None, scatter, bias, exact[2])
     assert out.dtype == dtype
     assert_near(out, expected.detach(), dtype, factor=size)
     weight = torch.randn_like(out)
@@ -98,7 +101,7 @@ def test_sub_groups_with_the_next_ones_keys(form, real, dtype):
 def test_overlapping_patches(form, real):
     for size, patch in [((64, 64), 16), ((256, 256), 28)] if real else [((7, 9), 5)]:
         images = 2
-        windows = PatchGrid(size, patch, DEVICE).windows(images)
+        windows = PatchGrid(size, patch).windows(images, torch.empty(0, device=DEVICE))
         heads = Heads(4, 9, 10) if real else Heads(2, 9, 10)
         compare(windows, heads, images * size[0] * size[1], torch.float32)
 
@@ -115,7 +118,7 @@ def test_widths_of_heads(real, heads):
 def test_bias_and_labels_of_shifted_windows(form, real, large):
     size, side = ((64, 64), 16) if real else ((8, 12), 4)
     heads = Heads(4, 12, 12) if real else Heads(2, 12, 12)
-    shifted = ShiftedWindows(2, size, side, side // 2, DEVICE)
+    shifted = ShiftedWindows(size, side, side // 2, torch.empty(2, 0, device=DEVICE))
     numbers = (torch.randn(heads.number, side**2, side**2) * large).to(DEVICE)
     compare(shifted.windows, heads, 2 * size[0] * size[1], torch.float32, scatter=True, numbers=numbers,
             labels=shifted.labels, uniform=shifted.uniform)  # fmt: skip
