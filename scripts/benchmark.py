@@ -303,6 +303,11 @@ class Graphed:
         return self.output
 
 
+def captured_if_asked(config: Config, function: Callable[..., Any], *inputs: Tensor) -> Callable[..., Any]:
+    """Return the function, or with `graph` its replay."""
+    return Graphed(function, *inputs) if config.graph else function
+
+
 def set_precision(precision: str) -> None:
     """Let float32 products be computed with this precision; on CUDA cuDNN's convolutions, too."""
     torch.set_float32_matmul_precision(precision)
@@ -335,7 +340,7 @@ def forward(config: Config, size: Size) -> Job:
         with torch.inference_mode(), config.autocast():
             return run(x)
 
-    call: Callable[..., Any] = Graphed(infer, x) if config.graph else infer
+    call = captured_if_asked(config, infer, x)
     return Job(config.device, partial(call, x), config.facts(net, size), config.precision)
 
 
@@ -343,8 +348,7 @@ def training(config: Config, batch: int, patch: int) -> Job:
     """One training step on one random batch, over and over."""
     net, run = config.build()
     lq, gt = random_batch(config, net, batch, patch)
-    step: Callable[..., Any] = training_step(config, run)
-    step = Graphed(step, lq, gt) if config.graph else step
+    step = captured_if_asked(config, training_step(config, run), lq, gt)
     facts = {**config.facts(net, Size(patch, patch)), "batch": batch}
     return Job(config.device, partial(step, lq, gt), facts, config.precision)
 
@@ -541,7 +545,8 @@ def data(args: argparse.Namespace) -> Result:
     """Loaders alone, then beside a training step; all ways of reading in turn, in every round."""
     config = args.configs[0]
     net, run = config.build()
-    step, (lq, gt) = training_step(config, run), random_batch(config, net, args.batch, args.gt_size // args.scale)
+    lq, gt = random_batch(config, net, args.batch, args.gt_size // args.scale)
+    step = captured_if_asked(config, training_step(config, run), lq, gt)
     alone: dict[str, list[Span]] = {}
     training: dict[str, list[Span]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -788,7 +793,7 @@ def parser_of_commands() -> argparse.ArgumentParser:
     bodies = {"latency": latency, "train-step": train_step, "memory": memory, "data": data, "compare": compare}
     for kind, body in bodies.items():
         sub = commands.add_parser(kind, help=body.__doc__, description=body.__doc__)
-        sub.set_defaults(body=body, vs=[], threads=torch.get_num_threads(), graph=False, launches=False)
+        sub.set_defaults(body=body, vs=[], threads=torch.get_num_threads(), launches=False)
         add = sub.add_argument
         add("-o", "--output", type=Path, default=Path("results/benchmark") / kind, help="of .md and .json, no suffix")
         if kind == "compare":
@@ -805,8 +810,8 @@ def parser_of_commands() -> argparse.ArgumentParser:
         add("--compile", action=argparse.BooleanOptionalAction, default=False, help="run through torch.compile")
         add("--precision", choices=["highest", "high", "medium"], default="highest", help="of float32 products")
         add("--threads", type=at_least_one, help="of PyTorch on the CPU")
+        add("--graph", action=argparse.BooleanOptionalAction, default=False, help="replay a CUDA graph")
         if kind != "data":
-            add("--graph", action=argparse.BooleanOptionalAction, default=False, help="replay a CUDA graph")
             add("--vs", action="append", metavar="KEY=VALUE,...", help="one more configuration; repeatable")
         if kind in ("latency", "memory"):
             add("--size", type=image_size, nargs="+", default=[Size(64, 64)], help="inputs: 64, or 320x180 (W x H)")

@@ -1,7 +1,7 @@
 """Training with scaled gradients, as float16 needs them, on a device."""
 
 import torch
-from gpu.training import catanet_float16, model_options, on
+from gpu.training import catanet_float16, difference, model_options, on
 
 from basicsr.models import build_model
 from basicsr.utils.checkpoint import load_file
@@ -41,10 +41,11 @@ def scale_grows_and_is_resumed(folder, device):
         load_file(saved / "training_states/3.state"), load_file(saved / "models/net_g_3.pth"), "net_g_3.pth"
     )
     assert again.scaler.state_dict() == model.scaler.state_dict()
+    before = parameters(model)
     for one in (model, again):
         steps(one, 4, 5)
         assert one.scaler.get_scale() == 4 * SCALE
-    torch.testing.assert_close(parameters(again), parameters(model), rtol=1e-3, atol=1e-4)
+    assert difference(parameters(again), parameters(model)) < 0.05 * difference(before, parameters(model))
 
 
 def overflow_halves_the_scale(folder, device):

@@ -6,17 +6,9 @@ import pytest
 import torch
 from archs.registered import NAMES, has_tiny_sizes, scales
 from gpu.agreement import trained
-from gpu.training import KINDS, model_options, on
-
-from basicsr.models import build_model
+from gpu.steps import RECIPES, WARM_UP, warm_step
 
 pytestmark = pytest.mark.gpu
-WARM_UP = 3  # calls that plan, compile and allocate
-RECIPES = {
-    "plain": {"ema_decay": 0.9, "grad_clip": 0.5},
-    "bfloat16": {"ema_decay": 0.9, "grad_clip": 0.5, "amp": "bf16"},
-    "AdamW": {"ema_decay": 0.9, "grad_clip": 0.5, "optim_g": {"type": "AdamW", "lr": 1e-3}},
-}
 
 
 @contextmanager
@@ -56,22 +48,7 @@ def test_evaluation(name, prepared):
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("kind", ["catanet", "atd", "atd_unet"])
 def test_a_training_step(kind, recipe, tmp_path):
-    values = KINDS[kind](tmp_path)
-    for key in ("iters", "mini_batch_sizes", "gt_sizes"):
-        values["datasets"]["train"].pop(key, None)  # a stage picks its samples by index, which is a copy to the card
-    train = {**values["train"], "optim_g": {"type": "Adam", "lr": 1e-3}, **RECIPES[recipe]}
-    values = {**on("cuda", values), "deterministic": False, "train": train}
-    model = build_model(model_options(tmp_path, values))
-    side = 12 * values["scale"]
-    batch = {"lq": torch.rand(2, 3, 12, 12, device="cuda"), "gt": torch.rand(2, 3, side, side, device="cuda")}
-
-    def step(it):
-        model.update_learning_rate(it)
-        model.feed_data(batch)
-        model.optimize_parameters(it)
-
-    for it in range(1, WARM_UP + 1):
-        step(it)
+    step = warm_step(tmp_path, kind, recipe, "cuda", cuda_graph=False)
     with no_waiting():
-        step(WARM_UP + 1)
+        model = step()
     model.check_finite(WARM_UP + 1)

@@ -9,6 +9,7 @@ from gpu.agreement import answer, choices, gradient_difference, largest_differen
 from gpu.cutting import search_is_cut_and_checked
 from gpu.fake_device import forward_on_fake_cuda
 from gpu.scaling import overflow_halves_the_scale, scale_grows_and_is_resumed
+from gpu.steps import warm_step
 from gpu.tiles import ends_in_tiles, model_on
 from gpu.training import (
     KINDS,
@@ -159,6 +160,13 @@ class TestTraining:
 
     def test_a_step_that_overflows_is_left_out(self, tmp_path):
         overflow_halves_the_scale(tmp_path, "cpu")
+
+    @pytest.mark.parametrize(("kind", "recipe"), [("catanet", "plain"), ("atd", "bfloat16"), ("atd_unet", "AdamW")])
+    def test_a_step_after_a_warm_up(self, kind, recipe, tmp_path):
+        step = warm_step(tmp_path, kind, recipe, "cpu")
+        before = [parameter.detach().clone() for parameter in step().net_g.parameters()]
+        after = list(step().net_g.parameters())
+        assert not all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
     def test_a_search_is_cut_and_checked(self, tmp_path):
         search_is_cut_and_checked(tmp_path, "cpu", train_here)
