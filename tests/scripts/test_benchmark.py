@@ -3,6 +3,7 @@ import json
 import shlex
 import subprocess
 import sys
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -293,6 +294,47 @@ def test_graph_is_a_key_of_configurations(benchmark, monkeypatch):
         configs[2].build()
 
 
+def test_a_function_is_warmed_up_captured_and_replayed_on_copies(benchmark, monkeypatch):
+    """The order of calls alone, on a CUDA that does nothing; see `TestOnCuda` for the rest."""
+    happened = []
+    stream = SimpleNamespace(wait_stream=lambda other: happened.append("wait"))
+
+    @contextmanager
+    def capture(graph):
+        happened.append("capture")
+        yield
+        happened.append("captured")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: happened.append("replay")))
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    seen = []
+
+    def function(x):
+        happened.append("call")
+        seen.append(x)
+        return x.view(-1)
+
+    first, second = torch.zeros(2, 2), torch.ones(2, 2)
+    graphed = benchmark.Graphed(function, first)
+    output = graphed(second)
+    calls = ["call"] * benchmark.SETTLING_CALLS
+    assert happened == ["wait", *calls, "wait", "capture", "call", "captured", "replay"]
+    assert output.tolist() == [1] * 4 and first.sum() == 0  # the caller's tensors are left alone
+    assert all(x is seen[0] for x in seen)
+    with pytest.raises(ValueError, match="zip"):
+        graphed(first, second)
+
+    def waits(x):
+        if happened[-1] == "capture":
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    with pytest.raises(benchmark.OptionError, match=r"cannot be captured \(operation not permitted .* capturing\)"):
+        benchmark.Graphed(waits, first)
+
+
 def test_launches_are_counted_on_demand(benchmark, run, options_with, tiny, monkeypatch):
     monkeypatch.setattr(benchmark, "apart", lambda function, *arguments: function(*arguments))
     monkeypatch.setenv("BASICSR_KERNELS", "0")  # and back
@@ -472,7 +514,6 @@ class TestOnCuda:
     def test_what_waits_for_the_gpu_cannot_be_captured(self):
         code = f"import runpy, torch; graphed = runpy.run_path({str(SCRIPT)!r})['Graphed']; "
         code += "graphed(lambda x: x * float(x.sum()), torch.rand(4, device='cuda'))"
-        process = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True
-        )  # a failure leaves traces
+        # In a process of its own, for a capture that failed leaves traces.
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "graph: this network cannot be captured" in process.stderr
