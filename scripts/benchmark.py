@@ -166,7 +166,7 @@ class Config:
 
     @property
     def mode(self) -> str:
-        """How the network is run: eager, compiled, graph, or the last two."""
+        """Return how the network is run: eager, compiled, graph, or the last two."""
         return ", ".join(name for name, on in (("compiled", self.compile), ("graph", self.graph)) if on) or "eager"
 
     def facts(self, net: Any, size: Size) -> Row:
@@ -345,7 +345,7 @@ def forward(config: Config, size: Size) -> Job:
 
 
 def training(config: Config, batch: int, patch: int) -> Job:
-    """One training step on one random batch, over and over."""
+    """Return a training step on one random batch, over and over."""
     net, run = config.build()
     lq, gt = random_batch(config, net, batch, patch)
     step = captured_if_asked(config, training_step(config, run), lq, gt)
@@ -387,7 +387,7 @@ def p95(samples: Sequence[float]) -> float:
 
 
 def elapsed_ms(job: Job) -> float:
-    """Milliseconds of one call, until the device has done it."""
+    """Return the milliseconds of one call, until the device has done it."""
     set_precision(job.precision)
     synchronise(job.device)
     if job.device == "cuda":
@@ -461,7 +461,7 @@ def train_step(args: argparse.Namespace) -> Result:
 
 
 def notes_on(args: argparse.Namespace) -> list[str]:
-    """What the columns mean."""
+    """Return what the columns mean."""
     notes = [COUNTING]
     if any(config.device == "cuda" for config in args.configs):
         notes.append("cuda peak: building, capture and calls of a configuration, its weights included.")
@@ -485,7 +485,7 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def launches_of_forward(config: Config, size: Size) -> int:
-    """ATen calls of one forward, views left out, in this fresh process without own kernels."""
+    """Return the ATen calls of one forward, views left out, in this fresh process without own kernels."""
     os.environ["BASICSR_KERNELS"] = "0"
     net, run = replace(config, graph=False, compile=False).build()
     x = torch.rand(1, channels_of(net), size.height, size.width, device=config.device)
@@ -495,7 +495,7 @@ def launches_of_forward(config: Config, size: Size) -> int:
 
 
 def launches_of_training(config: Config, batch: int, patch: int) -> int:
-    """ATen calls of one forward, loss and backward, views left out, in this fresh process without own kernels."""
+    """Return the ATen calls of forward, loss and backward, views left out, in this fresh process without kernels."""
     os.environ["BASICSR_KERNELS"] = "0"
     net, run = replace(config, graph=False, compile=False).build()
     lq, gt = random_batch(config, net, batch, patch)
@@ -707,7 +707,7 @@ def machine() -> dict[str, Any]:
 
 
 def card() -> dict[str, str]:
-    """The CUDA device and the versions of what runs on it."""
+    """Return the CUDA device and the versions of what runs on it."""
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     capability = f"compute capability {properties.major}.{properties.minor}"
     return {
@@ -719,7 +719,7 @@ def card() -> dict[str, str]:
 
 
 def driver_version() -> str:
-    """Version of the NVIDIA driver, as its own tool says it."""
+    """Return the version of the NVIDIA driver, as its own tool says it."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()[0]
@@ -728,7 +728,7 @@ def driver_version() -> str:
 
 
 def version_of(package: str) -> str:
-    """Version of an installed package."""
+    """Return the version of an installed package, or that there is none."""
     try:
         return version(package)
     except PackageNotFoundError:
