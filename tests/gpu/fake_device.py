@@ -1,20 +1,53 @@
 """A forward pass on a CUDA device that is not there: PyTorch follows shapes and devices, and computes nothing.
 
 It ends with an error where tensors of two devices meet, and where Python would have to wait for a value of the GPU
-(`nonzero`, `bool(tensor)`, `.item()`). It cannot see copies to the device, nor kernels that PyTorch does not know.
+(`nonzero`, `bool(tensor)`, `.item()`). It cannot see kernels that PyTorch does not know.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Pretended(NamedTuple):
+    """What is known of an output, and of the second of two equal calls."""
+
+    device: str
+    shape: tuple[int, ...]
+    copies: list[str]  # operations that took something from the CPU to the device
+
+
+class _HostCopies(TorchDispatchMode):
+    """Notes the operations that take tensors of the CPU and give one of the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        alone = all(leaf.device.type == "cpu" for leaf in given)
+        from_cpu = [leaf for leaf in given if leaf.device.type == "cpu" and (alone or leaf.dim())]
+        if from_cpu and any(leaf.device.type == "cuda" for leaf in made):
+            self.found.append(str(func))
+        return out
 
 
 def forward_on_fake_cuda(net, *shape):
-    """The device and the shape of the output for an input of `shape`; `net` is left as it was."""
+    """Two calls with an input of `shape`; the first may make what is kept. `net` is left as it was."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         state = {name: _twin(value) for name, value in [*net.named_parameters(), *net.named_buffers()]}
-        output = functional_call(net, state, (torch.rand(*shape, device="cuda"),))
-    return output.device.type, tuple(output.shape)
+        x = torch.rand(*shape, device="cuda")
+        functional_call(net, state, (x,))
+        with _HostCopies() as copies:
+            output = functional_call(net, state, (x,))
+    return Pretended(output.device.type, tuple(output.shape), copies.found)
 
 
 def _twin(value):
