@@ -1,7 +1,7 @@
-"""A forward pass on a CUDA device that is not there: PyTorch follows shapes and devices, and computes nothing.
+"""Work on a CUDA device that is not there: PyTorch follows shapes and devices, and computes nothing.
 
 It ends with an error where tensors of two devices meet, and where Python would have to wait for a value of the GPU
-(`nonzero`, `bool(tensor)`, `.item()`). It cannot see kernels that PyTorch does not know.
+(`nonzero`, `bool(tensor)`, `.item()`). It cannot see kernels that PyTorch does not know, and has no backward pass.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from basicsr.models.base_model import EMA
+from basicsr.utils.registry import OPTIMIZER_REGISTRY
 
 
 class Pretended(NamedTuple):
@@ -48,6 +51,25 @@ def forward_on_fake_cuda(net, *shape):
         with _HostCopies() as copies:
             output = functional_call(net, state, (x,))
     return Pretended(output.device.type, tuple(output.shape), copies.found)
+
+
+def update_on_fake_cuda(optimizer, **arguments):
+    """Copies to the device of two updates of parameters that have gradients, and of the moving average after them."""
+    with FakeTensorMode(allow_non_fake_inputs=True):  # the average is a copy, which has a mode of its own
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, device="cuda"), torch.nn.Linear(8, 8, device="cuda"))
+        kind = OPTIMIZER_REGISTRY.get(optimizer)
+        made = kind([*net.named_parameters()] if getattr(kind, "takes_names", False) else net.parameters(), **arguments)
+        average = EMA(net, 0.9)
+        updates, averages = _HostCopies(), _HostCopies()
+        for _ in range(2):
+            for parameter in net.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            with updates:
+                torch.nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+                made.step()
+            with averages:
+                average.update_parameters(net)
+    return updates.found, averages.found
 
 
 def _twin(value):

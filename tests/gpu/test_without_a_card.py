@@ -7,7 +7,7 @@ import torch
 from archs.registered import NAMES, has_tiny_sizes, scales
 from gpu.agreement import answer, choices, gradient_difference, largest_difference, psnr, trained
 from gpu.cutting import search_is_cut_and_checked
-from gpu.fake_device import forward_on_fake_cuda
+from gpu.fake_device import forward_on_fake_cuda, update_on_fake_cuda
 from gpu.scaling import overflow_halves_the_scale, scale_grows_and_is_resumed
 from gpu.steps import warm_step
 from gpu.tiles import ends_in_tiles, model_on
@@ -29,6 +29,9 @@ from reference.atd_literal import LiteralATD, LiteralATDUNet
 from basicsr.archs import catanet_prepared
 
 SMALL = [name for name in NAMES if has_tiny_sizes(name)]
+LEARNING = [name for name in SMALL if name != "Bicubic"]
+OPTIMIZERS = {"Adam": {"lr": 1e-3}, "AdamW": {"lr": 1e-3}, "MUON": {"lr": [1e-3, 1e-3]}}
+COPIES = pytest.mark.xfail(strict=True, reason="the moving average copies its counter to the device in every step")
 no_card = pytest.mark.skipif(torch.cuda.is_available(), reason="plans of a device that is not there would be kept")
 
 
@@ -87,7 +90,7 @@ class TestAgreement:
 @no_card
 class TestFakeDevice:
     @pytest.mark.parametrize("train", [False, True])
-    @pytest.mark.parametrize("name", [name for name in SMALL if name != "Bicubic"])  # which learns nothing
+    @pytest.mark.parametrize("name", LEARNING)
     def test_a_forward_neither_waits_for_the_gpu_nor_copies_to_it(self, name, train, monkeypatch):
         monkeypatch.setenv("BASICSR_KERNELS", "0")
         net, scale = trained(name).train(train), scales(name)[0]
@@ -96,6 +99,16 @@ class TestFakeDevice:
     def test_nor_does_the_prepared_form(self, monkeypatch):
         monkeypatch.setenv("BASICSR_KERNELS", "0")
         assert forward_on_fake_cuda(trained("CATANet").prepared(), 1, 3, 13, 19) == ("cuda", (1, 3, 26, 38), [])
+
+    @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+    @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+    def test_nor_do_clipping_and_optimizer(self, optimizer):
+        assert update_on_fake_cuda(optimizer, **OPTIMIZERS[optimizer])[0] == []
+
+    @COPIES
+    @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+    def test_nor_does_the_moving_average(self):
+        assert update_on_fake_cuda("Adam", lr=1e-3)[1] == []
 
     @pytest.mark.parametrize(
         ("function", "copies"),
