@@ -1,7 +1,7 @@
 """Decoded images in memory, shared by all workers of a loader: the second epoch decodes nothing."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ class CachedImages:
 
     Args:
         images: in a folder or an LMDB.
-        sizes: (height, width) of each, in pixels.
+        sizes: (height, width) in pixels of each, then of other images that are made from them; see `kept`.
         cache_mb: limit in MiB; 0: no cache.
         channels: of each image.
     """
@@ -48,11 +48,19 @@ class CachedImages:
 
     def __getitem__(self, position: int) -> np.ndarray:
         """Image `position`, (H, W, 3) RGB or (H, W, 1) gray, uint8 or uint16; from the cache it is not writeable."""
+        return self.kept(position, self.images[position].read)
+
+    def admits(self, position: int) -> bool:
+        """Return whether there is room for the image of this position."""
+        return self._map is not None and position < self._admitted
+
+    def kept(self, position: int, read: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the image of a position (of `sizes`), from the cache if it is there, else from `read`."""
         if self._map is None or position >= self._admitted:
-            return self.images[position].read()
+            return read()
         start, (height, width) = int(self._starts[position]), self.sizes[position]
         if not self._map[start]:
-            image = self.images[position].read()
+            image = read()
             if image.dtype != np.uint8:
                 return image
             self._map[start + 1 : start + 1 + image.size] = image.tobytes()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -11,10 +11,28 @@ from basicsr.data.cache import CachedImages
 from basicsr.data.data_sampler import SampleIndex
 from basicsr.data.data_util import chosen_names, locate, partner_names, takes_opt
 from basicsr.data.storage import StoredImage, open_store, refuse
-from basicsr.data.transforms import ToInput, Window, downscale_window, flip_and_rotate, random_window
+from basicsr.data.transforms import (
+    UPRIGHT,
+    Orientation,
+    ToInput,
+    Window,
+    downscale_window,
+    random_orientation,
+    random_window,
+)
 from basicsr.utils.registry import DATASET_REGISTRY
 
 PHASES = ("train", "val", "test")
+
+
+class Draw(NamedTuple):
+    """What chance has decided about one sample."""
+
+    position: int
+    """of its pair in the data set"""
+    window: Window
+    """in low-resolution pixels"""
+    orientation: Orientation
 
 
 @DATASET_REGISTRY.register()
@@ -45,7 +63,8 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         color: "y": the luma alone, one channel.
         mean: taken off each channel.
         std: divides each channel.
-        cache_mb: limit in MiB for decoded images in memory, shared by the workers; 0: decode every time.
+        cache_mb: limit in MiB for decoded images in memory, shared by the workers, and for low-resolution images that
+            are made, where there is room for all; 0: decode every time.
         seed: of crops, flips and rotations.
 
     Raises:
@@ -86,7 +105,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         self.use_hflip = use_hflip
         self.use_rot = use_rot
         self.seed = seed
-        self._to_input = ToInput(color, mean, std)
+        self.to_input = ToInput(color, mean, std)
 
         gt_store = open_store(dataroot_gt, io_backend)
         gt_names = chosen_names(gt_store, meta_info_file)
@@ -95,6 +114,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         images = [StoredImage(gt_store, name) for name in gt_names]
         self.gt_paths = self.lq_paths = [image.path for image in images]
         self.has_lq_files = dataroot_lq is not None
+        lq_sizes = [(height // scale, width // scale) for height, width in sizes]
         if dataroot_lq is not None:
             lq_store = open_store(dataroot_lq, io_backend)
             lq_names = partner_names(gt_names, lq_store, filename_tmpl)
@@ -102,8 +122,9 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             self._refuse_unequal(lq_store.root, gt_names, sizes, lq_names, lq_sizes)
             lq_images = [StoredImage(lq_store, name) for name in lq_names]
             self.lq_paths = [image.path for image in lq_images]
-            images, sizes = images + lq_images, sizes + lq_sizes
-        self._images = CachedImages(images, sizes, cache_mb)
+            images = images + lq_images
+        self.gt_sizes, self.lq_sizes = sizes, lq_sizes  # (height, width) in pixels
+        self._images = CachedImages(images, sizes + lq_sizes, cache_mb)  # of position k: GT; of len(self) + k: its LQ
 
     @property
     def paths(self) -> list[dict[str, str]]:
@@ -115,24 +136,48 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: int | SampleIndex) -> dict[str, Any]:
         """The sample of `key`; in training a plain integer means epoch 0."""
-        sample, position = locate(key, len(self))
+        position, window, orientation = self.draw(key)
         gt = self._images[position]
-        height, width = gt.shape[0] // self.scale, gt.shape[1] // self.scale
-        rng = np.random.default_rng([self.seed, *sample])
-        window = random_window(height, width, self.crop_px, rng) if self.crop_px else Window(0, 0, height, width)
-        if self.has_lq_files:
-            lq = window.cut(self._images[len(self) + position])
-        else:
-            lq = downscale_window(gt, window, self.scale)
-        pair = [lq, window.cut(gt, self.scale)]
-        if self.is_train:
-            pair = flip_and_rotate(pair, rng, hflip=self.use_hflip, rot=self.use_rot)
+        lq = self._lq_window(position, gt, window)
         return {
-            "lq": self._to_input(pair[0]),
-            "gt": self._to_input(pair[1]),
+            "lq": self.to_input(orientation.turn(lq)),
+            "gt": self.to_input(orientation.turn(window.cut(gt, self.scale))),
             "lq_path": str(self.lq_paths[position]),
             "gt_path": str(self.gt_paths[position]),
         }
+
+    def draw(self, key: int | SampleIndex) -> Draw:
+        """Return all random choices of the sample of `key`: they follow from (seed, epoch, index)."""
+        sample, position = locate(key, len(self))
+        height, width = self.lq_sizes[position]
+        rng = np.random.default_rng([self.seed, *sample])
+        window = random_window(height, width, self.crop_px, rng) if self.crop_px else Window(0, 0, height, width)
+        orientation = random_orientation(rng, hflip=self.use_hflip, rot=self.use_rot) if self.is_train else UPRIGHT
+        return Draw(position, window, orientation)
+
+    def read_pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a whole low-resolution image and its ground truth, (H, W, 3), read anew; nothing is cached.
+
+        Raises:
+            OSError: when a file cannot be read.
+            ValueError: when it is damaged or has changed.
+        """
+        gt = self._images.images[position].read()
+        if self.has_lq_files:
+            return self._images.images[len(self) + position].read(), gt
+        return self._downscaled(gt), gt
+
+    def _lq_window(self, position: int, gt: np.ndarray, window: Window) -> np.ndarray:
+        if self.has_lq_files:
+            return window.cut(self._images[len(self) + position])
+        # The whole image costs as much as a few dozen windows, so it is only made where it is kept.
+        if gt.dtype == np.uint8 and self._images.admits(len(self) + position):
+            return window.cut(self._images.kept(len(self) + position, lambda: self._downscaled(gt)))
+        return downscale_window(gt, window, self.scale)
+
+    def _downscaled(self, gt: np.ndarray) -> np.ndarray:
+        height, width = gt.shape[0] // self.scale, gt.shape[1] // self.scale
+        return downscale_window(gt, Window(0, 0, height, width), self.scale)
 
     def _refuse_small(self, folder: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
         least = self.scale * (self.crop_px or 1)

@@ -61,10 +61,39 @@ def downscale_window(gt: np.ndarray, window: Window, scale: int) -> np.ndarray:
     return window._replace(top=window.top - top, left=window.left - left).cut(small)
 
 
+class Orientation(NamedTuple):
+    """One of the eight positions of an image: mirrored left and right, then top and bottom, then with swapped axes."""
+
+    mirror_x: bool
+    mirror_y: bool
+    swap: bool
+
+    def turn(self, image: np.ndarray) -> np.ndarray:
+        """Return `image` (H, W, C) in this position, as a view."""
+        image = image[:, ::-1] if self.mirror_x else image
+        image = image[::-1] if self.mirror_y else image
+        return image.swapaxes(0, 1) if self.swap else image
+
+
+UPRIGHT = Orientation(mirror_x=False, mirror_y=False, swap=False)
+
+
+def random_orientation(rng: np.random.Generator, *, hflip: bool = True, rot: bool = True) -> Orientation:
+    """Draw one of the eight positions, or of those that the options leave.
+
+    Args:
+        rng: decides.
+        hflip: mirror left and right half of the time.
+        rot: mirror top and bottom half of the time, and swap the axes half of the time.
+    """
+    mirror_x, mirror_y, swap = rng.random(3) < 0.5  # drawn whatever is used: an option never shifts later draws
+    return Orientation(bool(hflip and mirror_x), bool(rot and mirror_y), bool(rot and swap))
+
+
 def flip_and_rotate(
     images: Sequence[np.ndarray], rng: np.random.Generator, *, hflip: bool = True, rot: bool = True
 ) -> list[np.ndarray]:
-    """All `images` in the same one of eight positions, as views.
+    """Return all `images` in the same random position, as views; see `random_orientation`.
 
     Args:
         images: arrays (H, W, C), square if they are to form a batch.
@@ -72,14 +101,8 @@ def flip_and_rotate(
         hflip: mirror left and right half of the time.
         rot: mirror top and bottom half of the time, and swap the axes half of the time.
     """
-    mirror_x, mirror_y, swap = rng.random(3) < 0.5  # drawn whatever is used: an option never shifts later draws
-    if hflip and mirror_x:
-        images = [image[:, ::-1] for image in images]
-    if rot and mirror_y:
-        images = [image[::-1] for image in images]
-    if rot and swap:
-        images = [image.swapaxes(0, 1) for image in images]
-    return list(images)
+    orientation = random_orientation(rng, hflip=hflip, rot=rot)
+    return [orientation.turn(image) for image in images]
 
 
 @dataclass(frozen=True)

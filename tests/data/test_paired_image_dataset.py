@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from basicsr.data import build_dataloader
+from basicsr.data import build_dataloader, cache, paired_image_dataset
 from basicsr.data.data_sampler import EnlargedSampler, SampleIndex
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.utils.img_util import list_images, read_image, to_pixels, write_image
+from basicsr.data.transforms import downscale_window
+from basicsr.utils.img_util import list_images, read_image, to_pixels, to_tensor, write_image
 from basicsr.utils.matlab_functions import imresize
 
 
@@ -45,10 +46,11 @@ def equal(one, other, but=()):
 
 
 class TestSamples:
-    def test_on_the_fly_equals_files(self, pairs, scale):
+    @pytest.mark.parametrize("cache_mb", [0, 2048])  # made for the window alone, and as whole images that are kept
+    def test_on_the_fly_equals_files(self, pairs, scale, cache_mb):
         options = {"phase": "train", "gt_size": 24 * scale, "seed": 3}
         files = paired(pairs, scale, **options)
-        flying = PairedImageDataset(dataroot_gt=str(pairs[0]), scale=scale, **options)
+        flying = PairedImageDataset(dataroot_gt=str(pairs[0]), scale=scale, cache_mb=cache_mb, **options)
         for epoch in range(4):
             for index in range(2 * len(files)):
                 key = SampleIndex(epoch, index)
@@ -59,6 +61,26 @@ class TestSamples:
             whole = {"phase": "val", "scale": scale}
             flying = PairedImageDataset(dataroot_gt=str(pairs[0]), **whole)
             equal(paired(pairs, scale, phase="val")[index], flying[index], but=["lq_path"])
+
+    def test_made_images_are_kept_where_all_have_room(self, pairs, scale, monkeypatch):
+        made = []
+
+        def counted(gt, window, scale):
+            made.append(window)
+            return downscale_window(gt, window, scale)
+
+        monkeypatch.setattr(paired_image_dataset, "downscale_window", counted)
+        options = {"dataroot_gt": str(pairs[0]), "scale": scale, "gt_size": 24 * scale}
+        dataset = PairedImageDataset(**options)
+        for _ in range(2):
+            for index in range(len(dataset)):
+                dataset[index]
+        assert [window[2:] for window in made] == dataset.lq_sizes
+        monkeypatch.setattr(cache, "BYTES_PER_MB", sum(3 * height * width + 1 for height, width in dataset.gt_sizes))
+        dataset = PairedImageDataset(**options, cache_mb=1)  # room for the ground truth alone
+        for index in range(len(dataset)):
+            dataset[index]
+        assert [window[2:] for window in made[len(dataset) :]] == [(24, 24)] * len(dataset)
 
     def test_pairs_are_aligned(self, pairs, scale):
         dataset = paired(pairs, scale, phase="train", gt_size=24 * scale)
@@ -207,6 +229,15 @@ class TestLmdb:
             PairedImageDataset(filename_tmpl="{}x2", **lmdbs)
         with pytest.raises(ValueError, match=r"smaller than gt_size \(130\)"):
             PairedImageDataset(gt_size=130, **lmdbs)
+
+
+def test_sixteen_bit_images_are_cut_before_they_are_made_small(tmp_path, monkeypatch):
+    deep = np.random.default_rng(0).integers(0, 65536, (64, 70, 3), np.uint16)
+    write_image(tmp_path / "a.png", deep)
+    dataset = PairedImageDataset(dataroot_gt=str(tmp_path), scale=2, gt_size=16)  # never kept, so never whole
+    monkeypatch.setattr(dataset, "_downscaled", None)
+    window, small = dataset.draw(0).window, imresize(deep, 1 / 2)
+    np.testing.assert_array_equal(dataset[0]["lq"], to_tensor(dataset.draw(0).orientation.turn(window.cut(small))))
 
 
 def test_gray_and_sixteen_bit_pairs(tmp_path):

@@ -70,6 +70,14 @@ def test_options_of_flip_and_rotate():
     assert counts == {(False, False): 1, (True, False): 2, (False, True): 4, (True, True): 8}
 
 
+def test_inputs_are_contiguous_whatever_the_view():
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    for view in (image, image[:, ::-1], image[::-1], image.swapaxes(0, 1), image[1:5, 2:7]):
+        values = ToInput()(view)
+        assert values.is_contiguous()
+        np.testing.assert_array_equal(values, view.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+
+
 def test_to_input():
     image = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
     plain = ToInput()(image)
