@@ -79,11 +79,8 @@ def build_dataloader(
         from basicsr.data.data_sampler import EnlargedSampler
 
         sampler = EnlargedSampler(len(dataset), 1, 0, seed=seed)  # type: ignore[arg-type]
-    if is_train and len(sampler) < batch_size:  # type: ignore[arg-type]
-        raise ValueError(
-            f"batch_size_per_gpu: an epoch has {len(sampler)} samples a process, less than a batch of "  # type: ignore[arg-type]
-            f"{batch_size}; raise dataset_enlarge_ratio or lower batch_size_per_gpu"
-        )
+    if is_train:
+        refuse_short_epoch(sampler, batch_size)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -100,6 +97,15 @@ def build_dataloader(
         # A generator of its own: drawing the workers' seed must not move PyTorch's global one.
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def refuse_short_epoch(sampler: Any, batch_size: int) -> None:
+    """Raise ValueError when an epoch of a process, the length of its sampler, does not fill one batch."""
+    if len(sampler) < batch_size:
+        raise ValueError(
+            f"batch_size_per_gpu: an epoch has {len(sampler)} samples a process, less than a batch of "
+            f"{batch_size}; raise dataset_enlarge_ratio or lower batch_size_per_gpu"
+        )
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -1,21 +1,28 @@
 """The loaders of a run, from its options. However many processes share the samples, the global batches are the same."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, SequentialSampler, Subset
 
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.data.device_cache import DeviceCacheError, DeviceLoader
 from basicsr.utils.errors import OptionError
 from basicsr.utils.options import DatasetOptions, Options
+from basicsr.utils.run import pick_device
 
+logger = logging.getLogger("basicsr")
 LOADER_SHARE = 0.8  # of `dist_params.timeout`: who waits for a loader gives up before those who wait for him
 
 
 def build_train_loader(opt: Options) -> DataLoader[Any]:
     """Training batches of this process. A batch holds all `accum_iter` parts of one optimizer step.
+
+    With `cache: device` it is a `DeviceLoader` where that is possible; the log says where it is not, and why.
 
     Raises:
         OptionError: naming the section, for folders, images or sizes that do not fit.
@@ -25,15 +32,22 @@ def build_train_loader(opt: Options) -> DataLoader[Any]:
     sampler = EnlargedSampler(
         len(dataset), opt.world_size, opt.rank, ratio=options.dataset_enlarge_ratio, seed=opt.manual_seed
     )
+    batch_size = options.batch_size_per_gpu * (opt.train.accum_iter if opt.train else 1)
+    uses_cuda = opt.num_gpu != 0 and torch.cuda.is_available()
     try:
+        if options.cache == "device":
+            try:
+                return DeviceLoader(dataset, batch_size, sampler, pick_device(opt.num_gpu))
+            except DeviceCacheError as error:
+                logger.warning("%s: device is not possible, using memory: %s", options.where / "cache", error)
         return build_dataloader(
             dataset,
             phase="train",
-            batch_size=options.batch_size_per_gpu * (opt.train.accum_iter if opt.train else 1),
+            batch_size=batch_size,
             num_workers=options.num_worker_per_gpu,
             sampler=sampler,
             seed=opt.manual_seed + opt.rank,
-            pin_memory=options.pin_memory,
+            pin_memory=uses_cuda if options.pin_memory is None else options.pin_memory,
             persistent_workers=options.persistent_workers,
             prefetch_factor=options.num_prefetch_queue,
             timeout=LOADER_SHARE * opt.dist_params.timeout,

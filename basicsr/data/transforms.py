@@ -29,9 +29,13 @@ class Window(NamedTuple):
     height: int
     width: int
 
+    def times(self, scale: int) -> "Window":
+        """Return the same part of an image that is `scale` times as large."""
+        return Window(*(scale * value for value in self))
+
     def cut(self, image: np.ndarray, scale: int = 1) -> np.ndarray:
         """The part of `image` under this window, whose numbers are multiplied by `scale` first."""
-        top, left, height, width = (scale * value for value in self)
+        top, left, height, width = self.times(scale)
         return image[top : top + height, left : left + width]
 
 

@@ -64,8 +64,16 @@ class DatasetOptions(Section):
     dataset_enlarge_ratio: int = option(1, "times the data set is seen in one epoch, each time cropped anew")
     prefetch_mode: Literal["cpu", "cuda"] | None = option(None, "accepted for old files; batches are always prefetched")
     num_prefetch_queue: int = option(2, "batches that each loader process prepares in advance")
-    pin_memory: bool = option(False, "page-locked batches, for a faster copy to a GPU")
+    pin_memory: bool | None = option(
+        None, "page-locked training batches, for a copy to a GPU that nothing waits for; null: on CUDA"
+    )
     persistent_workers: bool = option(True, "keep loader processes between epochs")
+    cache: Literal["memory", "device"] = option(
+        "memory",
+        "of a training set of PairedImageDataset: device keeps all its images on the device that trains and cuts its "
+        "batches there, the same ones, without loader processes; where they do not fit, the log says so and it is "
+        "memory, up to cache_mb",
+    )
 
     SUPPLIED: ClassVar = ("scale", "phase", "seed")
 
@@ -379,6 +387,9 @@ def check(options: Options, is_train: bool) -> None:
     upscale = options.network_g.get("upscale", options.scale)
     if upscale != options.scale:
         raise (where / "scale").error(f"is {options.scale}, but network_g.upscale is {upscale}; make them equal")
+    for section in options.datasets_of("val", "test").values():
+        if section.cache == "device":
+            raise (section.where / "cache").error("device is for training sets, whose batches are crops; leave it out")
     if not is_train:
         if not options.datasets_of("val", "test"):
             raise (where / "datasets").error("has no test set; add `test_1: {type: PairedImageDataset, ...}`")

@@ -11,18 +11,19 @@ from basicsr.utils.typed import Spec, Where
 
 @pytest.fixture
 def options(photos):
-    def options(rank=0, world_size=1, batch_size=2, accum_iter=1, root=photos, ratio=4):
+    def options(rank=0, world_size=1, batch_size=2, accum_iter=1, root=photos, ratio=4, num_gpu="auto", **dataset):
         section = {
             "type": "PairedImageDataset", "extra": {"dataroot_gt": str(root), "gt_size": 32},
             "where": Where({(): "x.yml"}, ("datasets", "train")),
         }  # fmt: skip
         datasets = {
-            "train": DatasetOptions(**section, batch_size_per_gpu=batch_size, dataset_enlarge_ratio=ratio),
+            "train": DatasetOptions(**section, batch_size_per_gpu=batch_size, dataset_enlarge_ratio=ratio, **dataset),
             "val": DatasetOptions(**section, name="Photos"),
             "val_2": DatasetOptions(**section),
         }
         train = TrainOptions(optim_g=Spec({"type": "Adam"}), total_iter=1, accum_iter=accum_iter)
-        run = Options(name="run", scale=2, datasets=datasets, network_g=Spec({"type": "X"}), train=train, manual_seed=5)
+        run = Options(name="run", scale=2, num_gpu=num_gpu, datasets=datasets, network_g=Spec({"type": "X"}),
+                      train=train, manual_seed=5)  # fmt: skip
         return resolve(run, rank=rank, world_size=world_size)
 
     return options
@@ -48,6 +49,22 @@ def test_two_processes_see_the_batches_of_one(options):
 def test_a_batch_holds_the_parts_of_one_optimizer_step(options):
     batch = next(iter(build_train_loader(options(batch_size=2, accum_iter=3))))
     assert batch["lq"].shape == (6, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("has_cuda", "num_gpu", "pin_memory", "expected"),
+    [
+        (True, "auto", None, True),
+        (True, 1, None, True),
+        (True, 0, None, False),
+        (True, "auto", False, False),
+        (False, "auto", None, False),
+        (False, "auto", True, True),
+    ],
+)
+def test_memory_is_page_locked_for_cuda(options, monkeypatch, has_cuda, num_gpu, pin_memory, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    assert build_train_loader(options(num_gpu=num_gpu, pin_memory=pin_memory)).pin_memory is expected
 
 
 def test_whole_images_are_dealt_in_turn(options, photos):

@@ -134,6 +134,8 @@ WRONG = [
     ("datasets.train.gt_size", "64", "datasets.train.gt_size: expected a whole number, got '64'"),
     ("datasets.train.dataroot_gt", ..., "datasets.train.dataroot_gt: is missing; expected text"),
     ("datasets.train.batch_size_per_gpu", 0, "datasets.train.batch_size_per_gpu: must be at least 1, got 0"),
+    ("datasets.train.cache", "gpu", "datasets.train.cache: expected 'memory' or 'device', got 'gpu'"),
+    ("datasets.val.cache", "device", "datasets.val.cache: device is for training sets"),
     ("datasets.train", ..., "datasets: has no `train` entry to train on"),
     ("path", 3, "path: expected keys and values, got 3"),
     ("logger", {"print_freq": 0}, "logger.print_freq: must be at least 1, got 0"),

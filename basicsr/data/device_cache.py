@@ -1,0 +1,205 @@
+"""A training set that lies on the device that trains, where its batches are cut.
+
+All inputs form one flat tensor, and all ground truth another. The random choices of a sample are drawn on the CPU, as
+for any loader. Each crop, turned and mirrored or not, then is three integers: where it begins, and how far it is to the
+next row and to the next column. So a batch takes one small transfer, two gathers, and a look-up of the input that each
+of the 256 levels makes.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from basicsr.data import refuse_short_epoch
+from basicsr.data.paired_image_dataset import Draw, PairedImageDataset
+from basicsr.data.transforms import Orientation, Window
+from basicsr.utils.memory import memory_limit
+
+logger = logging.getLogger("basicsr")
+MAX_FREE_SHARE = 0.5  # of the memory that is free: what the images may take; the rest is for training
+MAX_FILL_THREADS = 8
+LEVELS = 256
+MIB = 2**20
+
+
+class DeviceCacheError(Exception):
+    """A data set cannot be kept on a device; the message is the reason."""
+
+
+class Strides(NamedTuple):
+    """Where a crop lies in a flat tensor: its pixel (i, j) is number origin + i * row + j * column."""
+
+    origin: int
+    row: int
+    column: int
+
+
+def crop_strides(window: Window, orientation: Orientation, width: int) -> Strides:
+    """Return where the turned `window` of an image lies whose rows are `width` pixels long, from its first pixel on."""
+    top, left, row, column = window.top, window.left, width, 1
+    if orientation.mirror_x:
+        left, column = left + window.width - 1, -column
+    if orientation.mirror_y:
+        top, row = top + window.height - 1, -row
+    origin = top * width + left
+    return Strides(origin, column, row) if orientation.swap else Strides(origin, row, column)
+
+
+class FlatImages:
+    """Images of different sizes in one tensor on a device, one pixel after the other.
+
+    Args:
+        sizes: (height, width) of each, in pixels.
+        channels: of each pixel.
+        dtype: of each value.
+        device: where they are kept.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], channels: int, dtype: torch.dtype, device: torch.device):
+        self._starts = [0, *np.cumsum([height * width for height, width in sizes]).tolist()]
+        self._widths = [width for _, width in sizes]
+        self._pixels = torch.empty(self._starts[-1], channels, dtype=dtype, device=device)
+        self._steps = torch.arange(max(min(size) for size in sizes), device=device)
+
+    def store(self, position: int, pixels: Tensor) -> None:
+        """Keep the pixels (H * W, C) of the image at `position`."""
+        self._pixels[self._starts[position] : self._starts[position + 1]].copy_(pixels)
+
+    def strides(self, position: int, window: Window, orientation: Orientation) -> Strides:
+        """Return where a turned window of the image at `position` lies."""
+        strides = crop_strides(window, orientation, self._widths[position])
+        return strides._replace(origin=self._starts[position] + strides.origin)
+
+    def crops(self, strides: Tensor, side: int) -> Tensor:
+        """Return squares (B, side, side, C) for their strides (3, B), int64 on the device."""
+        origin, row, column = strides[:, :, None, None]
+        steps = self._steps[:side]
+        return self._pixels[origin + row * steps[:, None] + column * steps]
+
+
+class DeviceLoader(DataLoader[dict[str, Any]]):
+    """A `DataLoader` of batches `{lq, gt, lq_path, gt_path}` on a device, where all images are kept.
+
+    The batches are equal, bit for bit, to those that any loader makes of the same data set and sampler; the last one of
+    an epoch is left out unless it is full. The host never waits for a GPU.
+
+    Args:
+        dataset: pairs, in training, with a `gt_size`.
+        batch_size: samples.
+        sampler: their order.
+        device: where images and batches lie.
+
+    Raises:
+        DeviceCacheError: when the data set cannot be kept there: too large, another class, 16 bits, whole images.
+        OSError: when an image cannot be read.
+        ValueError: when an image is damaged, or an epoch does not fill one batch.
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int, sampler: Sampler[Any], device: torch.device) -> None:
+        refuse_short_epoch(sampler, batch_size)
+        super().__init__(dataset, batch_size=batch_size, sampler=sampler, drop_last=True)
+        self.device = device
+        self._pairs = _croppable(dataset)
+        self._paths = self._pairs.paths
+        self._side = int(self._pairs.crop_px or 0)
+        # Of RGB the levels are kept. Luma is a sum of three, which another machine may round otherwise: the CPU makes
+        # it once and for all, as it does for a loader.
+        self._is_luma = self._pairs.to_input.color == "y"
+        self._levels = None if self._is_luma else _levels_as_inputs(self._pairs).to(device)
+        self._channel = torch.arange(3, device=device)[:, None, None]
+        self._lq, self._gt = self._allocate()
+        self._fill()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        for keys in self.batch_sampler or ():
+            yield self._batch([self._pairs.draw(key) for key in keys])
+
+    def _batch(self, draws: Sequence[Draw]) -> dict[str, Any]:
+        scale = self._pairs.scale
+        lq = [self._lq.strides(*draw) for draw in draws]
+        gt = [self._gt.strides(at, window.times(scale), turn) for at, window, turn in draws]
+        strides = torch.tensor([lq, gt]).transpose(1, 2)  # (2, 3, B)
+        if self.device.type == "cuda":
+            strides = strides.contiguous().pin_memory()  # only from there a copy does not wait for the GPU
+        strides = strides.to(self.device, non_blocking=True)
+        return {
+            "lq": self._inputs(self._lq.crops(strides[0], self._side)),
+            "gt": self._inputs(self._gt.crops(strides[1], scale * self._side)),
+            **{key: [self._paths[draw.position][key] for draw in draws] for key in ("lq_path", "gt_path")},
+        }
+
+    def _inputs(self, crops: Tensor) -> Tensor:
+        """Return the inputs (B, C, h, w) made of kept pixels (B, h, w, C)."""
+        if self._levels is None:
+            return crops.view(len(crops), 1, *crops.shape[1:3])
+        levels = crops.permute(0, 3, 1, 2).to(torch.int64, memory_format=torch.contiguous_format)
+        return self._levels[self._channel, levels]
+
+    def _allocate(self) -> list[FlatImages]:
+        channels, dtype = (1, torch.float32) if self._is_luma else (3, torch.uint8)
+        sizes = [self._pairs.lq_sizes, self._pairs.gt_sizes]
+        self.cache_bytes = sum(h * w for one in sizes for h, w in one) * channels * dtype.itemsize
+        free = memory_limit(self.device) // (_local_processes() if self.device.type == "cpu" else 1)
+        problem = (
+            f"the images take {self.cache_bytes / MIB:,.1f} MiB, and of the {free / MIB:,.1f} MiB that are free on "
+            f"{self.device} they may take {MAX_FREE_SHARE:.0%}"
+        )
+        if self.cache_bytes > MAX_FREE_SHARE * free:
+            raise DeviceCacheError(problem)
+        try:
+            return [FlatImages(one, channels, dtype, self.device) for one in sizes]
+        except RuntimeError as error:  # what is free may be in pieces
+            raise DeviceCacheError(f"{problem}; {str(error).splitlines()[0]}") from error
+
+    def _fill(self) -> None:
+        start = time.perf_counter()
+        threads = max(1, min(MAX_FILL_THREADS, (os.cpu_count() or 1) // _local_processes()))
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(self._fill_pair, range(len(self._pairs))))  # an error cancels what has not begun
+        logger.info(
+            "Training set kept on %s: %d pairs of images, %s MiB, filled in %.1f s by %d threads", self.device,
+            len(self._pairs), f"{self.cache_bytes / MIB:,.1f}", time.perf_counter() - start, threads,
+        )  # fmt: skip
+
+    def _fill_pair(self, position: int) -> None:
+        for kept, image in zip((self._lq, self._gt), self._pairs.read_pair(position), strict=True):
+            if image.dtype != np.uint8:
+                raise DeviceCacheError(f"{self._paths[position]['gt_path']} has 16 bits a channel")
+            kept.store(position, self._luma(image) if self._is_luma else torch.from_numpy(image.reshape(-1, 3)))
+
+    def _luma(self, image: np.ndarray) -> Tensor:
+        whole, corner = (self._pairs.to_input(part) for part in (image, image[: self._side, : self._side]))
+        if not torch.equal(corner, whole[:, : self._side, : self._side]):
+            raise DeviceCacheError("color: y, and this CPU rounds the luma of a crop otherwise than that of an image")
+        return whole.view(-1, 1)
+
+
+def _croppable(dataset: Dataset[Any]) -> PairedImageDataset:
+    """Return the data set, if its samples are crops that `PairedImageDataset.draw` decides on."""
+    name = type(getattr(dataset, "dataset", dataset)).__name__  # of what a `LegacyDataset` wraps
+    if not isinstance(dataset, PairedImageDataset):
+        raise DeviceCacheError(f"{name} is no PairedImageDataset")
+    if type(dataset).__getitem__ is not PairedImageDataset.__getitem__:
+        raise DeviceCacheError(f"{name} makes samples of its own (__getitem__)")
+    if not dataset.crop_px:
+        raise DeviceCacheError("gt_size is not set, so samples are whole images")
+    return dataset
+
+
+def _levels_as_inputs(dataset: PairedImageDataset) -> Tensor:
+    """Return what each level is as an input, (3, 256): exact on every device, however it divides."""
+    ramp = np.arange(LEVELS, dtype=np.uint8)
+    return dataset.to_input(np.stack([ramp] * 3, -1)[:, None])[:, :, 0]
+
+
+def _local_processes() -> int:
+    """Return how many processes share the memory and the cores of this machine, as torchrun says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
