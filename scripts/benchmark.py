@@ -3,7 +3,8 @@
     latency     seconds of a forward, and frames per second
     train-step  seconds of forward, backward and Adam step
     memory      peak memory of one forward in a fresh process
-    data        images per second from a folder, its cache and an LMDB, and how long a training step waits for them
+    data        images per second from a folder, its cache, an LMDB and a cache on the device, and how long a training
+                step waits for them
     compare     ratios between result files
 
     python scripts/benchmark.py latency --net CATANet-L --size 64 320x180 --threads 2 --vs form=literal --vs form=train
@@ -74,6 +75,7 @@ PHOTOS = (
     "motorcycle_left.png", "retina.jpg", "rocket.jpg",
 )  # fmt: skip
 
+DEVICE_CACHE = "device cache"  # one of the ways of reading data
 UNIT_SIDE = 2048  # of the matrices whose product is the unit of time
 CENTRES_SIDE = 16  # of the image that sets token centres; small, so that it does not count in the peak of memory
 SETTLING_CALLS = 3  # before a capture: they compile kernels, choose algorithms and make the optimizer's state
@@ -554,7 +556,8 @@ def data(args: argparse.Namespace) -> Result:
         ways["one batch, kept"] = itertools.repeat({"lq": lq, "gt": gt})
         for _, (way, loader) in itertools.product(range(args.runs), ways.items()):
             if loader is not ways["one batch, kept"]:
-                alone.setdefault(way, []).extend(spans(iter(loader), lambda lq, gt: None, "cpu", args.batches))
+                place = config.device if way == DEVICE_CACHE else "cpu"  # where a batch of this loader lies
+                alone.setdefault(way, []).extend(spans(iter(loader), lambda lq, gt: None, place, args.batches))
             training.setdefault(way, []).extend(spans(iter(loader), step, config.device, args.steps))
     facts = {key: value for key, value in config.facts(net, Size(*lq.shape[2:])).items() if isinstance(value, str)}
     rows = []
@@ -572,8 +575,9 @@ def data(args: argparse.Namespace) -> Result:
     rows += [{"reading": failure} for failure in failures]
     return Result(rows, [
         "images per s: of the loader alone. needed per s: what training takes that never waits (batch / median step).",
-        "wait: from asking for a batch to having it, between training steps; the start of the workers does not count.",
-        "Files lie in the system's cache. The cache of decoded images has been filled before.",
+        "wait: from asking for a batch to having it, between training steps; the start of the workers does not count. "
+        "A batch of the device cache is cut in that time, and lies on the device; the others are copied in the step.",
+        "Files lie in the system's cache. The caches of decoded images have been filled before.",
     ])  # fmt: skip
 
 
@@ -581,6 +585,7 @@ def loaders(args: argparse.Namespace, temporary: Path) -> tuple[dict[str, Any], 
     """A training loader for each way of reading the same images, and what could not be had."""
     from basicsr.data import build_dataloader, build_dataset
     from basicsr.data.data_sampler import EnlargedSampler
+    from basicsr.data.device_cache import DeviceCacheError, DeviceLoader
 
     roots = {side: root for side, root in (("gt", args.gt), ("lq", args.lq)) if root}
     roots = roots or photographs(temporary, args.scale)
@@ -590,6 +595,7 @@ def loaders(args: argparse.Namespace, temporary: Path) -> tuple[dict[str, Any], 
         "folder": {"cache_mb": 0, **folders},
         "folder, cached": {"cache_mb": args.cache_mb, **folders},
         "LMDB": {"cache_mb": 0, "io_backend": {"type": "lmdb"}, **packed},
+        DEVICE_CACHE: {"cache_mb": 0, **folders},
     }
     failures = []
     for source, target in zip(folders.values(), packed.values(), strict=True):
@@ -608,9 +614,16 @@ def loaders(args: argparse.Namespace, temporary: Path) -> tuple[dict[str, Any], 
         # An epoch that outlasts what is taken from it and what the workers read ahead.
         samples = args.batch * (max(args.batches, args.steps) + 4 * args.workers + 4)
         sampler = EnlargedSampler(len(dataset), 1, 0, ratio=math.ceil(samples / len(dataset)))
+        if way == DEVICE_CACHE:
+            try:
+                result[way] = DeviceLoader(dataset, args.batch, sampler, torch.device(args.device))
+            except DeviceCacheError as error:
+                failures.append(f"{way}: not measured ({error})")
+            continue
         result[way] = build_dataloader(
-            dataset, phase="train", batch_size=args.batch, num_workers=args.workers, sampler=sampler, prefetch_factor=2
-        )
+            dataset, phase="train", batch_size=args.batch, num_workers=args.workers, sampler=sampler, prefetch_factor=2,
+            pin_memory=args.device == "cuda",
+        )  # fmt: skip
     return result, failures
 
 
@@ -639,8 +652,9 @@ def spans(
     for _ in range(1 + count):
         start = time.perf_counter()
         batch = next(batches)
+        synchronise(device)  # a batch that the device itself cuts
         ready = time.perf_counter()
-        step(batch["lq"].to(device), batch["gt"].to(device))
+        step(batch["lq"].to(device, non_blocking=True), batch["gt"].to(device, non_blocking=True))
         synchronise(device)
         result.append(Span(ready - start, time.perf_counter() - ready))
     return result[1:]

@@ -383,10 +383,10 @@ def test_data(run, tiny, photos):
                   "--threads", 1, "--runs", 1, "--batches", 3, "--steps", 2)  # fmt: skip
     has_lmdb = importlib.util.find_spec("lmdb") is not None
     ways = {row["reading"]: row for row in content["rows"]}
-    assert set(ways) >= {"one batch, kept", "folder", "folder, cached"}
+    assert set(ways) >= {"one batch, kept", "folder", "folder, cached", "device cache"}
     assert ("LMDB" in ways) == has_lmdb and any(way.startswith("LMDB") for way in ways)
     assert ways["one batch, kept"]["images_per_s"] is None
-    for way in ("folder", "folder, cached"):
+    for way in ("folder", "folder, cached", "device cache"):
         row = ways[way]
         assert len(row["samples_wait_ms"]) == len(row["samples_step_ms"]) == 2 and len(row["samples_reading_ms"]) == 3
         assert row["images_per_s"] == pytest.approx(2e3 * 3 / sum(row["samples_reading_ms"]))
@@ -400,6 +400,15 @@ def test_data_without_lmdb_says_so(run, benchmark, tiny, photos, tmp_path, monke
     content = run("data", "--net", tiny, "--scale", 2, "--gt", photos, "--gt-size", 32, "--batch", 1, "--workers", 0,
                   "--runs", 1, "--batches", 1, "--steps", 1)  # fmt: skip
     assert "LMDB: not measured (create_lmdb: the package lmdb is missing)" in [r["reading"] for r in content["rows"]]
+
+
+def test_data_that_does_not_fit_on_the_device_says_so(run, tiny, photos, monkeypatch):
+    from basicsr.data import device_cache
+
+    monkeypatch.setattr(device_cache, "memory_limit", lambda device: 0)
+    content = run("data", "--net", tiny, "--scale", 2, "--gt", photos, "--gt-size", 32, "--batch", 1, "--workers", 0,
+                  "--runs", 1, "--batches", 1, "--steps", 1)  # fmt: skip
+    assert any(r["reading"].startswith("device cache: not measured (the images take 0.3 MiB") for r in content["rows"])
 
 
 def test_photographs_of_scikit_image(benchmark, tmp_path):
