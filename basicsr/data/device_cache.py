@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,7 +83,8 @@ class FlatImages:
         """Return squares (B, side, side, C) for their strides (3, B), int64 on the device."""
         origin, row, column = strides[:, :, None, None]
         steps = self._steps[:side]
-        return self._pixels[origin + row * steps[:, None] + column * steps]
+        index = origin + row * steps[:, None] + column * steps
+        return self._pixels.index_select(0, index.flatten()).view(*index.shape, -1)
 
 
 class DeviceLoader(DataLoader[dict[str, Any]]):
@@ -113,9 +115,10 @@ class DeviceLoader(DataLoader[dict[str, Any]]):
         # Of RGB the levels are kept. Luma is a sum of three, which another machine may round otherwise: the CPU makes
         # it once and for all, as it does for a loader.
         self._is_luma = self._pairs.to_input.color == "y"
-        self._levels = None if self._is_luma else _levels_as_inputs(self._pairs).to(device)
-        self._channel = torch.arange(3, device=device)[:, None, None]
+        self._levels = None if self._is_luma else _levels_as_inputs(self._pairs).flatten().to(device)
+        self._offsets = LEVELS * torch.arange(3, device=device)[:, None, None]  # of each channel's levels
         self._lq, self._gt = self._allocate()
+        self._copying = Lock()  # not every device takes copies from several threads at a time
         self._fill()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
@@ -141,7 +144,8 @@ class DeviceLoader(DataLoader[dict[str, Any]]):
         if self._levels is None:
             return crops.view(len(crops), 1, *crops.shape[1:3])
         levels = crops.permute(0, 3, 1, 2).to(torch.int64, memory_format=torch.contiguous_format)
-        return self._levels[self._channel, levels]
+        levels += self._offsets
+        return self._levels.index_select(0, levels.flatten()).view(levels.shape)
 
     def _allocate(self) -> list[FlatImages]:
         channels, dtype = (1, torch.float32) if self._is_luma else (3, torch.uint8)
@@ -173,7 +177,9 @@ class DeviceLoader(DataLoader[dict[str, Any]]):
         for kept, image in zip((self._lq, self._gt), self._pairs.read_pair(position), strict=True):
             if image.dtype != np.uint8:
                 raise DeviceCacheError(f"{self._paths[position]['gt_path']} has 16 bits a channel")
-            kept.store(position, self._luma(image) if self._is_luma else torch.from_numpy(image.reshape(-1, 3)))
+            pixels = self._luma(image) if self._is_luma else torch.from_numpy(image.reshape(-1, 3))
+            with self._copying:
+                kept.store(position, pixels)
 
     def _luma(self, image: np.ndarray) -> Tensor:
         whole, corner = (self._pairs.to_input(part) for part in (image, image[: self._side, : self._side]))
