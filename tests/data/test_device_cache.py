@@ -8,6 +8,7 @@ import pytest
 import torch
 from reliability.runs import Run
 from reliability.runs import options as options_of_run
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 import basicsr.train
@@ -127,6 +128,30 @@ def test_every_turn_of_a_window_is_three_integers():
         strides = torch.tensor([kept.strides(position, window, turn) for position in (0, 1)]).T
         for crop, image in zip(kept.crops(strides, 4), images, strict=True):
             np.testing.assert_array_equal(crop, turn.turn(window.cut(image)))
+
+
+class Operations(TorchDispatchMode):
+    """Collects the names of the operations that run within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket._qualified_op_name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("options", [NORMAL, {"color": "y"}], ids=str)
+def test_a_batch_reads_nothing_back_from_the_device(photos, options):
+    kept = both(PairedImageDataset(dataroot_gt=str(photos), scale=2, gt_size=32, **options))[1]
+    batches = iter(kept)
+    with Operations() as operations:
+        next(batches)
+    assert operations.names.count("aten::index_select") == (2 if "color" in options else 4)
+    assert len(operations.names) < 50  # each of them a launch, or a view
+    # On a GPU, these wait: the number of a tensor, a size that depends on values, a copy to the host.
+    assert not {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"} & {*operations.names}
 
 
 class Drawing(PairedImageDataset):
