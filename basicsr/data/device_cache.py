@@ -99,6 +99,9 @@ class DeviceLoader(DataLoader[dict[str, Any]]):
         sampler: their order.
         device: where images and batches lie.
 
+    Attributes:
+        cache_bytes: that the images take on the device.
+
     Raises:
         DeviceCacheError: when the data set cannot be kept there: too large, another class, 16 bits, whole images.
         OSError: when an image cannot be read.
@@ -174,16 +177,18 @@ class DeviceLoader(DataLoader[dict[str, Any]]):
         )  # fmt: skip
 
     def _fill_pair(self, position: int) -> None:
-        for kept, image in zip((self._lq, self._gt), self._pairs.read_pair(position), strict=True):
+        scales = (1, self._pairs.scale)
+        for kept, image, scale in zip((self._lq, self._gt), self._pairs.read_pair(position), scales, strict=True):
             if image.dtype != np.uint8:
                 raise DeviceCacheError(f"{self._paths[position]['gt_path']} has 16 bits a channel")
-            pixels = self._luma(image) if self._is_luma else torch.from_numpy(image.reshape(-1, 3))
+            pixels = self._luma(image, scale * self._side) if self._is_luma else torch.from_numpy(image.reshape(-1, 3))
             with self._copying:
                 kept.store(position, pixels)
 
-    def _luma(self, image: np.ndarray) -> Tensor:
-        whole, corner = (self._pairs.to_input(part) for part in (image, image[: self._side, : self._side]))
-        if not torch.equal(corner, whole[:, : self._side, : self._side]):
+    def _luma(self, image: np.ndarray, side: int) -> Tensor:
+        """Return the inputs (H * W, 1) made of an image whose crops are squares of `side` pixels."""
+        whole, corner = (self._pairs.to_input(part) for part in (image, image[:side, :side]))
+        if not torch.equal(corner, whole[:, :side, :side]):
             raise DeviceCacheError("color: y, and this CPU rounds the luma of a crop otherwise than that of an image")
         return whole.view(-1, 1)
 
