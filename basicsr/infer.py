@@ -126,6 +126,7 @@ def infer(args: argparse.Namespace) -> list[str]:
     upscaler = Upscaler.from_checkpoint(
         request.model, device=args.device, dtype=args.dtype, tile=args.tile, self_ensemble=args.self_ensemble,
         overlap=OVERLAP if args.overlap is None else args.overlap, memory=args.memory,
+        matmul_precision=args.matmul_precision,
     )  # fmt: skip
     check_network(upscaler, request)
     label = output_label(upscaler, request) if args.suffix is None else args.suffix
@@ -407,6 +408,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "bfloat16", "float16"],
         help="of the network; float16 on CUDA alone (default: float32)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--matmul_precision", default="highest", choices=["highest", "high", "medium"],
+        help="of float32 on a GPU: highest, high (TF32, faster) or medium (default: highest)",
     )  # fmt: skip
     parser.add_argument(
         "--tile", type=_tile, default="auto", metavar="auto|N",

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -40,8 +40,9 @@ from basicsr.utils.img_util import (
 )
 from basicsr.utils.matlab_functions import imresize
 from basicsr.utils.memory import Appetite, memory_limit, resident_bytes
+from basicsr.utils.options import MatmulPrecision
 from basicsr.utils.png_stream import PngStream, whole_or_nothing
-from basicsr.utils.run import pick_device
+from basicsr.utils.run import matmul_precision, pick_device
 from basicsr.utils.tiling import bands_of, tiles_when_full
 from basicsr.utils.video import VideoReader, VideoWriter
 
@@ -84,6 +85,8 @@ class Upscaler:
             tile.
         self_ensemble: the mean over the 8 flips and rotations of the input, which takes 8 times as long.
         memory: bytes that this process should stay below, for `tile: auto`; None: all that there is.
+        matmul_precision: of float32 products and convolutions on a GPU, while the network runs: highest, high (TF32) or
+            medium.
         is_published: the weights are those of a published network, known by their shapes.
 
     Raises:
@@ -93,12 +96,14 @@ class Upscaler:
     def __init__(
         self, net: nn.Module, spec: Mapping[str, Any], *, device: str | torch.device = "auto",
         dtype: str | torch.dtype = "float32", tile: int | Literal["auto"] | None = "auto", overlap: int = OVERLAP,
-        self_ensemble: bool = False, memory: int | None = None, is_published: bool = False,
+        self_ensemble: bool = False, memory: int | None = None, matmul_precision: str = "highest",
+        is_published: bool = False,
     ):  # fmt: skip
         self.spec = dict(spec)
         self.is_published = is_published
         self.device = device_called(device)
         self.dtype = _dtype_called(dtype, self.device)
+        self.matmul_precision = _checked_precision(matmul_precision)
         self.tile, self.overlap = _checked_tile(tile, overlap)
         self.upscale = int(getattr(net, "upscale", spec.get("upscale", 1)))
         self.channels = input_channels(spec)
@@ -113,7 +118,7 @@ class Upscaler:
     def from_checkpoint(
         cls, path: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32",
         tile: int | Literal["auto"] | None = "auto", overlap: int = OVERLAP, self_ensemble: bool = False,
-        memory: int | None = None,
+        memory: int | None = None, matmul_precision: str = "highest",
     ) -> "Upscaler":  # fmt: skip
         """The network of a weight file, which needs no other description; see `read_network` and the class.
 
@@ -124,9 +129,10 @@ class Upscaler:
         device = device_called(device)
         dtype = _dtype_called(dtype, device)
         tile, overlap = _checked_tile(tile, overlap)
+        _checked_precision(matmul_precision)
         net, spec, is_published = read_network(path)
         return cls(net, spec, device=device, dtype=dtype, tile=tile, overlap=overlap, self_ensemble=self_ensemble,
-                   memory=memory, is_published=is_published)  # fmt: skip
+                   memory=memory, matmul_precision=matmul_precision, is_published=is_published)  # fmt: skip
 
     def __call__(self, image: Any, *, bits: int = 8) -> Any:
         """The output for an image.
@@ -234,7 +240,7 @@ class Upscaler:
 
     def predict(self, lq: Tensor) -> Tensor:
         """(B, C, h, w) to (B, C, s*h, s*w), float32, not clamped, on the device of the network; without tiles."""
-        with torch.inference_mode():
+        with torch.inference_mode(), matmul_precision(self.matmul_precision):
             return self._run(lq.to(self.device)).float()
 
     def read(self, path: str | Path) -> Pixels:
@@ -494,6 +500,13 @@ def _checked_tile(tile: Any, overlap: Any) -> tuple[int | Literal["auto"], int]:
     if not (isinstance(overlap, int) and 0 <= 2 * overlap <= smallest):
         raise OptionError(f"--overlap: must be in [0, {smallest // 2}] for tiles of {smallest} px, got {overlap!r}")
     return tile or 0, overlap
+
+
+def _checked_precision(precision: str) -> str:
+    if precision not in get_args(MatmulPrecision):
+        choices = ", ".join(get_args(MatmulPrecision))
+        raise OptionError(f"--matmul_precision: must be one of {choices}, got {precision!r}")
+    return precision
 
 
 def _dtype_called(name: str | torch.dtype, device: torch.device) -> torch.dtype:

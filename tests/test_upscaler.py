@@ -192,6 +192,22 @@ class TestSettings:
         assert full.dtype == half.dtype == np.float32
         assert 0 < np.abs(full - half).mean() < 0.03
 
+    def test_matmul_precision_holds_while_the_network_runs(self, photo):
+        found = []
+
+        class Asking(Identity):
+            def forward(self, x):
+                found.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+                return super().forward(x)
+
+        before = torch.get_float32_matmul_precision()
+        for precision in ("highest", "high"):
+            Upscaler(Asking(), {"type": "Bicubic", "upscale": 1}, device="cpu", matmul_precision=precision)(photo)
+        assert found == [("highest", False), ("high", True)]
+        assert torch.get_float32_matmul_precision() == before
+        with pytest.raises(OptionError, match="--matmul_precision: must be one of highest, high, medium, got 'low'"):
+            Upscaler(Identity(), {"type": "Bicubic", "upscale": 1}, device="cpu", matmul_precision="low")
+
     def test_float16_needs_cuda(self):
         with pytest.raises(OptionError, match="float16 runs on CUDA alone, not on cpu"):
             identity(dtype="float16")

@@ -48,6 +48,8 @@ MetricSpec = Annotated[Spec, Component(METRIC_REGISTRY, ("img", "img2"), {"bette
 OptimizerSpec = Annotated[Spec, Component(OPTIMIZER_REGISTRY, ("params",))]
 SchedulerSpec = Annotated[Spec, Component(SCHEDULER_REGISTRY)]
 
+MatmulPrecision = Literal["highest", "high", "medium"]
+
 PUBLISHED_GRAD_CLIP = 0.01  # what `use_grad_clip` stands for
 
 logger = logging.getLogger("basicsr")
@@ -279,6 +281,11 @@ class Options(Section):
     manual_seed: int = option(0, "seed of everything random")
     deterministic: bool = option(
         False, "the same weights from every run on the same hardware: only operations that repeat bit for bit; slower"
+    )
+    matmul_precision: MatmulPrecision = option(
+        "highest",
+        "of float32 products and convolutions on a GPU, for all networks: highest, float32; high, TF32, faster; "
+        "medium, bfloat16 where PyTorch has it",
     )
     find_unused_parameters: bool = option(False, "let DDP look for parameters that got no gradient")
     datasets: dict[str, DatasetOptions] = option(

@@ -7,7 +7,8 @@ import platform
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,6 +72,7 @@ def join_processes(options: Options, launcher: str, *, debug: bool = False, auto
         backend = "gloo"
     if options.deterministic:
         repeat_exactly()
+    set_matmul_precision(options.matmul_precision)
     timeout = options.dist_params.timeout
     init_dist(launcher, backend, options.dist_params.port, timeout)  # type: ignore[arg-type]
     rank, world_size = get_dist_info()
@@ -117,6 +119,32 @@ def repeat_exactly() -> None:
     torch.backends.cudnn.benchmark = False  # which would choose algorithms by their time
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True)
+
+
+def set_matmul_precision(precision: str) -> None:
+    """Let float32 products of matrices and convolutions run with this precision, from here on, in the whole process.
+
+    PyTorch by itself has convolutions on a GPU round their factors to TF32, 10 bits, but not products of matrices. Here
+    both follow one setting.
+
+    Args:
+        precision: highest, float32 results; high, factors in TF32 where the GPU has it; medium, in bfloat16 where
+            PyTorch has that, else as high.
+    """
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision != "highest"
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """`set_matmul_precision` for the block; afterwards both settings are as they were."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    set_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def seed_everything(seed: int) -> None:

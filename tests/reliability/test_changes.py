@@ -64,6 +64,7 @@ def test_harmless_changes_are_listed(key, value, line, stopped, train, capsys):
     ("train.optim_g", {"type": "Adam", "lr": 1e-4, "weight_decay": 0.0}, "train.optim_g.lr: 0.001 -> 0.0001"),
     ("train.pixel_opt.type", "MSELoss", "train.pixel_opt.type: L1Loss -> MSELoss"),
     ("train.ema_decay", 0.9, "train.ema_decay: (default) -> 0.9"),
+    ("matmul_precision", "high", "matmul_precision: (default) -> high"),
 ])  # fmt: skip
 def test_decisive_changes_need_force(key, value, line, stopped, train, capsys):
     run, values = stopped

@@ -11,7 +11,15 @@ import torch
 from basicsr.utils import run
 from basicsr.utils.errors import CheckpointError, OptionError, UnknownNameError
 from basicsr.utils.options import Options, PathOptions, resolve
-from basicsr.utils.run import make_folders, pick_device, run_command, seed_everything
+from basicsr.utils.run import (
+    join_processes,
+    make_folders,
+    matmul_precision,
+    pick_device,
+    run_command,
+    seed_everything,
+    set_matmul_precision,
+)
 from basicsr.utils.typed import Spec
 
 LOGGER = logging.getLogger("basicsr")
@@ -150,3 +158,40 @@ def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
         monkeypatch.setattr(run.platform, "libc_ver", lambda name=library_name: (name, ""))
         run.keep_freed_memory()
     assert len(calls) == 2
+
+
+class TestMatmulPrecision:
+    @pytest.fixture(autouse=True)
+    def as_pytorch_starts(self):
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = True
+        yield
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+    @pytest.mark.parametrize(("precision", "tf32"), [("highest", False), ("high", True), ("medium", True)])
+    def test_products_and_convolutions_follow_it(self, precision, tf32, recwarn):
+        set_matmul_precision(precision)
+        assert torch.get_float32_matmul_precision() == precision
+        assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is tf32
+        assert list(recwarn) == []
+
+    def test_a_block_leaves_it_as_it_was(self):
+        with pytest.raises(ZeroDivisionError), matmul_precision("medium"):
+            assert torch.get_float32_matmul_precision() == "medium"
+            raise ZeroDivisionError
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", True)
+
+    @pytest.mark.parametrize(("options", "precision"), [({}, "highest"), ({"matmul_precision": "high"}, "high")])
+    def test_a_run_sets_it(self, options, precision):
+        spec = Spec({"type": "CATANet-S"})
+        join_processes(Options(name="x", scale=2, datasets={}, network_g=spec, num_gpu=0, **options), "none")
+        assert torch.get_float32_matmul_precision() == precision
+
+    def test_highest_changes_nothing_on_the_cpu(self):
+        x, kernel = torch.rand(1, 8, 20, 20), torch.rand(8, 8, 3, 3)
+        before = torch.nn.functional.conv2d(x, kernel), x @ x
+        set_matmul_precision("highest")
+        after = torch.nn.functional.conv2d(x, kernel), x @ x
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
