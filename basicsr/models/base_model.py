@@ -17,6 +17,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from basicsr.metrics.evaluate import Scores
 from basicsr.models.lr_scheduler import build_schedule, learning_rate
+from basicsr.models.optimizer_groups import (
+    arguments_on,
+    load_state,
+    misfit,
+    parameters_of,
+    plain_state,
+    put_rates_on_device,
+    rate_of,
+    set_rate,
+)
 from basicsr.models.plugin_hooks import PluginHooks
 from basicsr.utils.checkpoint import load_weights, mismatch, newest_state, save_atomically, select_weights
 from basicsr.utils.dist_util import all_reduce_sum, gather_objects, master_only, reduce_mean_dict
@@ -27,9 +37,6 @@ from basicsr.utils.run import pick_device
 from basicsr.version import __version__
 
 logger = logging.getLogger("basicsr")
-# Keys of optimizers' groups that states of older versions, of PyTorch and BasicSR, may lack.
-ADDED_KEYS = {"scheduled", "initial_lr", "foreach", "maximize", "capturable", "differentiable", "fused",
-              "decoupled_weight_decay"}  # fmt: skip
 
 
 class EMA(AveragedModel):
@@ -39,17 +46,28 @@ class EMA(AveragedModel):
     """
 
     def __init__(self, net: nn.Module, decay: float):
-        super().__init__(net, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__(net)
+        self._average = get_ema_multi_avg_fn(decay)
         self.n_averaged.fill_(1)  # the average starts at the network's initial weights
         self.requires_grad_(False)
 
+    @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take in the network after a step."""
-        super().update_parameters(model)
-        for mine, theirs in zip(self.module.modules(), model.modules(), strict=True):
-            follow = getattr(mine, "follow", None)
+        """Take in the network after a step; all of it on the device, so that it can be part of a CUDA graph.
+
+        `n_averaged` stays as it is, for nothing depends on it.
+        """
+        pairs = [(p.detach(), q.detach()) for p, q in zip(self.module.parameters(), model.parameters(), strict=True)]
+        for is_float in (True, False):  # PyTorch's function looks at the first of a list alone
+            alike = [pair for pair in pairs if pair[0].is_floating_point() is is_float]
+            if alike:
+                self._average([mine for mine, _ in alike], [theirs for _, theirs in alike], self.n_averaged)
+        for own, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.copy_(buffer)
+        for own_module, module in zip(self.module.modules(), model.modules(), strict=True):
+            follow = getattr(own_module, "follow", None)
             if callable(follow):
-                follow(theirs)  # Python state that mirrors buffers
+                follow(module)  # Python state that mirrors buffers
 
 
 @dataclass(frozen=True)
@@ -174,10 +192,12 @@ class BaseModel(PluginHooks):
         if getattr(OPTIMIZER_REGISTRY.get(spec["type"]), "takes_names", False):  # such as MUON
             names = {p: name for name, p in self.net_g.named_parameters()}
             trainable = [(names.get(p, ""), p) for p in trainable]
-        optimizer = OPTIMIZER_REGISTRY.build(spec, trainable)
+        optimizer = OPTIMIZER_REGISTRY.build(spec, trainable, **arguments_on(self.device, spec))
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
             group["scheduled"] = scheduled
+        if not self.is_plugin:  # which may read and write rates as numbers
+            put_rates_on_device(optimizer)
         self.optimizers.append(optimizer)
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
@@ -185,11 +205,11 @@ class BaseModel(PluginHooks):
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 if group.get("scheduled", True):
-                    group["lr"] = learning_rate(current_iter, group["initial_lr"], self._schedule, warmup_iter)
+                    set_rate(group, learning_rate(current_iter, group["initial_lr"], self._schedule, warmup_iter))
 
     def get_current_learning_rate(self) -> list[float]:
         """The rate of each parameter group."""
-        return [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
+        return [rate_of(group) for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def autocast(self) -> Any:
         """Mixed precision where `train.amp` asks for it: float16 with the scaler, which is there on CUDA alone."""
@@ -235,12 +255,14 @@ class BaseModel(PluginHooks):
         self.log = totals
         if self.device.type == "cpu":
             self.check_finite(current_iter)
-        learning = [o for o in self.optimizers if any(p.grad is not None for p in _parameters(o))]
+        learning = [o for o in self.optimizers if any(p.grad is not None for p in parameters_of([o]))]
         for optimizer in learning:
             self.scaler.unscale_(optimizer)
         self.after_backward(current_iter)
         if train.largest_norm is not None:
-            self.grad_norms = [nn.utils.clip_grad_norm_(_parameters(o), train.largest_norm) for o in self.optimizers]
+            self.grad_norms = [
+                nn.utils.clip_grad_norm_(parameters_of([o]), train.largest_norm) for o in self.optimizers
+            ]
         for optimizer in learning:  # the scaler takes no step without gradients
             self.scaler.step(optimizer)
         self.scaler.update()
@@ -274,7 +296,7 @@ class BaseModel(PluginHooks):
         """Whether all losses and gradients are finite in every process; a tensor, for reading it stalls a GPU."""
         values = [loss.detach().float() for loss in losses.values()]
         if not self.scaler.is_enabled():  # float16 overflows now and then; the scaler leaves such steps out
-            grads = [p.grad for o in self.optimizers for p in _parameters(o) if p.grad is not None]
+            grads = [p.grad for p in parameters_of(self.optimizers) if p.grad is not None]
             values.append(nn.utils.get_total_norm(grads).to(self.device, torch.float32))
         wrong = (~torch.stack(values).isfinite()).any().float()
         return all_reduce_sum(wrong) == 0
@@ -370,7 +392,7 @@ class BaseModel(PluginHooks):
         state = {
             "epoch": epoch,
             "iter": current_iter,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [plain_state(optimizer) for optimizer in self.optimizers],
             "schedulers": [],  # the rate is a function of the iteration; old readers expect the key
             "rng": gather_objects(_rng_state()),
             "scaler": self.scaler.state_dict(),  # empty without float16
@@ -431,7 +453,7 @@ class BaseModel(PluginHooks):
         if len(states) != len(self.optimizers):
             problem = f"there are {len(states)}, and this run has {len(self.optimizers)}"
         for optimizer, saved in zip(self.optimizers, states, strict=False):
-            problem = problem or _misfit(optimizer, saved)
+            problem = problem or misfit(optimizer, saved)
         if problem and not self.opt.force_resume:
             raise CheckpointError(
                 f"{source}: the optimizers of its state do not fit: {problem}; resume with the optimizers of that run, "
@@ -441,10 +463,7 @@ class BaseModel(PluginHooks):
             logger.warning("%s: the optimizers begin anew, for those of its state do not fit: %s", source, problem)
             return
         for optimizer, saved in zip(self.optimizers, states, strict=True):
-            configured = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            optimizer.load_state_dict(dict(saved))
-            for group, values in zip(optimizer.param_groups, configured, strict=True):
-                group.update(values)  # the options decide, so an edited rate holds
+            load_state(optimizer, saved)  # the options decide the rest, so an edited rate holds
 
 
 def split_batch(batch: Mapping[str, Any], parts: int) -> list[dict[str, Any]]:
@@ -458,26 +477,6 @@ def split_batch(batch: Mapping[str, Any], parts: int) -> list[dict[str, Any]]:
         raise ValueError(f"accum_iter: a batch of {size} does not divide into {parts} parts")
     step = size // parts
     return [{key: value[i : i + step] for key, value in batch.items()} for i in range(0, size, step)]
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _misfit(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> str:
-    """Why an optimizer cannot go on from a saved state, in words; empty when it can."""
-    groups, learned = optimizer.param_groups, saved["state"]
-    sizes, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, saved["param_groups"]))
-    if sizes != saved_sizes:
-        return f"groups of {saved_sizes} parameters, here {sizes}"
-    for group, old in zip(groups, saved["param_groups"], strict=True):
-        if absent := set(group) - set(old) - ADDED_KEYS:
-            return f"{type(optimizer).__name__} needs {', '.join(sorted(absent))}; it was another optimizer"
-        for key, parameter in zip(old["params"], group["params"], strict=True):
-            for name, value in learned.get(key, {}).items():
-                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
-                    return f"{name} of parameter {key} is {tuple(value.shape)}, here {tuple(parameter.shape)}"
-    return ""
 
 
 def _kept_buffers(net: nn.Module) -> dict[str, Tensor]:

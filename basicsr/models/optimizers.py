@@ -31,6 +31,7 @@ class MUON(torch.optim.Optimizer):
         momentum: of Muon, in [0, 1); Nesterov's.
         betas: of AdamW.
         eps: of AdamW.
+        capturable: the step can be part of a CUDA graph, AdamW's part of it fused; rates may be tensors.
 
     Source:
         K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; groups and defaults of ATD-U.
@@ -53,6 +54,7 @@ class MUON(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-10,
+        capturable: bool = False,
     ) -> None:
         if not isinstance(lr, Sequence) or len(lr) != 2 or min(lr) < 0:
             raise ValueError(f"lr: must be two numbers >= 0, the rates of Muon and of AdamW, got {lr}")
@@ -69,6 +71,8 @@ class MUON(torch.optim.Optimizer):
             {"params": muon, "kind": "muon", "lr": lr[0], "momentum": momentum},
             {"params": others, "kind": "adamw", "lr": lr[1], "betas": tuple(betas), "eps": eps},
         ]
+        for group in groups if capturable else ():
+            group["capturable"] = True
         super().__init__(groups, {"weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -86,28 +90,30 @@ class MUON(torch.optim.Optimizer):
 
     def _muon_step(self, group: dict[str, Any], learners: list[Tensor]) -> None:
         lr, momentum = group["lr"], group["momentum"]
-        of_one_shape: dict[tuple[Any, ...], list[Tensor]] = {}  # many small products would wait for one another
         for weight in learners:
-            of_one_shape.setdefault((weight.shape, weight.dtype, weight.device), []).append(weight)
-        for weights in of_one_shape.values():
-            directions = []
-            for weight in weights:
-                state = self.state[weight]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(weight)
-                average = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
-                directions.append(weight.grad.lerp(average, momentum).flatten(1))  # type: ignore[union-attr]
+            if not self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        gradients = [weight.grad for weight in learners if weight.grad is not None]
+        averages = [self.state[weight]["momentum_buffer"] for weight in learners]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        directions = torch._foreach_lerp(gradients, averages, momentum)
+        torch._foreach_mul_(learners, 1 - lr * group["weight_decay"])
+        of_one_shape: dict[tuple[Any, ...], list[int]] = {}  # many small products would wait for one another
+        for k, weight in enumerate(learners):
+            of_one_shape.setdefault((weight.shape, weight.dtype, weight.device), []).append(k)
+        for indices in of_one_shape.values():
+            weights = [learners[k] for k in indices]
+            updates = orthogonalised(torch.stack([directions[k].flatten(1) for k in indices]))
             height, width = weights[0].shape[-2:]
-            scaled_lr = lr * max(1, height / width) ** 0.5
-            for weight, update in zip(weights, orthogonalised(torch.stack(directions)), strict=True):
-                weight.mul_(1 - lr * group["weight_decay"])
-                weight.add_(update.view_as(weight), alpha=-scaled_lr)
+            _move(weights, updates, lr, max(1, height / width) ** 0.5)
 
     def _adamw_step(self, group: dict[str, Any], learners: list[Tensor]) -> None:
+        capturable = group.get("capturable", False)
         for weight in learners:
             if not self.state[weight]:
                 zeros = torch.zeros_like(weight)
-                self.state[weight] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+                step = torch.zeros((), device=weight.device if capturable else None)
+                self.state[weight] = {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
         states = [self.state[weight] for weight in learners]
         adamw(
             learners,
@@ -116,6 +122,8 @@ class MUON(torch.optim.Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
+            fused=capturable or None,
+            capturable=capturable,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
@@ -124,6 +132,16 @@ class MUON(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
+
+
+def _move(weights: list[Tensor], updates: Tensor, lr: float | Tensor, factor: float) -> None:
+    """Subtract `factor * lr` times the updates (K, rows, columns) from K weights of one shape."""
+    shape = weights[0].shape
+    if isinstance(lr, Tensor):  # which `alpha` does not take without reading it
+        scaled = updates.to(weights[0].dtype) * (-factor * lr)
+        torch._foreach_add_(weights, [update.view(shape) for update in scaled])
+    else:
+        torch._foreach_add_(weights, [update.view(shape) for update in updates], alpha=-(lr * factor))
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from basicsr.models.distillation import (
 from basicsr.models.group_costs import group_resources
 from basicsr.models.hardening import WEIGHTS, harden
 from basicsr.models.mask_search import MaskedNetwork, MaskSearch
+from basicsr.models.optimizer_groups import set_rate
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.checkpoint import load_file
 from basicsr.utils.dist_util import all_reduce_sum, gather_objects
@@ -322,7 +323,7 @@ class PruneDistillModel(SRModel):
         if self.search is None and current_iter <= self.prune.tail_warmup_iter:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = self.prune.tail_warmup_lr
+                    set_rate(group, self.prune.tail_warmup_lr)
 
     def _check_processes_agree(self, current_iter: int) -> None:
         """Stop when processes have drifted apart.
