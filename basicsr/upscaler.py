@@ -25,6 +25,7 @@ from basicsr.archs.atd_layers import ATDFamily
 from basicsr.archs.published import input_channels, read_network
 from basicsr.utils.alpha import ALPHA_SUFFIXES, decode_alpha, encode_with_alpha
 from basicsr.utils.comparison import Box, comparison
+from basicsr.utils.cuda_graphs import GraphedForward
 from basicsr.utils.errors import OptionError
 from basicsr.utils.img_util import (
     DEEP_SUFFIXES,
@@ -112,7 +113,8 @@ class Upscaler:
         self._budget: int | None = None
         self._run = self._runner(net.to(self.device).eval(), self_ensemble)
         self._run_or_tile = tiles_when_full(self.predict)
-        self._appetite = Appetite(self.predict, self.channels, self.device)
+        self._graphed = GraphedForward(self._forward, self.device)
+        self._appetite = Appetite(torch.inference_mode()(self._forward), self.channels, self.device)
 
     @classmethod
     def from_checkpoint(
@@ -239,9 +241,15 @@ class Upscaler:
         return TILES[-1]  # and if that is too much, `tiles_when_full` says so
 
     def predict(self, lq: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, C, s*h, s*w), float32, not clamped, on the device of the network; without tiles."""
+        """(B, C, h, w) to (B, C, s*h, s*w), float32, not clamped, on the device of the network; without tiles.
+
+        On CUDA, sizes that repeat (tiles, frames of a video) run as a graph.
+        """
         with torch.inference_mode(), matmul_precision(self.matmul_precision):
-            return self._run(lq.to(self.device)).float()
+            return self._graphed(lq.to(self.device))
+
+    def _forward(self, lq: Tensor) -> Tensor:
+        return self._run(lq).float()
 
     def read(self, path: str | Path) -> Pixels:
         """The pixels of a file as the network takes them: RGB (H, W, 3) or gray (H, W, 1), of 8 or 16 bits.

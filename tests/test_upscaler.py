@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from fake_graphs import FakeBackend
 from PIL import Image
 from torch import nn
 
@@ -286,6 +287,24 @@ class TestTiles:
         with caplog.at_level(logging.ERROR, "basicsr"):
             assert np.array_equal(up(photo), squares(photo, 2))
         assert "Out of memory for an image of 83x121 px" in caplog.text
+
+
+class TestGraphs:
+    def test_tiles_and_frames_of_one_size_are_repeated(self, network, photo):
+        path, _ = network
+        plain, graphed = (Upscaler.from_checkpoint(path, device="cpu", tile=40) for _ in range(2))
+        backend = graphed._graphed._backend = FakeBackend()
+        for _ in range(2):
+            assert np.array_equal(graphed(photo), plain(photo))
+        assert backend.count("record") == 1
+        assert backend.count("replay") > 10
+
+    def test_memory_is_judged_without_them(self):
+        up = identity(tile="auto")
+        backend = up._graphed._backend = FakeBackend()
+        up._appetite(200, 200)
+        up._appetite(300, 300)
+        assert backend.done == []
 
 
 class TestBatches:

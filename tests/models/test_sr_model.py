@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 import yaml
+from fake_graphs import FakeBackend
 
-from basicsr.models import build_model
+from basicsr.models import build_model, sr_model
 from basicsr.models.base_model import EMA, split_batch
 from basicsr.models.sr_model import compiled_for_all_sizes, self_ensemble
 from basicsr.utils.checkpoint import load_file
+from basicsr.utils.cuda_graphs import GraphedForward
 from basicsr.utils.options import load_options, resolve
 
 TINY = {"type": "CATANet", "upscale": 2, "dim": 16, "block_num": 2, "qk_dim": 12, "mlp_dim": 24, "heads": 2,
@@ -188,3 +190,21 @@ def test_compiled_network_is_not_compiled_again_for_every_size(options):
             x = torch.rand(1, 3, *size)
             torch.testing.assert_close(compiled(x), net(x), rtol=0, atol=1e-5)
     assert counters["stats"]["unique_graphs"] <= 2
+
+
+@pytest.mark.parametrize("self_ensemble", [False, True])
+def test_images_of_one_size_are_predicted_by_a_graph_that_goes_at_the_end(options, monkeypatch, self_ensemble):
+    model = build_model(options())
+    steps(model, 1, 1)
+    object.__setattr__(model.opt.val, "self_ensemble", self_ensemble)
+    images = [batch(seed)["lq"] for seed in range(5)]
+    with model.predictor() as predict:
+        expected = [predict(lq) for lq in images]
+    backend = FakeBackend()
+    monkeypatch.setattr(sr_model, "GraphedForward", lambda run, device: GraphedForward(run, device, backend))
+    with model.predictor() as predict:
+        found = [predict(lq) for lq in images]
+        assert backend.alive == 1
+    assert backend.count("replay") == 3
+    assert backend.alive == 0
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
