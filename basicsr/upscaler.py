@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from basicsr.archs.atd_layers import ATDFamily
+from basicsr.archs.plans import PLANS
 from basicsr.archs.published import input_channels, read_network
 from basicsr.utils.alpha import ALPHA_SUFFIXES, decode_alpha, encode_with_alpha
 from basicsr.utils.comparison import Box, comparison
@@ -113,7 +114,7 @@ class Upscaler:
         self._budget: int | None = None
         self._run = self._runner(net.to(self.device).eval(), self_ensemble)
         self._run_or_tile = tiles_when_full(self.predict)
-        self._graphed = GraphedForward(self._forward, self.device)
+        self._graphed = GraphedForward(self._forward, self.device, keep=PLANS.recorded)
         self._appetite = Appetite(torch.inference_mode()(self._forward), self.channels, self.device)
 
     @classmethod

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from basicsr.archs import build_network
+from basicsr.archs.plans import PLANS
 from basicsr.losses import build_loss
 from basicsr.metrics import both_protocols
 from basicsr.metrics.evaluate import Scores, evaluate
@@ -122,7 +123,7 @@ class SRModel(BaseModel):
             with autocast:
                 return (self_ensemble(run, lq) if self.opt.val.self_ensemble else run(lq)).float()
 
-        graphs = None if self.opt.val.compile else GraphedForward(forward, self.device)
+        graphs = None if self.opt.val.compile else GraphedForward(forward, self.device, keep=PLANS.recorded)
 
         def predict(lq: Tensor) -> Tensor:
             with torch.inference_mode():

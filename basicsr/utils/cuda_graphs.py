@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -23,6 +23,7 @@ from basicsr.utils.tiling import is_out_of_memory
 logger = logging.getLogger("basicsr")
 T = TypeVar("T")
 Result = TypeVar("Result", covariant=True)
+Keep = Callable[[], AbstractContextManager[object]]
 KEPT = 8  # graphs of a `GraphedForward`
 REMEMBERED = 64  # kinds of inputs that have been seen once
 # How PyTorch's warnings begin: of what waits for the GPU, and of looking for it.
@@ -83,13 +84,18 @@ class GraphedForward:
         function: maps a tensor on `device` to a tensor; enters autocast itself, if it wants it.
         device: of its input; on another one than CUDA, `function` alone is called.
         backend: for tests; None: CUDA.
+        keep: see `CudaBackend`.
     """
 
     def __init__(
-        self, function: Callable[[Tensor], Tensor], device: torch.device, backend: GraphBackend | None = None
+        self,
+        function: Callable[[Tensor], Tensor],
+        device: torch.device,
+        backend: GraphBackend | None = None,
+        keep: Keep = nullcontext,
     ) -> None:
         self._function = function
-        self._backend = CudaBackend(device) if backend is None and device.type == "cuda" else backend
+        self._backend = CudaBackend(device, keep) if backend is None and device.type == "cuda" else backend
         self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
         self._seen: OrderedDict[Hashable, bool] = OrderedDict()  # kind -> whether it may be recorded
         self._lock = threading.Lock()
@@ -169,10 +175,16 @@ class _Graph:
 
 
 class CudaBackend:
-    """Graphs of one CUDA device, which share their memory, for they never run at the same time."""
+    """Graphs of one CUDA device, which share their memory, for they never run at the same time.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        keep: makes a context whose value holds the cached tensors that the body reads, such as plans of geometry. A
+            graph keeps it, for it knows tensors by their addresses alone.
+    """
+
+    def __init__(self, device: torch.device, keep: Keep = nullcontext) -> None:
         self._device = device
+        self._keep = keep
         self._side: torch.cuda.Stream | None = None
         self._used_in: torch.cuda.Stream | None = None
         self._pool: Any = None
@@ -213,7 +225,7 @@ class CudaBackend:
         Raises:
             RuntimeError: when it does what cannot be recorded, or memory runs out.
         """
-        with self._beside(), _random_state_mended(self._device):
+        with self._keep() as kept, self._beside(), _random_state_mended(self._device):
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
             torch.clear_autocast_cache()  # whose weights would be freed when their autocast ends
@@ -221,7 +233,7 @@ class CudaBackend:
             with torch.cuda.graph(graph, self._pool, self._side, capture_error_mode="thread_local"):
                 result = body()
             torch.clear_autocast_cache()  # what lies in there was recorded, not computed
-        return CudaGraph(graph, result, self._device)
+        return CudaGraph(graph, result, self._device, kept)
 
     def wait(self) -> None:
         """Let the device end its work."""
@@ -249,10 +261,11 @@ class CudaBackend:
 class CudaGraph(Generic[T]):
     """A recorded function."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, result: T, device: torch.device) -> None:
+    def __init__(self, graph: torch.cuda.CUDAGraph, result: T, device: torch.device, kept: object) -> None:
         self._graph = graph
         self._result = result
         self._device = device
+        self._kept = kept
 
     def replay(self) -> T:
         """Do again what was recorded."""

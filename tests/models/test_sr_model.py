@@ -201,7 +201,9 @@ def test_images_of_one_size_are_predicted_by_a_graph_that_goes_at_the_end(option
     with model.predictor() as predict:
         expected = [predict(lq) for lq in images]
     backend = FakeBackend()
-    monkeypatch.setattr(sr_model, "GraphedForward", lambda run, device: GraphedForward(run, device, backend))
+    monkeypatch.setattr(
+        sr_model, "GraphedForward", lambda run, device, **keep: GraphedForward(run, device, backend, **keep)
+    )
     with model.predictor() as predict:
         found = [predict(lq) for lq in images]
         assert backend.alive == 1
