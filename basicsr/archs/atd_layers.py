@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from basicsr.archs.gathered_attention import gathered_attention
 from basicsr.archs.graph_form import active_form, settled
@@ -19,6 +18,7 @@ from basicsr.archs.layers import (
     MultiplyAdds,
     TokenNorm,
     full_precision,
+    recomputed,
     sorted_windows,
     stable_group_order,
 )
@@ -257,7 +257,7 @@ class TokenBlock(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         windows = grids[int(layer.shifted)]
         if self.use_checkpoint and self.training:
-            return checkpoint(layer, x, td, windows, use_reentrant=False, preserve_rng_state=False)
+            return recomputed(layer, x, td, windows)
         return layer(x, td, windows)
 
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from basicsr.archs.gathered_attention import gathered_attention
 from basicsr.archs.graph_form import groups_are_watched
@@ -32,6 +31,7 @@ from basicsr.archs.layers import (
     map_to_tokens,
     mirrored_index,
     nearest_centre,
+    recomputed,
     sorted_windows,
     stable_group_order,
     tokens_to_map,
@@ -408,8 +408,8 @@ class CATANet(nn.Module):
         tab, lrsa = cast(tuple[TAB, LRSA], tuple(self.blocks[i].children()))
         if self.use_checkpoint and self.training:
             # Grouping stays outside: done again, it would move the stored centres twice.
-            deep = checkpoint(tab.aggregate, t_BNC, *tab.group(t_BNC), size, use_reentrant=False)
-            deep = checkpoint(lrsa, deep, size, use_reentrant=False)
+            deep = recomputed(tab.aggregate, t_BNC, *tab.group(t_BNC), size)
+            deep = recomputed(lrsa, deep, size)
         else:
             deep = lrsa(tab(t_BNC, size), size)
         return map_to_tokens(self.mid_convs[i](tokens_to_map(deep, size)))

@@ -6,11 +6,13 @@ Token sequences are (B, N, C); a map in channels-last memory and its tokens are 
 networks change between them for free.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from basicsr.archs.graph_form import active_form, at_most, counting_order, groups_are_watched, settled
 from basicsr.archs.kernels import runs_triton
@@ -153,6 +155,14 @@ class MultiplyAdds(NamedTuple):
 
     def __add__(self, other: tuple) -> "MultiplyAdds":
         return MultiplyAdds(self[0] + other[0], self[1] + other[1])
+
+
+def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
+    """Return `function(*inputs)`, computed again in the backward pass instead of keeping what that needs.
+
+    The random state is not kept, for nothing here is random and a GPU would have to be waited for.
+    """
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class TokenNorm(nn.LayerNorm):
