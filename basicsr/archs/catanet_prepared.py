@@ -26,7 +26,7 @@ from basicsr.archs.patches import PatchGrid
 from basicsr.archs.plans import sizes_are_numbers
 
 if TYPE_CHECKING:
-    from basicsr.archs.catanet_arch import LRSA, TAB, CATANet, _PatchAttention
+    from basicsr.archs.catanet_arch import LRSA, TAB, CATANet, _PatchAttention, _WindowAttention
 
 STRIP_ROWS = 32  # low-resolution rows of a strip of the reconstruction on a CPU
 STRIP_BYTES = 1 << 28  # of the enlarged features of a strip on a GPU, where each launch should do as much as it can
@@ -92,9 +92,9 @@ class _TAB(nn.Module):
         self.num_tokens = tab.num_tokens
         self.has_centres = tab._initialised
         self.pooled_centres = tab._pooled_centres
-        self.to_qkv = nn.Parameter(torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]))
+        self.to_qkv = _joined_projections(attention, dtype)
         self.global_of = tab.irca_attn
-        self.out = nn.Parameter(tab.conv1x1.weight.flatten(1) @ attention.proj.weight)
+        self.out = nn.Parameter((tab.conv1x1.weight.flatten(1) @ attention.proj.weight).to(self.to_qkv.dtype))
         self.unit_centres: Tensor
         self.global_kv: Tensor
         self.register_buffer("unit_centres", F.normalize(tab.means, dim=-1))
@@ -111,7 +111,8 @@ class _TAB(nn.Module):
             unit_centres, global_kv = F.normalize(centres, dim=-1), self.global_of(centres)
         groups = nearest_centre(z, unit_centres)
         windows = self.windows(stable_group_order(groups, self.num_tokens))
-        y = gathered_attention(F.linear(z, self.to_qkv).flatten(0, 1), windows, self.heads, global_kv, scatter=True)
+        qkv = F.linear(z.to(self.to_qkv.dtype), self.to_qkv).flatten(0, 1)
+        y = gathered_attention(qkv, windows, self.heads, global_kv, scatter=True)
         return self.ffn(_linear_plus(y.view(batch, length, -1), self.out, None, t_BNC), size)
 
 
@@ -125,16 +126,26 @@ class _LRSA(nn.Module):
         self.norm = cast(nn.LayerNorm, norm_attention.norm)
         self.patch_size = lrsa.patch_size
         self.heads = attention.heads
-        self.to_qkv = nn.Parameter(torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]))
-        self.out = nn.Parameter(attention.proj.weight.clone())
+        self.to_qkv = _joined_projections(attention, dtype)
+        self.out = nn.Parameter(attention.proj.weight.to(self.to_qkv.dtype, copy=True))
         self.ffn = _FFN(cast(nn.LayerNorm, norm_ffn.norm), cast(ConvFFN, norm_ffn.fn), dtype)
 
     def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
         batch, grid = len(t_BNC), PatchGrid(size, self.patch_size)
         windows = grid.windows(batch, t_BNC)
-        y = gathered_attention(F.linear(self.norm(t_BNC), self.to_qkv).flatten(0, 1), windows, self.heads)
+        qkv = F.linear(self.norm(t_BNC).to(self.to_qkv.dtype), self.to_qkv).flatten(0, 1)
+        y = gathered_attention(qkv, windows, self.heads)
         y = grid.merge(y.view(batch, -1, y.shape[1]))
         return self.ffn(_linear_plus(y, self.out, None, grid.scale_as_merged(t_BNC)), size)
+
+
+def _joined_projections(attention: "_WindowAttention", dtype: torch.dtype) -> nn.Parameter:
+    """Return the weights of queries, keys and values as one matrix.
+
+    In float32 on CPUs, whose kernel computes in it whatever comes; on GPUs in `dtype`.
+    """
+    weight = torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight])
+    return nn.Parameter(weight if weight.device.type == "cpu" and dtype == torch.bfloat16 else weight.to(dtype))
 
 
 class PreparedCATANet(nn.Module):
@@ -142,7 +153,8 @@ class PreparedCATANet(nn.Module):
 
     Args:
         net: left as it is; the weights are copied.
-        dtype: of convolutions and FFNs. Attention, the choice of groups and the residual stream stay float32.
+        dtype: of convolutions and FFNs, and on GPUs of attention. The choice of groups and the residual stream stay
+            float32, on CPUs attention, too.
         for_graph: to be traced in the form of `graph_form.py`, in which alone it then runs: kernels in the published
             order, no strips.
 
