@@ -39,6 +39,12 @@ def test_packages_only_import_downwards(path):
     assert wrong == []
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_kernels_import_triton(path):
+    if path.parent != PACKAGE / "archs/kernels":
+        assert not [line for line, module in imported_modules(path) if module.split(".")[0] == "triton"]
+
+
 def test_every_folder_has_a_layer():
     assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(LAYERS)
 

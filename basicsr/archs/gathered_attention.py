@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from basicsr.archs.graph_form import active_form
-from basicsr.archs.kernels import runs_triton
+from basicsr.archs.kernels import MAX_HEAD_WIDTH, runs_triton
 from basicsr.archs.kernels.compiled_attention import compiled_attention
 from basicsr.archs.plain_attention import graph_attention, plain_attention
 from basicsr.archs.windows import Heads, PositionBias, Windows, far_apart
@@ -47,7 +47,7 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
         sizes = list(windows[1:6]), list(heads)
         return _opaque(qkv, windows.rows, global_kv, numbers, labels, uniform, factor, *sizes, scatter)
     arguments = qkv, windows, heads, global_kv, scatter, bias, factor
-    if runs_triton(qkv):
+    if runs_triton(qkv) and max(heads.qk, heads.v) <= MAX_HEAD_WIDTH:
         return _triton_attention(*arguments)
     # Subclasses of Tensor, such as those of shape inference, may have no memory that a kernel could read.
     takes_compiled = type(qkv) is Tensor and qkv.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -68,17 +68,18 @@ def _triton_attention(
 
     numbers, labels, uniform = bias or (None, None, 0)
     rows, number, step, queries, keys, valid, _, inverse = windows
+    in_one = scatter and factor is None  # one function whose gradient of the queries is one sum
     out = window_attention(
         qkv, rows, number=number, step=step, queries=queries, keys=keys, valid=valid, heads=heads, scatter=scatter,
         numbers=numbers, labels=labels, uniform=uniform, factor=factor, inverse=inverse,
+        global_kv=global_kv if in_one else None,
     )  # fmt: skip
-    if global_kv is None:
+    if global_kv is None or in_one:
         return out
     if factor is not None:  # on the scores of both
         global_kv = torch.cat([global_kv[..., : heads.qk] * factor.view(1, 1, 1), global_kv[..., heads.qk :]], dim=2)
-    if scatter:
-        return global_attention(qkv, global_kv, heads, out)
-    return out + global_attention(qkv, global_kv, heads).index_select(0, windows.query_rows())
+    to_all = global_attention(qkv, global_kv, heads)
+    return out + (to_all if scatter else to_all.index_select(0, windows.query_rows()))
 
 
 @torch.library.custom_op("basicsr::gathered_attention", mutates_args=())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 logger = logging.getLogger("basicsr")
+MAX_HEAD_WIDTH = 128  # columns of a head that the attention kernels take; wider ones exceed shared memory
 OLDEST = (8, 0)  # compute capability: the first with TF32 and bfloat16
 
 

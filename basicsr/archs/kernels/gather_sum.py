@@ -38,8 +38,8 @@ def gather_sum(out: Tensor, x: Tensor, index: Tensor, rows: Tensor) -> None:
 
 @triton.jit(do_not_specialize=["number", "length"])
 def _gather_kernel(
-    out: tl.tensor, x: tl.tensor, index: tl.tensor, rows: tl.tensor, stride: tl.tensor, number: tl.tensor,
-    length: tl.tensor, columns: tl.tensor, taps: tl.tensor, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    out: tl.tensor, x: tl.tensor, index: tl.tensor, rows: tl.tensor, STRIDE: tl.constexpr, number: tl.tensor,
+    length: tl.tensor, COLUMNS: tl.constexpr, TAPS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
     """Sum HEIGHT output rows of an image, WIDTH columns of them."""
     blocks = tl.cdiv(number, HEIGHT)
@@ -48,11 +48,11 @@ def _gather_kernel(
     c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     real = n < number
     total = tl.zeros([HEIGHT, WIDTH], tl.float32)
-    for tap in range(taps):
-        at = tl.load(index + n.to(tl.int64) * taps + tap, mask=real, other=-1)
-        mask = (at >= 0)[:, None] & (c < columns)[None, :]
-        values = tl.load(x + (image * length + at)[:, None] * columns + c[None, :], mask=mask, other=0.0)
+    for tap in range(TAPS):
+        at = tl.load(index + n.to(tl.int64) * TAPS + tap, mask=real, other=-1)
+        mask = (at >= 0)[:, None] & (c < COLUMNS)[None, :]
+        values = tl.load(x + (image * length + at)[:, None] * COLUMNS + c[None, :], mask=mask, other=0.0)
         total += values.to(tl.float32)
     target = tl.load(rows + image * number + n, mask=real, other=0).to(tl.int64)
-    mask = real[:, None] & (c < columns)[None, :]
-    tl.store(out + target[:, None] * stride + c[None, :], total.to(out.dtype.element_ty), mask=mask)
+    mask = real[:, None] & (c < COLUMNS)[None, :]
+    tl.store(out + target[:, None] * STRIDE + c[None, :], total.to(out.dtype.element_ty), mask=mask)

@@ -14,14 +14,21 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from basicsr.archs.kernels.launch import check_dtype, dot_precision, multiprocessors, on_device, padded_width
+from basicsr.archs.kernels.launch import (
+    check_dtype,
+    check_widths,
+    dot_precision,
+    multiprocessors,
+    on_device,
+    padded_width,
+)
 from basicsr.archs.kernels.window_kernels import LOG2_E, dot, put, tile
 from basicsr.archs.windows import Heads
 
 # Sizes are chosen by what the compiler reports for sm_90 (registers, spills), not by timing.
 ROWS = 64  # of a block in the forward pass: one Hopper warpgroup product
-KEYS = 64  # of a tile, or fewer where there are fewer
-PASSING_ROWS = 32  # of a block in the backward pass, where the keys stay: one warp for every 16 of them
+KEYS = 64  # of a tile, or fewer where there are fewer or heads are wide
+PASSING_ROWS = 32  # of a block in the backward pass, where the keys stay
 WARPS = 16  # of all programs on a multiprocessor in the backward pass
 
 
@@ -44,19 +51,18 @@ def global_attention(qkv: Tensor, global_kv: Tensor, heads: Heads, base: Tensor 
     number, qk, v = heads
     if qkv.ndim != 2 or qkv.shape[1] < number * qk:
         raise ValueError(f"global_attention: qkv is {tuple(qkv.shape)}; the queries need {number * qk} columns")
-    if global_kv.ndim != 3 or global_kv.shape[::2] != (number, qk + v) or global_kv.shape[1] < 1:
-        raise ValueError(f"global_attention: global_kv is {tuple(global_kv.shape)}, not {(number, 'T', qk + v)}")
+    check_global_kv("global_attention", global_kv, heads)
     if base is not None and base.shape != (len(qkv), number * v):
         raise ValueError(f"global_attention: base is {tuple(base.shape)}, not {(len(qkv), number * v)}")
     return _GlobalAttention.apply(qkv, global_kv.to(qkv.dtype), base, heads, dot_precision())
 
 
-def _options(heads: Heads, keys: int, precision: str) -> dict[str, Any]:
-    """Return the compile-time arguments that both kernels share."""
-    return {
-        "QK": heads.qk, "V": heads.v, "DQ": padded_width(heads.qk), "DV": padded_width(heads.v),
-        "PRECISION": precision, "BLOCK_K": min(KEYS, padded_width(keys)), "num_stages": 1,
-    }  # fmt: skip
+def check_global_kv(name: str, global_kv: Tensor, heads: Heads) -> None:
+    """Raise a ValueError unless these are keys and values for all heads, which the kernels can hold."""
+    number, qk, v = heads
+    check_widths(name, qk, v)
+    if global_kv.ndim != 3 or global_kv.shape[::2] != (number, qk + v) or global_kv.shape[1] < 1:
+        raise ValueError(f"{name}: global_kv is {tuple(global_kv.shape)}, not {(number, 'T', qk + v)}")
 
 
 class _GlobalAttention(torch.autograd.Function):
@@ -67,18 +73,9 @@ class _GlobalAttention(torch.autograd.Function):
                 precision: str) -> Tensor:  # fmt: skip
         """Shapes and arguments of `global_attention`."""
         qkv, global_kv = qkv.contiguous(), global_kv.contiguous()
-        rows, columns = qkv.shape
-        out = qkv.new_empty(rows, heads.number * heads.v)
-        lse = qkv.new_empty(rows, heads.number, dtype=torch.float32)
-        options = _options(heads, global_kv.shape[1], precision)
-        if rows > 0:
-            with on_device(qkv):
-                _forward_kernel[(triton.cdiv(rows, ROWS) * heads.number,)](
-                    qkv, global_kv, out if base is None else base.contiguous(), out, lse, rows, columns,
-                    global_kv.shape[1], heads.number, heads.qk**-0.5, BASE=base is not None, BLOCK_R=ROWS, **options,
-                )  # fmt: skip
+        out, lse = attend_to_all(qkv, global_kv, base, heads, precision)
         ctx.save_for_backward(qkv, global_kv, lse)
-        ctx.heads, ctx.options, ctx.base_dtype = heads, options, base.dtype if base is not None else None
+        ctx.heads, ctx.precision, ctx.base_dtype = heads, precision, base.dtype if base is not None else None
         return out
 
     @staticmethod
@@ -86,39 +83,76 @@ class _GlobalAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of `qkv`, of the global keys and values, and of the base."""
         qkv, global_kv, lse = ctx.saved_tensors
-        (number, qk, v), (rows, columns), keys = ctx.heads, qkv.shape, global_kv.shape[1]
-        grad_out = grads[0].contiguous()
-        grad_qkv = torch.zeros_like(qkv)
-        block_k = ctx.options["BLOCK_K"]
-        tiles, warps = triton.cdiv(keys, block_k), block_k // 16
-        programs = triton.cdiv(WARPS // warps * multiprocessors(qkv.device), number * tiles)
-        chunks = max(1, min(triton.cdiv(rows, PASSING_ROWS), programs))
-        partial = lse.new_empty(chunks, number, keys, qk + v)
-        # With several tiles of keys, each has its part of the queries' gradient.
-        parts = lse.new_empty(tiles, rows, number * qk) if tiles > 1 else grad_qkv[None]
-        with on_device(qkv):
-            _backward_kernel[(chunks * number * tiles,)](
-                qkv, global_kv, lse, grad_out, parts, partial, rows, columns, parts.stride(1), keys, number, chunks,
-                qk**-0.5, TILES=tiles, BLOCK_R=PASSING_ROWS, num_warps=warps, **ctx.options,
-            )  # fmt: skip
-        if tiles > 1:
-            grad_qkv[:, : number * qk] = parts.sum(dim=0)
+        grad_out, grad_qkv = grads[0].contiguous(), torch.zeros_like(qkv)
+        grad_global = add_gradients(qkv, global_kv, lse, grad_out, grad_qkv, ctx.heads, ctx.precision)
         grad_base = grad_out.to(ctx.base_dtype) if ctx.base_dtype is not None else None
-        return grad_qkv, partial.sum(dim=0).to(global_kv.dtype), grad_base, None, None
+        return grad_qkv, grad_global, grad_base, None, None
 
 
-@triton.jit(do_not_specialize=["rows", "keys", "heads"])
+def _options(heads: Heads, keys: int, precision: str) -> dict[str, Any]:
+    """Return the compile-time arguments that both kernels share."""
+    width = max(padded_width(heads.qk), padded_width(heads.v))
+    return {
+        "QK": heads.qk, "V": heads.v, "DQ": padded_width(heads.qk), "DV": padded_width(heads.v),
+        "PRECISION": precision, "BLOCK_K": min(KEYS * 32 // max(32, width), padded_width(keys)), "num_stages": 1,
+    }  # fmt: skip
+
+
+def attend_to_all(
+    qkv: Tensor, global_kv: Tensor, base: Tensor | None, heads: Heads, precision: str
+) -> tuple[Tensor, Tensor]:
+    """Return what `global_attention` does, without a gradient, and the log-sum-exp of every row and head.
+
+    `qkv` and `global_kv` are contiguous.
+    """
+    rows, columns = qkv.shape
+    out = qkv.new_empty(rows, heads.number * heads.v)
+    lse = qkv.new_empty(rows, heads.number, dtype=torch.float32)
+    if rows > 0:
+        with on_device(qkv):
+            _forward_kernel[(triton.cdiv(rows, ROWS) * heads.number,)](
+                qkv, global_kv, out if base is None else base.contiguous(), out, lse, rows, columns,
+                global_kv.shape[1], heads.number, heads.qk**-0.5, BASE=base is not None, BLOCK_R=ROWS,
+                **_options(heads, global_kv.shape[1], precision),
+            )  # fmt: skip
+    return out, lse
+
+
+def add_gradients(
+    qkv: Tensor, global_kv: Tensor, lse: Tensor, grad_out: Tensor, grad_qkv: Tensor, heads: Heads, precision: str
+) -> Tensor:
+    """Add the gradient of the queries to `grad_qkv`, and return that of `global_kv`; all inputs are contiguous."""
+    (number, qk, v), (rows, columns), keys = heads, qkv.shape, global_kv.shape[1]
+    options = _options(heads, keys, precision)
+    tiles = triton.cdiv(keys, options["BLOCK_K"])
+    warps = options["BLOCK_K"] // 16 if max(options["DQ"], options["DV"]) <= 32 else 4  # wide heads need registers
+    programs = triton.cdiv(WARPS // warps * multiprocessors(qkv.device), number * tiles)
+    chunks = max(1, min(triton.cdiv(rows, PASSING_ROWS), programs))
+    partial = lse.new_empty(chunks, number, keys, qk + v)
+    # With several tiles of keys, each has its part of the queries' gradient.
+    parts = lse.new_empty(tiles, rows, number * qk) if tiles > 1 else grad_qkv[None]
+    with on_device(qkv):
+        _backward_kernel[(chunks * number * tiles,)](
+            qkv, global_kv, lse, grad_out, parts, partial, rows, columns, parts.stride(1), keys, number, chunks,
+            qk**-0.5, TILES=tiles, BLOCK_R=PASSING_ROWS, num_warps=warps, **options,
+        )  # fmt: skip
+    if tiles > 1:
+        grad_qkv[:, : number * qk] += parts.sum(dim=0)
+    return partial.sum(dim=0).to(global_kv.dtype)
+
+
+@triton.jit(do_not_specialize=["rows", "keys"])
 def _forward_kernel(
     qkv: tl.tensor, global_kv: tl.tensor, base: tl.tensor, out: tl.tensor, lse: tl.tensor,
-    rows: tl.tensor, columns: tl.tensor, keys: tl.tensor, heads: tl.tensor, scale: tl.tensor,
+    rows: tl.tensor, COLUMNS: tl.constexpr, keys: tl.tensor, HEADS: tl.constexpr, scale: tl.tensor,
     QK: tl.constexpr, V: tl.constexpr, DQ: tl.constexpr, DV: tl.constexpr, BASE: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ) -> None:  # fmt: skip
     """Attend for BLOCK_R rows and a head, with an online softmax over BLOCK_K keys at a time."""
-    head = tl.program_id(0) % heads
-    row = (tl.program_id(0) // heads).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    head = tl.program_id(0) % HEADS
+    row = (tl.program_id(0) // HEADS).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     real = row < rows
-    q = tile(qkv, row, real, columns, head * QK, QK, DQ)
+    q = tile(qkv, row, real, COLUMNS, head * QK, QK, DQ)
     largest = tl.full([BLOCK_R], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_R], tl.float32)
     values = tl.zeros([BLOCK_R, DV], tl.float32)
@@ -136,9 +170,9 @@ def _forward_kernel(
         largest = now_largest
     values = values / total[:, None]
     if BASE:
-        values += tile(base, row, real, heads * V, head * V, V, DV).to(tl.float32)
-    put(out, values, row, real, heads * V, head * V, V, DV, False)
-    tl.store(lse + row * heads + head, largest + tl.log2(total), mask=real)
+        values += tile(base, row, real, HEADS * V, head * V, V, DV).to(tl.float32)
+    put(out, values, row, real, HEADS * V, head * V, V, DV, False)
+    tl.store(lse + row * HEADS + head, largest + tl.log2(total), mask=real)
 
 
 @triton.jit
@@ -149,21 +183,22 @@ def _weights(q: tl.tensor, k: tl.tensor, there: tl.tensor, shift: tl.tensor, log
     return tl.exp2(tl.where(there[:, None], scores, float("-inf")) - shift[None, :])
 
 
-@triton.jit(do_not_specialize=["rows", "keys", "heads", "chunks"])
+@triton.jit(do_not_specialize=["rows", "keys", "chunks"])
 def _backward_kernel(
     qkv: tl.tensor, global_kv: tl.tensor, lse: tl.tensor, grad_out: tl.tensor, grad_q: tl.tensor, partial: tl.tensor,
-    rows: tl.tensor, columns: tl.tensor, stride: tl.tensor, keys: tl.tensor, heads: tl.tensor, chunks: tl.tensor,
-    scale: tl.tensor, QK: tl.constexpr, V: tl.constexpr, DQ: tl.constexpr, DV: tl.constexpr, TILES: tl.constexpr,
+    rows: tl.tensor, COLUMNS: tl.constexpr, STRIDE: tl.constexpr, keys: tl.tensor, HEADS: tl.constexpr,
+    chunks: tl.tensor, scale: tl.tensor,
+    QK: tl.constexpr, V: tl.constexpr, DQ: tl.constexpr, DV: tl.constexpr, TILES: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ) -> None:  # fmt: skip
     """Take every `chunks`-th block of rows with one head and one tile of keys.
 
-    Writes these rows' gradient of the queries to `grad_q` (TILES, rows, stride), and the sums for the keys and values
-    to `partial` (chunks, heads, keys, QK + V).
+    Adds these rows' gradient of the queries to `grad_q` (rows, STRIDE), or with several TILES writes each tile's part
+    to (TILES, rows, STRIDE); writes the sums for the keys and values to `partial` (chunks, heads, keys, QK + V).
     """
-    head = tl.program_id(0) % heads
-    own = tl.program_id(0) // heads % TILES
-    chunk = tl.program_id(0) // heads // TILES
+    head = tl.program_id(0) % HEADS
+    own = tl.program_id(0) // HEADS % TILES
+    chunk = tl.program_id(0) // HEADS // TILES
     j = own * BLOCK_K + tl.arange(0, BLOCK_K)
     there = j < keys
     k = tile(global_kv, head * keys + j, there, QK + V, 0, QK, DQ)
@@ -173,9 +208,9 @@ def _backward_kernel(
     for block in range(chunk, tl.cdiv(rows, BLOCK_R), chunks):
         row = tl.arange(0, BLOCK_R).to(tl.int64) + block * BLOCK_R
         real = row < rows
-        q = tile(qkv, row, real, columns, head * QK, QK, DQ)
-        do = tile(grad_out, row, real, heads * V, head * V, V, DV)
-        shift = tl.load(lse + row * heads + head, mask=real, other=float("inf"))  # weights of no row are 0
+        q = tile(qkv, row, real, COLUMNS, head * QK, QK, DQ)
+        do = tile(grad_out, row, real, HEADS * V, head * V, V, DV)
+        shift = tl.load(lse + row * HEADS + head, mask=real, other=float("inf"))  # weights of no row are 0
         weights = _weights(q, k, there, shift, scale * LOG2_E, PRECISION)
         slopes = dot(v, tl.trans(do), PRECISION)
         both = tl.sum(weights * slopes, 0)
@@ -190,7 +225,9 @@ def _backward_kernel(
         dv += dot(weights.to(do.dtype), do, PRECISION)
         dk += dot(slopes.to(q.dtype), q, PRECISION)
         dq = dot(tl.trans(slopes).to(k.dtype), k, PRECISION) * scale
-        put(grad_q, dq, own.to(tl.int64) * rows + row, real, stride, head * QK, QK, DQ, False)
-    at = (chunk * heads + head).to(tl.int64) * keys + j
+        if TILES == 1:
+            dq += tile(grad_q, row, real, STRIDE, head * QK, QK, DQ).to(tl.float32)
+        put(grad_q, dq, own.to(tl.int64) * rows + row, real, STRIDE, head * QK, QK, DQ, False)
+    at = (chunk * HEADS + head).to(tl.int64) * keys + j
     put(partial, dk * scale, at, there, QK + V, 0, QK, DQ, False)
     put(partial, dv, at, there, QK + V, QK, V, DV, False)

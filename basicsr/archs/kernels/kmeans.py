@@ -19,6 +19,7 @@ ROWS = 64  # of a block: one Hopper warpgroup product
 CENTRES = 32  # of a tile: more would leave too few registers
 COLUMNS = 64  # of a tile
 PROGRAMS = 2  # for each multiprocessor, in the sums
+LEADING_BITS = tl.constexpr(-(1 << 13))  # of a float32: those that TF32 keeps
 
 
 def nearest_centre(z: Tensor, unit_centres: Tensor) -> Tensor:
@@ -57,8 +58,8 @@ def _check(name: str, z: Tensor, centres: Tensor) -> None:
         raise ValueError(f"{name}: rows {tuple(z.shape)} and centres {tuple(centres.shape)} do not fit")
 
 
-def _full_precision() -> str:
-    return "ieee" if dot_precision() == "ieee" else "tf32x3"
+def _precision(on_card: str) -> str:
+    return "ieee" if dot_precision() == "ieee" else on_card
 
 
 def _nearest(z: Tensor, centres: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def _nearest(z: Tensor, centres: Tensor) -> Tensor:
         with on_device(z):
             _nearest_kernel[(triton.cdiv(len(z), ROWS),)](
                 z, centres, chosen, len(z), z.shape[1], len(centres), ROWS, min(CENTRES, padded_width(len(centres))),
-                min(COLUMNS, padded_width(z.shape[1])), _full_precision(), num_stages=1,
+                min(COLUMNS, padded_width(z.shape[1])), _precision("tf32x3"), num_stages=1,
             )  # fmt: skip
     return chosen
 
@@ -88,7 +89,7 @@ class _Sums(torch.autograd.Function):
         partial = centres.new_empty(chunks, number, columns + 1)
         with on_device(z):
             _sums_kernel[(chunks * tiles,)](
-                z, chosen, partial, rows, columns, number, chunks, ROWS, height, width, _full_precision(), num_stages=1
+                z, chosen, partial, rows, columns, number, chunks, ROWS, height, width, _precision("tf32"), num_stages=1
             )
         ctx.save_for_backward(chosen)
         ctx.dtype = z.dtype
@@ -104,7 +105,7 @@ class _Sums(torch.autograd.Function):
 
 @triton.jit(do_not_specialize=["rows", "number"])
 def _nearest_kernel(
-    z: tl.tensor, centres: tl.tensor, chosen: tl.tensor, rows: tl.tensor, columns: tl.tensor, number: tl.tensor,
+    z: tl.tensor, centres: tl.tensor, chosen: tl.tensor, rows: tl.tensor, COLUMNS: tl.constexpr, number: tl.tensor,
     BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
     """Choose for BLOCK_R rows among BLOCK_T centres at a time."""
@@ -114,12 +115,12 @@ def _nearest_kernel(
     for first in range(0, number, BLOCK_T):
         t = first + tl.arange(0, BLOCK_T)
         similarity = tl.zeros([BLOCK_R, BLOCK_T], tl.float32)
-        for column in range(0, columns, BLOCK_C):
+        for column in range(0, COLUMNS, BLOCK_C):
             c = column + tl.arange(0, BLOCK_C)
-            mask = (row < rows)[:, None] & (c < columns)[None, :]
-            x = tl.load(z + row[:, None] * columns + c[None, :], mask=mask, other=0.0).to(tl.float32)
-            mask = (t < number)[:, None] & (c < columns)[None, :]
-            y = tl.load(centres + t[:, None] * columns + c[None, :], mask=mask, other=0.0)
+            mask = (row < rows)[:, None] & (c < COLUMNS)[None, :]
+            x = tl.load(z + row[:, None] * COLUMNS + c[None, :], mask=mask, other=0.0).to(tl.float32)
+            mask = (t < number)[:, None] & (c < COLUMNS)[None, :]
+            y = tl.load(centres + t[:, None] * COLUMNS + c[None, :], mask=mask, other=0.0)
             similarity += dot(x, tl.trans(y), PRECISION)
         similarity = tl.where((t < number)[None, :], similarity, float("-inf"))
         here, at = tl.max(similarity, 1, return_indices=True, return_indices_tie_break_left=True)
@@ -130,10 +131,10 @@ def _nearest_kernel(
 
 @triton.jit(do_not_specialize=["rows", "number", "chunks"])
 def _sums_kernel(
-    z: tl.tensor, chosen: tl.tensor, partial: tl.tensor, rows: tl.tensor, columns: tl.tensor, number: tl.tensor,
+    z: tl.tensor, chosen: tl.tensor, partial: tl.tensor, rows: tl.tensor, COLUMNS: tl.constexpr, number: tl.tensor,
     chunks: tl.tensor, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Sum a tile of centres and columns over every `chunks`-th block of rows; column `columns` is one in every row."""
+    """Sum a tile of centres and columns over every `chunks`-th block of rows; column `COLUMNS` is one in every row."""
     chunk = tl.program_id(0) % chunks
     centre_tiles = tl.cdiv(number, BLOCK_T)
     t = tl.program_id(0) // chunks % centre_tiles * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -142,10 +143,12 @@ def _sums_kernel(
     for block in range(chunk, tl.cdiv(rows, BLOCK_R), chunks):
         row = tl.arange(0, BLOCK_R).to(tl.int64) + block * BLOCK_R
         of_row = tl.load(chosen + row, mask=row < rows, other=-1)
-        mask = (row < rows)[:, None] & (c < columns)[None, :]
-        x = tl.load(z + row[:, None] * columns + c[None, :], mask=mask, other=0.0).to(tl.float32)
-        x = tl.where((c == columns)[None, :], 1.0, x)
-        member = tl.where(t[:, None] == of_row[None, :], 1.0, 0.0)
-        total += dot(member, x, PRECISION)
-    at = partial + (chunk.to(tl.int64) * number + t)[:, None] * (columns + 1) + c[None, :]
-    tl.store(at, total, mask=(t < number)[:, None] & (c <= columns)[None, :])
+        mask = (row < rows)[:, None] & (c < COLUMNS)[None, :]
+        x = tl.load(z + row[:, None] * COLUMNS + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        x = tl.where((c == COLUMNS)[None, :], 1.0, x)
+        member = tl.where(of_row[:, None] == t[None, :], 1.0, 0.0)
+        # TF32 holds zeros and ones, so two products do: of the leading bits, and of what they leave.
+        leading = (x.to(tl.int32, bitcast=True) & LEADING_BITS).to(tl.float32, bitcast=True)
+        total += dot(tl.trans(member), leading, PRECISION) + dot(tl.trans(member), x - leading, PRECISION)
+    at = partial + (chunk.to(tl.int64) * number + t)[:, None] * (COLUMNS + 1) + c[None, :]
+    tl.store(at, total, mask=(t < number)[:, None] & (c <= COLUMNS)[None, :])

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from basicsr.archs.kernels import MAX_HEAD_WIDTH
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MULTIPROCESSORS = 132  # of an H100; assumed where there is no GPU, in the interpreter
 
@@ -31,6 +33,12 @@ def check_dtype(name: str, x: Tensor) -> None:
     """Raise a TypeError unless the kernels know the precision of `x`."""
     if x.dtype not in DTYPES:
         raise TypeError(f"{name}: {x.dtype} is not supported; use float32, bfloat16 or float16")
+
+
+def check_widths(name: str, *widths: int) -> None:
+    """Raise a ValueError for heads that are too wide."""
+    if not 1 <= min(widths) <= max(widths) <= MAX_HEAD_WIDTH:
+        raise ValueError(f"{name}: heads of {widths} columns; the kernels take 1 to {MAX_HEAD_WIDTH}")
 
 
 def padded_width(width: int) -> int:

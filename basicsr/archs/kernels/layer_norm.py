@@ -92,19 +92,19 @@ class _LayerNorm(torch.autograd.Function):
 @triton.jit(do_not_specialize=["rows"])
 def _forward_kernel(
     x: tl.tensor, weight: tl.tensor, bias: tl.tensor, out: tl.tensor, stats: tl.tensor,
-    rows: tl.tensor, channels: tl.tensor, eps: tl.tensor, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    rows: tl.tensor, CHANNELS: tl.constexpr, eps: tl.tensor, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
     """Normalise HEIGHT rows."""
     row = tl.program_id(0).to(tl.int64) * HEIGHT + tl.arange(0, HEIGHT)
     c = tl.arange(0, WIDTH)
-    mask = (row < rows)[:, None] & (c < channels)[None, :]
-    at = row[:, None] * channels + c[None, :]
+    mask = (row < rows)[:, None] & (c < CHANNELS)[None, :]
+    at = row[:, None] * CHANNELS + c[None, :]
     values = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-    mean = tl.sum(values, 1) / channels
+    mean = tl.sum(values, 1) / CHANNELS
     centred = tl.where(mask, values - mean[:, None], 0.0)
-    inverse = 1 / tl.sqrt(tl.sum(centred * centred, 1) / channels + eps)
-    w = tl.load(weight + c, mask=c < channels, other=0.0).to(tl.float32)
-    b = tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)
+    inverse = 1 / tl.sqrt(tl.sum(centred * centred, 1) / CHANNELS + eps)
+    w = tl.load(weight + c, mask=c < CHANNELS, other=0.0).to(tl.float32)
+    b = tl.load(bias + c, mask=c < CHANNELS, other=0.0).to(tl.float32)
     y = centred * inverse[:, None] * w[None, :] + b[None, :]
     tl.store(out + at, y.to(out.dtype.element_ty), mask=mask)
     tl.store(stats + row, mean, mask=row < rows)
@@ -114,28 +114,28 @@ def _forward_kernel(
 @triton.jit(do_not_specialize=["rows", "programs"])
 def _backward_kernel(
     x: tl.tensor, weight: tl.tensor, stats: tl.tensor, grad_out: tl.tensor, grad_x: tl.tensor, partial: tl.tensor,
-    rows: tl.tensor, channels: tl.tensor, programs: tl.tensor, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    rows: tl.tensor, CHANNELS: tl.constexpr, programs: tl.tensor, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
     """Take every `programs`-th block of HEIGHT rows, and leave its sums for weight and bias in `partial`."""
     pid = tl.program_id(0)
     c = tl.arange(0, WIDTH)
-    w = tl.load(weight + c, mask=c < channels, other=0.0).to(tl.float32)
+    w = tl.load(weight + c, mask=c < CHANNELS, other=0.0).to(tl.float32)
     grad_weight = tl.zeros([WIDTH], tl.float32)
     grad_bias = tl.zeros([WIDTH], tl.float32)
     for block in range(pid, tl.cdiv(rows, HEIGHT), programs):
         row = tl.arange(0, HEIGHT).to(tl.int64) + block * HEIGHT
-        mask = (row < rows)[:, None] & (c < channels)[None, :]
-        at = row[:, None] * channels + c[None, :]
+        mask = (row < rows)[:, None] & (c < CHANNELS)[None, :]
+        at = row[:, None] * CHANNELS + c[None, :]
         mean = tl.load(stats + row, mask=row < rows, other=0.0)
         inverse = tl.load(stats + rows + row, mask=row < rows, other=0.0)
         values = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
         grad = tl.load(grad_out + at, mask=mask, other=0.0).to(tl.float32)
         normal = tl.where(mask, (values - mean[:, None]) * inverse[:, None], 0.0)
         slope = grad * w[None, :]
-        along = tl.sum(slope * normal, 1) / channels
-        result = (slope - tl.sum(slope, 1)[:, None] / channels - normal * along[:, None]) * inverse[:, None]
+        along = tl.sum(slope * normal, 1) / CHANNELS
+        result = (slope - tl.sum(slope, 1)[:, None] / CHANNELS - normal * along[:, None]) * inverse[:, None]
         tl.store(grad_x + at, result.to(grad_x.dtype.element_ty), mask=mask)
         grad_weight += tl.sum(grad * normal, 0)
         grad_bias += tl.sum(grad, 0)
-    tl.store(partial + pid * channels + c, grad_weight, mask=c < channels)
-    tl.store(partial + (programs + pid) * channels + c, grad_bias, mask=c < channels)
+    tl.store(partial + pid * CHANNELS + c, grad_weight, mask=c < CHANNELS)
+    tl.store(partial + (programs + pid) * CHANNELS + c, grad_bias, mask=c < CHANNELS)

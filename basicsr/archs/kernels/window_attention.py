@@ -20,14 +20,22 @@ from torch.autograd.function import once_differentiable
 
 from basicsr.archs.kernels import window_kernels as kernels
 from basicsr.archs.kernels.gather_sum import gather_sum
-from basicsr.archs.kernels.launch import check_dtype, dot_precision, multiprocessors, on_device, padded_width
+from basicsr.archs.kernels.global_attention import add_gradients, attend_to_all, check_global_kv
+from basicsr.archs.kernels.launch import (
+    check_dtype,
+    check_widths,
+    dot_precision,
+    multiprocessors,
+    on_device,
+    padded_width,
+)
 from basicsr.archs.windows import Heads, Inverse
 
 
 def window_attention(
     qkv: Tensor, rows: Tensor, *, number: int, step: int, queries: int, keys: int, valid: int, heads: Heads,
     scatter: bool = False, numbers: Tensor | None = None, labels: Tensor | None = None, uniform: int = 0,
-    factor: Tensor | None = None, inverse: Inverse | None = None,
+    factor: Tensor | None = None, inverse: Inverse | None = None, global_kv: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Return softmax attention in every window, scale 1/sqrt(heads.qk), as `gathered_attention` does.
 
@@ -41,8 +49,9 @@ def window_attention(
         labels: (windows, keys) int32: between places with different labels -100 is added as well.
         uniform: windows at the beginning whose labels are all the same.
         factor: one number on the scores, beside the scale; may need a gradient. It is read on the device only.
-        inverse: what the deterministic gradient needs. `order` (images, entries) int32: a row for every entry;
-            `key_slots` (entries, taps) int32: the slots `window * keys + place` that hold the entry, negative for none.
+        inverse: what the deterministic gradient needs.
+        global_kv: (heads, T, qk + v), keys and values that every query attends to as well, with `scatter` only: as if
+            `global_attention` were added, but the gradients of the queries are summed in place.
 
     Returns:
         (images * windows * queries, heads * v), window after window; with `scatter` (rows, heads * v).
@@ -53,6 +62,11 @@ def window_attention(
     """
     check_dtype("window_attention", qkv)
     _check_shapes(qkv, rows, heads, (number, step, queries, keys), numbers, labels, factor)
+    if global_kv is not None:
+        check_global_kv("window_attention", global_kv, heads)
+        if not scatter or factor is not None:
+            raise ValueError("window_attention: global_kv needs scatter=True and no factor")
+        global_kv = global_kv.to(qkv.dtype)
     places = rows.shape[1]
     each_row_once = scatter and step == keys and valid == places == number * step
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -61,11 +75,11 @@ def window_attention(
             "window_attention: rows lie in several windows, and deterministic algorithms are on: "
             "the gradient needs inverse=(order, key_slots)"
         )
-    sizes = _Sizes(number, places, step, queries, keys, valid, uniform, heads.number)
+    sizes = _Sizes(number, places, step, queries, keys, valid, uniform)
     form = "direct" if each_row_once else "slots" if deterministic else "atomic"
     call = _Call(len(rows), sizes, heads, scatter, labels is not None, dot_precision(), form)
     order, key_slots = inverse if inverse is not None and form == "slots" else (None, None)
-    return _WindowAttention.apply(qkv, numbers, factor, rows, labels, order, key_slots, call)
+    return _WindowAttention.apply(qkv, global_kv, numbers, factor, rows, labels, order, key_slots, call)
 
 
 def _check_shapes(
@@ -73,6 +87,7 @@ def _check_shapes(
     labels: Tensor | None, factor: Tensor | None,
 ) -> None:  # fmt: skip
     number, step, queries, keys = windows
+    check_widths("window_attention", heads.qk, heads.v)
     if qkv.ndim != 2 or qkv.shape[1] != heads.columns:
         raise ValueError(f"window_attention: qkv is {tuple(qkv.shape)}; {heads} need {heads.columns} columns")
     if rows.ndim != 2 or rows.dtype != torch.int32 or rows.device != qkv.device:
@@ -100,7 +115,11 @@ class _Sizes(NamedTuple):
     keys: int
     valid: int
     uniform: int
-    heads: int
+
+    @property
+    def all_valid(self) -> bool:
+        """Whether no query is padding."""
+        return self.valid >= (self.number - 1) * self.step + self.queries
 
 
 class _Call(NamedTuple):
@@ -127,9 +146,9 @@ class _Call(NamedTuple):
 
     def flags(self, numbers: Tensor | None, factor: Tensor | None) -> dict[str, Any]:
         """The compile-time arguments that all kernels share."""
-        _, qk, v = self.heads
+        number, qk, v = self.heads
         return {
-            "QK": qk, "V": v, "DQ": padded_width(qk), "DV": padded_width(v), "SCATTER": self.scatter,
+            "HEADS": number, "QK": qk, "V": v, "DQ": padded_width(qk), "DV": padded_width(v), "SCATTER": self.scatter,
             "BIAS": numbers is not None, "LABELS": self.labelled, "FACTOR": factor is not None,
             "PRECISION": self.precision,
         }  # fmt: skip
@@ -139,8 +158,8 @@ class _Tiles(NamedTuple):
     """Block sizes of a program, chosen by what the compiler reports for sm_90 (registers, spills), not by timing.
 
     `own` rows stay with the program and `other` rows pass by. 64 own rows are one Hopper warpgroup product; passing 32
-    keeps float32 with its three TF32 products under 150 registers a thread, so that three programs share a
-    multiprocessor. Wide heads leave no registers to load the next rows ahead (`num_stages` 1).
+    keeps the backward pass in float32, with its three TF32 products, at 168 registers a thread, so that three programs
+    of 4 warps share a multiprocessor. Wide heads leave no registers to load the next rows ahead (`num_stages` 1).
     """
 
     own: int
@@ -164,20 +183,22 @@ class _Tiles(NamedTuple):
         wanted = 2 * multiprocessors(device)
         while own > 32 and call.windows * call.heads.number * triton.cdiv(rows, own) < wanted:
             own //= 2
-        warps = min(4, own // 16) if self.own > 32 else 4
+        warps = min(4, own // 16) if self.own > 32 else 8
         return own, min(self.other, padded_width(others)), {"num_warps": warps, "num_stages": self.num_stages}
 
 
 class _WindowAttention(torch.autograd.Function):
+    """The attention and its gradients."""
+
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, numbers: Tensor | None, factor: Tensor | None, rows: Tensor,
-                labels: Tensor | None, order: Tensor | None, key_slots: Tensor | None,
+    def forward(ctx: Any, qkv: Tensor, global_kv: Tensor | None, numbers: Tensor | None, factor: Tensor | None,
+                rows: Tensor, labels: Tensor | None, order: Tensor | None, key_slots: Tensor | None,
                 call: _Call) -> Tensor:  # fmt: skip
+        """Shapes and arguments of `window_attention`."""
         qkv, rows = qkv.contiguous(), rows.contiguous()
-        numbers, labels = (x.contiguous() if x is not None else None for x in (numbers, labels))
+        global_kv, numbers, labels = (x.contiguous() if x is not None else None for x in (global_kv, numbers, labels))
         length, (heads, _, v) = call.output_rows(qkv), call.heads
-        padding = not call.scatter and call.sizes.valid < call.sizes.number * call.sizes.queries
-        out = (qkv.new_zeros if padding else qkv.new_empty)(length, heads * v)
+        out = (qkv.new_empty if call.scatter or call.sizes.all_valid else qkv.new_zeros)(length, heads * v)
         lse = qkv.new_empty(length, heads, dtype=torch.float32)
         tiles = _Tiles.of(call)
         if tiles.num_stages > 1 and numbers is None:
@@ -190,29 +211,36 @@ class _WindowAttention(torch.autograd.Function):
                     *_inputs(qkv, rows, numbers, labels, factor), out, lse, *call.sizes, call.scale,
                     **call.flags(numbers, factor), BLOCK_Q=block_q, BLOCK_K=block_k, **options,
                 )  # fmt: skip
-        ctx.save_for_backward(qkv, numbers, factor, rows, labels, order, key_slots, out, lse)
+        result, global_lse = out, None
+        if global_kv is not None:
+            result, global_lse = attend_to_all(qkv, global_kv, out, call.heads, call.precision)
+        ctx.save_for_backward(qkv, global_kv, numbers, factor, rows, labels, order, key_slots, out, lse, global_lse)
         ctx.call = call
-        return out
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, numbers, factor, rows, labels, order, key_slots, out, lse = ctx.saved_tensors
+        """Gradients of `qkv`, the global keys and values, the numbers and the factor."""
+        qkv, global_kv, numbers, factor, rows, labels, order, key_slots, out, lse, global_lse = ctx.saved_tensors
         call: _Call = ctx.call
         inputs = _inputs(qkv, rows, numbers, labels, factor)
         flags = call.flags(numbers, factor)
         grad_out = grads[0].contiguous()
         if call.windows == 0:
-            return (torch.zeros_like(qkv), *(torch.zeros_like(x) if x is not None else None for x in (numbers, factor)),
-                    None, None, None, None, None)  # fmt: skip
+            zeros = (torch.zeros_like(x) if x is not None else None for x in (qkv, global_kv, numbers, factor))
+            return *zeros, None, None, None, None, None
         delta = torch.empty_like(lse)
         with on_device(qkv):
             grad_qkv, parts = _grad_qkv(call, inputs, flags, out, (lse, grad_out, delta), order, key_slots)
-            grad_numbers = None
-            if ctx.needs_input_grad[1]:
+            grad_global = grad_numbers = None
+            if global_kv is not None:
+                of_all = global_kv, global_lse, grad_out, grad_qkv, call.heads, call.precision
+                grad_global = add_gradients(qkv, *of_all)
+            if ctx.needs_input_grad[2]:
                 grad_numbers = _grad_numbers(call, inputs, flags, (lse, grad_out, delta)).to(numbers.dtype)
         grad_factor = parts.sum().to(factor.dtype).view_as(factor) if factor is not None else None
-        return grad_qkv, grad_numbers, grad_factor, None, None, None, None, None
+        return grad_qkv.to(qkv.dtype), grad_global, grad_numbers, grad_factor, None, None, None, None, None
 
 
 def _inputs(qkv: Tensor, rows: Tensor, numbers: Tensor | None, labels: Tensor | None, factor: Tensor | None) -> list:
@@ -224,7 +252,7 @@ def _grad_qkv(
     call: _Call, inputs: list[Tensor], flags: dict[str, Any], out: Tensor, saved: tuple[Tensor, Tensor, Tensor],
     order: Tensor | None, key_slots: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the gradient of `qkv`, and the parts of the factor's; fill `delta`, the last of `saved`.
+    """Return the gradient of `qkv`, perhaps as float32, and the parts of the factor's; fill `delta` in `saved`.
 
     With slots, a query's gradient has a slot, too, unless `scatter` says that its row has just this one.
     """
@@ -236,7 +264,7 @@ def _grad_qkv(
     if slots:
         ahead = 0 if call.scatter else heads * qk
         shape = call.images, sizes.number * sizes.keys, qkv.shape[1] - (heads * qk - ahead)
-        every_slot_written = call.scatter or (sizes.queries == sizes.keys and sizes.valid >= sizes.number * sizes.step)
+        every_slot_written = call.scatter or (sizes.queries == sizes.keys and sizes.all_valid)
         for_keys = (qkv.new_empty if every_slot_written else qkv.new_zeros)(shape)
     tiles = _Tiles.of(call)
     block_q, block_k, options = tiles.launch(call, qkv.device, sizes.queries, sizes.keys)
@@ -254,7 +282,7 @@ def _grad_qkv(
     )  # fmt: skip
     if slots and order is not None and key_slots is not None:
         gather_sum(grad[:, grad.shape[1] - for_keys.shape[-1] :], for_keys, key_slots, order)
-    return grad.to(qkv.dtype), grad_factor
+    return grad, grad_factor
 
 
 def _grad_numbers(

@@ -3,7 +3,7 @@
 Shapes of tiles: Q queries, K keys, D columns. A matrix `qkv` has the columns of all queries, all keys, all values.
 Scores are in units of log2, so that `exp2` serves; so is the log-sum-exp that the forward pass keeps.
 
-What is common to the kernels' arguments: `number` windows an image, `places` of an image in `rows`, `heads` heads of
+What is common to the kernels' arguments: `number` windows an image, `places` of an image in `rows`, HEADS heads of
 QK and V columns, padded to DQ and DV; `scale` on the scores, times the number at `factor` with FACTOR; `numbers` are
 added to the scores with BIAS, and FAR between different `labels` with LABELS, from window `uniform` on.
 """
@@ -26,11 +26,11 @@ def dot(a: tl.tensor, b: tl.tensor, PRECISION: tl.constexpr) -> Any:
 
 
 @triton.jit
-def _program(blocks: tl.tensor, heads: tl.tensor, number: tl.tensor) -> Any:
+def _program(blocks: tl.tensor, number: tl.tensor, HEADS: tl.constexpr) -> Any:
     """Return this program's image, window, head and block. Heads are neighbours because they read the same rows."""
     pid = tl.program_id(0)
-    window = pid // heads // blocks
-    return (window // number).to(tl.int64), window % number, pid % heads, pid // heads % blocks
+    window = pid // HEADS // blocks
+    return (window // number).to(tl.int64), window % number, pid % HEADS, pid // HEADS % blocks
 
 
 @triton.jit
@@ -78,19 +78,19 @@ def _target(row: tl.tensor, image: tl.tensor, window: tl.tensor, i: tl.tensor, n
     return row if BY_ROW else (image * number + window) * count + i
 
 
-@triton.jit(do_not_specialize=["number", "places", "step", "queries", "keys", "valid", "uniform", "heads"])
+@triton.jit(do_not_specialize=["number", "places", "valid", "uniform"])
 def forward(
     qkv: tl.tensor, rows: tl.tensor, numbers: tl.tensor, labels: tl.tensor, factor: tl.tensor,
     out: tl.tensor, lse: tl.tensor,
     number: tl.tensor, places: tl.tensor, step: tl.tensor, queries: tl.tensor, keys: tl.tensor, valid: tl.tensor,
-    uniform: tl.tensor, heads: tl.tensor, scale: tl.tensor,
+    uniform: tl.tensor, scale: tl.tensor, HEADS: tl.constexpr,
     QK: tl.constexpr, V: tl.constexpr, DQ: tl.constexpr, DV: tl.constexpr,
     SCATTER: tl.constexpr, BIAS: tl.constexpr, LABELS: tl.constexpr, FACTOR: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ) -> None:  # fmt: skip
     """Attend for BLOCK_Q queries of a window and head, with an online softmax over BLOCK_K keys at a time."""
-    image, window, head, block = _program(tl.cdiv(queries, BLOCK_Q), heads, number)
-    columns = heads * (2 * QK + V)
+    image, window, head, block = _program(tl.cdiv(queries, BLOCK_Q), number, HEADS)
+    columns = HEADS * (2 * QK + V)
     base = rows + image * places + window * step
     i = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
     real = (i < queries) & (window * step + i < valid)
@@ -106,8 +106,8 @@ def forward(
         j = first + tl.arange(0, BLOCK_K)
         there = j < keys
         key_row = tl.load(base + j, mask=there, other=0).to(tl.int64)
-        k = tile(qkv, key_row, there, columns, heads * QK + head * QK, QK, DQ)
-        v = tile(qkv, key_row, there, columns, 2 * heads * QK + head * V, V, DV)
+        k = tile(qkv, key_row, there, columns, HEADS * QK + head * QK, QK, DQ)
+        v = tile(qkv, key_row, there, columns, 2 * HEADS * QK + head * V, V, DV)
         scores = dot(q, tl.trans(k), PRECISION) * log2_scale
         scores = _biased(
             scores, numbers, labels, window, head, i[:, None], j[None, :], queries, keys, uniform, BIAS, LABELS
@@ -120,16 +120,16 @@ def forward(
         values = values * shrink[:, None] + dot(weights.to(v.dtype), v, PRECISION)
         largest = now_largest
     target = _target(row, image, window, i, number, queries, SCATTER)
-    put(out, values / total[:, None], target, real, heads * V, head * V, V, DV, False)
-    tl.store(lse + target * heads + head, largest + tl.log2(total), mask=real)
+    put(out, values / total[:, None], target, real, HEADS * V, head * V, V, DV, False)
+    tl.store(lse + target * HEADS + head, largest + tl.log2(total), mask=real)
 
 
-@triton.jit(do_not_specialize=["number", "places", "step", "queries", "keys", "valid", "uniform", "heads"])
+@triton.jit(do_not_specialize=["number", "places", "valid", "uniform"])
 def backward_queries(
     qkv: tl.tensor, rows: tl.tensor, numbers: tl.tensor, labels: tl.tensor, factor: tl.tensor,
     out: tl.tensor, lse: tl.tensor, grad_out: tl.tensor, delta: tl.tensor, grad: tl.tensor, grad_factor: tl.tensor,
     number: tl.tensor, places: tl.tensor, step: tl.tensor, queries: tl.tensor, keys: tl.tensor, valid: tl.tensor,
-    uniform: tl.tensor, heads: tl.tensor, scale: tl.tensor,
+    uniform: tl.tensor, scale: tl.tensor, HEADS: tl.constexpr,
     QK: tl.constexpr, V: tl.constexpr, DQ: tl.constexpr, DV: tl.constexpr,
     SCATTER: tl.constexpr, BIAS: tl.constexpr, LABELS: tl.constexpr, FACTOR: tl.constexpr, PRECISION: tl.constexpr,
     SLOTS: tl.constexpr, ADD: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -139,19 +139,19 @@ def backward_queries(
     The gradient goes to the row of a query, or with SLOTS to its slot among the keys' places; with ADD it is added.
     Every program leaves its part of the factor's gradient.
     """
-    image, window, head, block = _program(tl.cdiv(queries, BLOCK_Q), heads, number)
-    columns = heads * (2 * QK + V)
+    image, window, head, block = _program(tl.cdiv(queries, BLOCK_Q), number, HEADS)
+    columns = HEADS * (2 * QK + V)
     base = rows + image * places + window * step
     i = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
     real = (i < queries) & (window * step + i < valid)
     row = tl.load(base + i, mask=real, other=0).to(tl.int64)
     target = _target(row, image, window, i, number, queries, SCATTER)
     q = tile(qkv, row, real, columns, head * QK, QK, DQ)
-    o = tile(out, target, real, heads * V, head * V, V, DV)
-    do = tile(grad_out, target, real, heads * V, head * V, V, DV)
-    shift = tl.load(lse + target * heads + head, mask=real, other=float("inf"))
+    o = tile(out, target, real, HEADS * V, head * V, V, DV)
+    do = tile(grad_out, target, real, HEADS * V, head * V, V, DV)
+    shift = tl.load(lse + target * HEADS + head, mask=real, other=float("inf"))
     both = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1)
-    tl.store(delta + target * heads + head, both, mask=real)
+    tl.store(delta + target * HEADS + head, both, mask=real)
     full_scale = scale
     if FACTOR:
         full_scale *= tl.load(factor).to(tl.float32)
@@ -160,8 +160,8 @@ def backward_queries(
         j = first + tl.arange(0, BLOCK_K)
         there = j < keys
         key_row = tl.load(base + j, mask=there, other=0).to(tl.int64)
-        k = tile(qkv, key_row, there, columns, heads * QK + head * QK, QK, DQ)
-        v = tile(qkv, key_row, there, columns, 2 * heads * QK + head * V, V, DV)
+        k = tile(qkv, key_row, there, columns, HEADS * QK + head * QK, QK, DQ)
+        v = tile(qkv, key_row, there, columns, 2 * HEADS * QK + head * V, V, DV)
         scores = dot(q, tl.trans(k), PRECISION) * (full_scale * LOG2_E)
         scores = _biased(
             scores, numbers, labels, window, head, i[:, None], j[None, :], queries, keys, uniform, BIAS, LABELS
@@ -176,28 +176,28 @@ def backward_queries(
     put(grad, dq * full_scale, slot, real, columns, head * QK, QK, DQ, ADD)
 
 
-@triton.jit(do_not_specialize=["number", "places", "step", "queries", "keys", "valid", "uniform", "heads"])
+@triton.jit(do_not_specialize=["number", "places", "valid", "uniform"])
 def backward_keys(
     qkv: tl.tensor, rows: tl.tensor, numbers: tl.tensor, labels: tl.tensor, factor: tl.tensor,
-    lse: tl.tensor, grad_out: tl.tensor, delta: tl.tensor, grad: tl.tensor, stride: tl.tensor, ahead: tl.tensor,
+    lse: tl.tensor, grad_out: tl.tensor, delta: tl.tensor, grad: tl.tensor, STRIDE: tl.constexpr, AHEAD: tl.constexpr,
     number: tl.tensor, places: tl.tensor, step: tl.tensor, queries: tl.tensor, keys: tl.tensor, valid: tl.tensor,
-    uniform: tl.tensor, heads: tl.tensor, scale: tl.tensor,
+    uniform: tl.tensor, scale: tl.tensor, HEADS: tl.constexpr,
     QK: tl.constexpr, V: tl.constexpr, DQ: tl.constexpr, DV: tl.constexpr,
     SCATTER: tl.constexpr, BIAS: tl.constexpr, LABELS: tl.constexpr, FACTOR: tl.constexpr, PRECISION: tl.constexpr,
     SLOTS: tl.constexpr, ADD: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Write the gradients of BLOCK_K keys and values; `grad` has `stride` columns, `ahead` of them before the keys'.
+    """Write the gradients of BLOCK_K keys and values; `grad` has STRIDE columns, AHEAD of them before the keys'.
 
     They go to the row of a key, or with SLOTS to the slot of its place; with ADD they are added.
     """
-    image, window, head, block = _program(tl.cdiv(keys, BLOCK_K), heads, number)
-    columns = heads * (2 * QK + V)
+    image, window, head, block = _program(tl.cdiv(keys, BLOCK_K), number, HEADS)
+    columns = HEADS * (2 * QK + V)
     base = rows + image * places + window * step
     j = block * BLOCK_K + tl.arange(0, BLOCK_K)
     there = j < keys
     key_row = tl.load(base + j, mask=there, other=0).to(tl.int64)
-    k = tile(qkv, key_row, there, columns, heads * QK + head * QK, QK, DQ)
-    v = tile(qkv, key_row, there, columns, 2 * heads * QK + head * V, V, DV)
+    k = tile(qkv, key_row, there, columns, HEADS * QK + head * QK, QK, DQ)
+    v = tile(qkv, key_row, there, columns, 2 * HEADS * QK + head * V, V, DV)
     if FACTOR:
         scale *= tl.load(factor).to(tl.float32)
     dk = tl.zeros([BLOCK_K, DQ], tl.float32)
@@ -208,9 +208,9 @@ def backward_keys(
         row = tl.load(base + i, mask=real, other=0).to(tl.int64)
         target = _target(row, image, window, i, number, queries, SCATTER)
         q = tile(qkv, row, real, columns, head * QK, QK, DQ)
-        do = tile(grad_out, target, real, heads * V, head * V, V, DV)
-        shift = tl.load(lse + target * heads + head, mask=real, other=float("inf"))  # weights of no query are 0
-        both = tl.load(delta + target * heads + head, mask=real, other=0.0)
+        do = tile(grad_out, target, real, HEADS * V, head * V, V, DV)
+        shift = tl.load(lse + target * HEADS + head, mask=real, other=float("inf"))  # weights of no query are 0
+        both = tl.load(delta + target * HEADS + head, mask=real, other=0.0)
         scores = dot(k, tl.trans(q), PRECISION) * (scale * LOG2_E)
         scores = _biased(
             scores, numbers, labels, window, head, i[None, :], j[:, None], queries, keys, uniform, BIAS, LABELS
@@ -220,16 +220,16 @@ def backward_keys(
         slopes = weights * (dot(v, tl.trans(do), PRECISION) - both[None, :])
         dk += dot(slopes.to(q.dtype), q, PRECISION)
     slot = _target(key_row, image, window, j, number, keys, not SLOTS)
-    put(grad, dk * scale, slot, there, stride, ahead + head * QK, QK, DQ, ADD)
-    put(grad, dv, slot, there, stride, ahead + heads * QK + head * V, V, DV, ADD)
+    put(grad, dk * scale, slot, there, STRIDE, AHEAD + head * QK, QK, DQ, ADD)
+    put(grad, dv, slot, there, STRIDE, AHEAD + HEADS * QK + head * V, V, DV, ADD)
 
 
-@triton.jit(do_not_specialize=["number", "places", "step", "queries", "keys", "valid", "uniform", "heads", "windows"])
+@triton.jit(do_not_specialize=["number", "places", "valid", "uniform", "windows"])
 def backward_bias(
     qkv: tl.tensor, rows: tl.tensor, numbers: tl.tensor, labels: tl.tensor, factor: tl.tensor,
     lse: tl.tensor, grad_out: tl.tensor, delta: tl.tensor, grad: tl.tensor, windows: tl.tensor, chunks: tl.tensor,
     number: tl.tensor, places: tl.tensor, step: tl.tensor, queries: tl.tensor, keys: tl.tensor, valid: tl.tensor,
-    uniform: tl.tensor, heads: tl.tensor, scale: tl.tensor,
+    uniform: tl.tensor, scale: tl.tensor, HEADS: tl.constexpr,
     QK: tl.constexpr, V: tl.constexpr, DQ: tl.constexpr, DV: tl.constexpr,
     SCATTER: tl.constexpr, BIAS: tl.constexpr, LABELS: tl.constexpr, FACTOR: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -240,12 +240,12 @@ def backward_bias(
     """
     pid = tl.program_id(0)
     chunk = pid % chunks
-    head = pid // chunks % heads
-    block = pid // chunks // heads
+    head = pid // chunks % HEADS
+    block = pid // chunks // HEADS
     i = block % tl.cdiv(queries, BLOCK_Q) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     j = block // tl.cdiv(queries, BLOCK_Q) * BLOCK_K + tl.arange(0, BLOCK_K)
     there = j < keys
-    columns = heads * (2 * QK + V)
+    columns = HEADS * (2 * QK + V)
     if FACTOR:
         scale *= tl.load(factor).to(tl.float32)
     total = tl.zeros([BLOCK_Q, BLOCK_K], tl.float32)
@@ -257,16 +257,16 @@ def backward_bias(
         key_row = tl.load(base + j, mask=there, other=0).to(tl.int64)
         target = _target(row, image, window, i, number, queries, SCATTER)
         q = tile(qkv, row, real, columns, head * QK, QK, DQ)
-        k = tile(qkv, key_row, there, columns, heads * QK + head * QK, QK, DQ)
-        v = tile(qkv, key_row, there, columns, 2 * heads * QK + head * V, V, DV)
-        do = tile(grad_out, target, real, heads * V, head * V, V, DV)
-        shift = tl.load(lse + target * heads + head, mask=real, other=float("inf"))
-        both = tl.load(delta + target * heads + head, mask=real, other=0.0)
+        k = tile(qkv, key_row, there, columns, HEADS * QK + head * QK, QK, DQ)
+        v = tile(qkv, key_row, there, columns, 2 * HEADS * QK + head * V, V, DV)
+        do = tile(grad_out, target, real, HEADS * V, head * V, V, DV)
+        shift = tl.load(lse + target * HEADS + head, mask=real, other=float("inf"))
+        both = tl.load(delta + target * HEADS + head, mask=real, other=0.0)
         scores = dot(q, tl.trans(k), PRECISION) * (scale * LOG2_E)
         scores = _biased(
             scores, numbers, labels, window, head, i[:, None], j[None, :], queries, keys, uniform, BIAS, LABELS
         )
         weights = tl.exp2(scores - shift[:, None])
         total += weights * (dot(do, tl.trans(v), PRECISION) - both[:, None])
-    at = grad + ((chunk * heads + head) * queries + i[:, None]).to(tl.int64) * keys + j[None, :]
+    at = grad + ((chunk * HEADS + head) * queries + i[:, None]).to(tl.int64) * keys + j[None, :]
     tl.store(at, total, mask=(i < queries)[:, None] & there[None, :])

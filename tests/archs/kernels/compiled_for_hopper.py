@@ -59,22 +59,28 @@ def windows(dtype, heads, queries, keys, scatter, **options):
     out.sum().backward()
 
 
+CATANET, ATD = Heads(4, 9, 10), Heads(4, 12, 12)
+
+
 def all_kernels(dtype):
-    catanet, atd = Heads(4, 9, 10), Heads(4, 12, 12)
-    windows(dtype, catanet, 32, 64, scatter=True)
-    windows(dtype, catanet, 256, 256, scatter=False)
     bias = {"numbers": torch.randn(4, 256, 256, requires_grad=True), "labels": torch.zeros(64, 256, dtype=torch.int32)}
-    windows(dtype, atd, 256, 256, scatter=True, **bias)
-    windows(dtype, Heads(4, 35, 35), 256, 256, scatter=True, **bias)
-    windows(dtype, atd, 256, 256, scatter=True, factor=torch.ones(1, 1, requires_grad=True))
-    torch.use_deterministic_algorithms(True)
-    windows(dtype, catanet, 256, 256, scatter=False)
-    torch.use_deterministic_algorithms(False)
-    qkv = torch.randn(16384, catanet.columns).to(dtype).requires_grad_()
-    global_attention(qkv, torch.randn(4, 64, 19), catanet, torch.randn(16384, 40).to(dtype)).sum().backward()
+    windows(dtype, CATANET, 32, 64, scatter=True)
+    windows(dtype, ATD, 256, 256, scatter=True, **bias)
+    qkv = torch.randn(16384, CATANET.columns).to(dtype).requires_grad_()
+    global_attention(qkv, torch.randn(4, 64, 19), CATANET, torch.randn(16384, 40).to(dtype)).sum().backward()
     x = torch.randn(16384, 40).to(dtype).requires_grad_()
     layer_norm(x, torch.ones(40, requires_grad=True), torch.zeros(40)).sum().backward()
     kmeans_sums(x.detach(), torch.randn(64, 40))
+
+
+def other_forms_of_windows(dtype):
+    windows(dtype, CATANET, 1, 1, scatter=True)
+    windows(dtype, CATANET, 256, 256, scatter=False)
+    windows(dtype, Heads(4, 35, 35), 256, 256, scatter=True)
+    windows(dtype, ATD, 256, 256, scatter=True, factor=torch.ones(1, 1, requires_grad=True))
+    torch.use_deterministic_algorithms(True)
+    windows(dtype, CATANET, 256, 256, scatter=False)
+    torch.use_deterministic_algorithms(False)
 
 
 if __name__ == "__main__":
@@ -87,4 +93,5 @@ if __name__ == "__main__":
     JITFunction.run = compile_only
     for dtype in (torch.float32, torch.bfloat16):
         all_kernels(dtype)
+    other_forms_of_windows(torch.float32)
     print("kernels:", len(compiled))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton")
+pytest.importorskip("triton.backends.nvidia")
 
 ROOT = Path(__file__).parents[3]
 

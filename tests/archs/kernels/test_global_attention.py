@@ -42,7 +42,7 @@ def test_values_and_gradients(real, keys, dtype):
     compare(Heads(4, 9, 10) if real else Heads(2, 9, 10), 65536 if real else 130, keys, dtype)
 
 
-@pytest.mark.parametrize("heads", [Heads(1, 35, 12), Heads(3, 1, 2)], ids=str)
+@pytest.mark.parametrize("heads", [Heads(1, 35, 12), Heads(3, 1, 2), Heads(1, 12, 70)], ids=str)
 @pytest.mark.parametrize("with_base", [False, True])
 def test_more_keys_than_a_tile_and_other_widths(heads, with_base):
     compare(heads, 90, 150, torch.float32, with_base)

@@ -12,7 +12,7 @@ from basicsr.archs.layers import sorted_windows
 from basicsr.archs.patches import PatchGrid
 from basicsr.archs.plain_attention import plain_attention
 from basicsr.archs.shifted_windows import ShiftedWindows
-from basicsr.archs.windows import Heads, PositionBias, Windows
+from basicsr.archs.windows import Heads, Inverse, PositionBias, Windows, slots_by_entry
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -22,53 +22,58 @@ def sizes_of(windows):
 
 
 def inverse_of(windows, rows):
-    """(order, key_slots) for any windows: entry n of an image is its n-th row, wherever the windows hold it."""
-    images = len(windows.rows)
+    """(order, key_slots) of any windows: the rows of each image, and the slots that hold them."""
     at = torch.arange(windows.number)[:, None] * windows.step + torch.arange(windows.keys)
     slots = windows.rows.cpu()[:, at.flatten()]  # (images, number * keys)
-    per_image = rows // images
-    first = slots[0]
-    for image in range(images):  # a plan is the same for all images, up to the rows' order
-        assert torch.equal(
-            torch.unique(slots[image], return_inverse=True)[1], torch.unique(first, return_inverse=True)[1]
-        )
-    held = torch.unique(first)
-    lists = [(first == row).nonzero().flatten() for row in held]
-    taps = max(map(len, lists))
-    key_slots = torch.full((per_image, taps), -1, dtype=torch.int32)
-    for entry, found in enumerate(lists):
-        key_slots[entry, : len(found)] = found.int()
-    others = torch.tensor([row for row in range(per_image) if row not in set(held.tolist())], dtype=torch.int32)
-    order = torch.cat([held.int(), others])[None] + torch.arange(images, dtype=torch.int32)[:, None] * per_image
-    return order.to(DEVICE), key_slots.to(DEVICE)
+    held, entry = slots[0].unique(return_inverse=True)
+    per_image = rows // len(slots)
+    key_slots = slots_by_entry(entry, per_image)
+    others = torch.ones(per_image, dtype=torch.bool).index_fill(0, held.long(), False).nonzero()[:, 0]
+    order = same_for_all_images(torch.cat([held.long(), others]), len(slots), per_image)
+    assert torch.equal(slots.to(DEVICE), order[:, : len(held)][:, entry])  # a plan is for all images
+    return Inverse(order, key_slots.to(DEVICE))
 
 
 def same_for_all_images(rows, images, per_image):
     return (rows[None] + torch.arange(images)[:, None] * per_image).int().to(DEVICE)
 
 
-def compare(windows, heads, rows, dtype, *, scatter=False, numbers=None, labels=None, uniform=0, factor=None, size=1.0):
+def compare(
+    windows,
+    heads,
+    rows,
+    dtype,
+    *,
+    scatter=False,
+    numbers=None,
+    labels=None,
+    uniform=0,
+    factor=None,
+    size=1.0,
+    global_kv=None,
+):
     """Results and gradients of everything; returns the gradient of qkv."""
     qkv = (torch.randn(rows, heads.columns) * size).to(DEVICE, dtype)
-    given = [qkv, numbers, factor]
+    given = [qkv, numbers, factor, global_kv]
     mine = [x.clone().requires_grad_() if x is not None else None for x in given]
     exact = [x.double().requires_grad_() if x is not None else None for x in given]
     inverse = inverse_of(windows, rows) if torch.are_deterministic_algorithms_enabled() else None
     out = window_attention(
         mine[0], windows.rows, **sizes_of(windows),
         heads=heads, scatter=scatter, numbers=mine[1], labels=labels, uniform=uniform, factor=mine[2], inverse=inverse,
+        global_kv=mine[3],
     )  # fmt: skip
-    bias = PositionBias(exact[1], labels, uniform) if numbers is not None else None
-    expected = plain_attention(exact[0], windows, heads, None, scatter, bias, exact[2])
-    assert out.dtype == dtype
-    assert_near(out, expected.detach(), dtype, factor=size)
     weight = torch.randn_like(out)
     out.backward(weight)
+    bias = PositionBias(exact[1], labels, uniform) if numbers is not None else None
     deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(False)
+    torch.use_deterministic_algorithms(False)  # what PyTorch's own functions are asked on a card for is no matter here
+    expected = plain_attention(exact[0], windows, heads, exact[3], scatter, bias, exact[2])
     expected.backward(weight.double())
     torch.use_deterministic_algorithms(deterministic)
-    for name, ours, theirs in zip(("qkv", "numbers", "factor"), mine, exact, strict=True):
+    assert out.dtype == dtype
+    assert_near(out, expected.detach(), dtype, factor=size)
+    for name, ours, theirs in zip(("qkv", "numbers", "factor", "global_kv"), mine, exact, strict=True):
         if ours is not None:
             assert ours.grad.dtype == ours.dtype, name
             assert_near(ours.grad, theirs.grad, dtype, factor=size * (5 if name != "factor" else 50))
@@ -95,6 +100,15 @@ def test_sub_groups_with_the_next_ones_keys(form, real, dtype):
     cases = [(4096, 256), (4096, 32), (4000, 128)] if real else [(45, 16)]
     for length, size in cases:
         compare(sub_groups(length, size), Heads(4, 9, 10) if real else Heads(2, 9, 10), 2 * length, dtype, scatter=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("keys", [17, 70])
+@pytest.mark.parametrize("real", SIZES)
+def test_global_keys_beside_the_windows(form, real, keys, dtype):
+    length, size, heads = (4096, 128, Heads(4, 9, 10)) if real else (45, 16, Heads(2, 9, 10))
+    global_kv = torch.randn(heads.number, keys, 19).to(DEVICE, dtype)
+    compare(sub_groups(length, size), heads, 2 * length, dtype, scatter=True, global_kv=global_kv)
 
 
 @pytest.mark.parametrize("real", SIZES)
@@ -193,8 +207,12 @@ def test_what_does_not_fit_is_refused(deterministic):
         window_attention(qkv.requires_grad_(), rows, **sizes)
     with pytest.raises(ValueError, match="columns"):
         window_attention(qkv[:, :31], rows, **sizes)
+    with pytest.raises(ValueError, match="128"):
+        window_attention(torch.zeros(40, 400, device=DEVICE), rows, **sizes | {"heads": Heads(1, 129, 142)})
     with pytest.raises(ValueError, match="places"):
         window_attention(qkv, rows[:, :29], **sizes)
+    with pytest.raises(ValueError, match="scatter"):
+        window_attention(qkv.detach(), rows, **sizes, global_kv=torch.zeros(2, 4, 11, device=DEVICE))
     with pytest.raises(TypeError, match="float64"):
         window_attention(qkv.double(), rows, **sizes)
 
@@ -213,3 +231,35 @@ def test_never_waits_for_the_gpu():
             ).sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not CUDA, reason="needs CUDA")
+def test_is_captured_in_a_cuda_graph(form):
+    heads = Heads(2, 9, 10)
+    windows = sub_groups(4096, 128)
+    inverse = inverse_of(windows, 8192) if form == "deterministic" else None
+    qkv = torch.randn(8192, heads.columns, device=DEVICE, requires_grad=True)
+    global_kv = torch.randn(2, 16, 19, device=DEVICE, requires_grad=True)
+
+    def step():
+        qkv.grad = None
+        call = {**sizes_of(windows), "heads": heads, "scatter": True, "inverse": inverse, "global_kv": global_kv}
+        out = window_attention(qkv, windows.rows, **call)
+        out.square().sum().backward()
+        return out.detach(), qkv.grad
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        qkv.copy_(torch.randn_like(qkv))
+    graph.replay()
+    replayed = [x.clone() for x in captured]
+    for ours, eager in zip(replayed, step(), strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-5)
