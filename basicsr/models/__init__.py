@@ -16,5 +16,6 @@ def build_model(opt: "Options") -> "BaseModel":
     """The model that `model_type` names, built with the options of the run."""
     model = MODEL_REGISTRY.get(opt.model_type)(opt)
     model.adopt_optimizers()
+    model.setup_graphs()
     logger.info("Model [%s] is created.", type(model).__name__)
     return model

@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from basicsr.models.sr_model import SRModel
@@ -76,11 +77,12 @@ class ATDUNetModel(ATDModel):
         count, _, height, width = self.lq.shape
         rng = np.random.default_rng([self.opt.manual_seed, self.opt.rank, current_iter, STREAM])
         chosen = np.sort(rng.choice(count, stage.batch_size, replace=False)).tolist()
+        rows = torch.tensor(chosen).to(self.device, non_blocking=True)  # a list would make the CPU wait for the GPU
         top, left = (int(rng.integers(side - stage.side + 1)) for side in (height, width))
 
         def part(value: Any) -> Any:
             if isinstance(value, Tensor):
-                value = value[chosen]
+                value = value[rows]
                 is_map = value.ndim == 4
                 return value[..., top : top + stage.side, left : left + stage.side] if is_map else value
             return [value[i] for i in chosen]

@@ -1,13 +1,11 @@
 """What every model has: device, networks, optimizer step, EMA, checkpoints. A new model overrides `compute_losses`."""
 
-import json
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +19,15 @@ from basicsr.models.optimizer_groups import (
     arguments_on,
     load_state,
     misfit,
-    parameters_of,
     plain_state,
     put_rates_on_device,
     rate_of,
     set_rate,
 )
-from basicsr.models.plugin_hooks import PluginHooks
-from basicsr.utils.checkpoint import load_weights, mismatch, newest_state, save_atomically, select_weights
-from basicsr.utils.dist_util import all_reduce_sum, gather_objects, master_only, reduce_mean_dict
+from basicsr.models.step_graphs import overridden_hooks
+from basicsr.models.training_step import TrainingStep
+from basicsr.utils.checkpoint import load_weights, mismatch, save_atomically, select_weights
+from basicsr.utils.dist_util import gather_objects, master_only, reduce_mean_dict
 from basicsr.utils.errors import CheckpointError
 from basicsr.utils.options import Options
 from basicsr.utils.registry import OPTIMIZER_REGISTRY
@@ -70,29 +68,13 @@ class EMA(AveragedModel):
                 follow(module)  # Python state that mirrors buffers
 
 
-@dataclass(frozen=True)
-class LastStep:
-    """What is known of the step that was made last, to say what was wrong with it."""
-
-    iteration: int
-    losses: dict[str, Tensor]
-    finite: Tensor
-    """bool (), whether losses and gradients were finite, the same in all processes."""
-    files: list[str]
-
-    @property
-    def is_finite(self) -> bool:
-        """Reads `finite`, for which a GPU must end its work."""
-        return bool(self.finite)
-
-
 class Wrapper(nn.Module):
     """What a model puts around the network it trains, such as a mask. `get_bare_model` looks through it."""
 
     module: nn.Module
 
 
-class BaseModel(PluginHooks):
+class BaseModel(TrainingStep):
     """A network `net_g`, what trains it and what keeps it.
 
     Args:
@@ -108,9 +90,7 @@ class BaseModel(PluginHooks):
         self.net_g: nn.Module
         self.optimizers: list[torch.optim.Optimizer] = []
         self.log: dict[str, Tensor] = {}
-        self._last: LastStep | None = None
-        self._skipped = 0  # steps, since this process began
-        self.grad_norms: list[Tensor] = []  # of each optimizer's parameters, before clipping, if they are clipped
+        self.grad_norms: list[Tensor] = []
         fp16 = opt.train is not None and opt.train.mixed_precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16 and self.device.type == "cuda")
         if self.is_train and fp16 and not self.scaler.is_enabled():
@@ -126,13 +106,6 @@ class BaseModel(PluginHooks):
     def optimize_parameters(self, current_iter: int) -> None:
         """One optimizer step on the batch that was fed."""
         raise NotImplementedError
-
-    def compute_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The weighted losses of a batch by name, each a scalar; their sum is minimised."""
-        raise NotImplementedError
-
-    def after_backward(self, current_iter: int) -> None:
-        """Between the gradients of a step and the step itself; nothing here."""
 
     @property
     def unfinished(self) -> bool:
@@ -196,7 +169,7 @@ class BaseModel(PluginHooks):
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
             group["scheduled"] = scheduled
-        if not self.is_plugin:  # which may read and write rates as numbers
+        if not overridden_hooks(type(self)):  # which may set rates as numbers
             put_rates_on_device(optimizer)
         self.optimizers.append(optimizer)
 
@@ -210,137 +183,6 @@ class BaseModel(PluginHooks):
     def get_current_learning_rate(self) -> list[float]:
         """The rate of each parameter group."""
         return [rate_of(group) for optimizer in self.optimizers for group in optimizer.param_groups]
-
-    def autocast(self) -> Any:
-        """Mixed precision where `train.amp` asks for it: float16 with the scaler, which is there on CUDA alone."""
-        if self.opt.train is None or self.opt.train.mixed_precision is None:
-            return nullcontext()
-        dtype = torch.float16 if self.scaler.is_enabled() else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=dtype)
-
-    def minimise(self, batch: Mapping[str, Any], current_iter: int) -> None:
-        """One optimizer step on a batch, cut into `accum_iter` parts whose gradients are averaged.
-
-        A step whose losses or gradient are not finite in one of the processes is taken in none of them. With
-        `train.nan: skip` it is left out, `train.nan_limit` times: parameters, buffers, moving average and optimizers
-        stay as they were. Otherwise the run ends. On a GPU without `skip` the check waits until the losses are read,
-        for it would stall every step.
-
-        Raises:
-            FloatingPointError: see `check_finite`.
-        """
-        train = self.opt.train
-        if train is None:
-            raise ValueError("train: a training step needs the train options")
-        skips = train.nan == "skip"
-        buffers = _kept_buffers(self.get_bare_model(self.net_g)) if skips else {}
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        parts = split_batch(batch, train.accum_iter)
-        totals: dict[str, Tensor] = {}
-        for i, part in enumerate(parts):
-            last = i == len(parts) - 1
-            wait = isinstance(self.net_g, DistributedDataParallel) and not last
-            with self.net_g.no_sync() if wait else nullcontext():  # type: ignore[operator]
-                with self.autocast():
-                    losses = self.compute_losses(part)
-                total = sum(losses.values(), torch.zeros((), device=self.device)) / len(parts)
-                self.scaler.scale(total).backward()
-            for name, loss in losses.items():
-                totals[name] = totals.get(name, 0) + loss.detach() / len(parts)
-        self._last = LastStep(current_iter, totals, self._all_finite(totals), _files_of(batch))
-        if skips and not self._last.is_finite:
-            self._skip(current_iter, buffers)
-            return
-        self.log = totals
-        if self.device.type == "cpu":
-            self.check_finite(current_iter)
-        learning = [o for o in self.optimizers if any(p.grad is not None for p in parameters_of([o]))]
-        for optimizer in learning:
-            self.scaler.unscale_(optimizer)
-        self.after_backward(current_iter)
-        if train.largest_norm is not None:
-            self.grad_norms = [
-                nn.utils.clip_grad_norm_(parameters_of([o]), train.largest_norm) for o in self.optimizers
-            ]
-        for optimizer in learning:  # the scaler takes no step without gradients
-            self.scaler.step(optimizer)
-        self.scaler.update()
-        self.model_ema(train.ema_decay)
-
-    def check_finite(self, current_iter: int) -> None:
-        """Stop where the last step was not finite in some process, or a loss in `self.log` is not.
-
-        Names the files of the batch in the log and in `non_finite.jsonl`, beside the log. Checkpoints are not touched,
-        so the newest is the last good state.
-
-        Raises:
-            FloatingPointError: naming the iteration, the values, the files and the newest checkpoint.
-        """
-        last = self._last
-        files: list[str] = []
-        if last is not None and not last.is_finite:
-            found, files = self._record(last, "stop")
-        elif not all(np.isfinite([float(value) for value in self.log.values()])):
-            found = f"the loss is not finite ({_spoken(self.log)})"
-        else:
-            return
-        newest = newest_state(str(self.opt.path.training_states)) if self.opt.path.training_states else None
-        raise FloatingPointError(
-            f"iteration {current_iter}: {found}; lower the learning rate, add warm-up (train.warmup_iter) or gradient "
-            "clipping (train.grad_clip), or leave such batches out (train.nan: skip), and continue from the last "
-            f"checkpoint ({newest or 'there is none yet'}); the batch's files are {', '.join(files) or 'not known'}"
-        )
-
-    def _all_finite(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Whether all losses and gradients are finite in every process; a tensor, for reading it stalls a GPU."""
-        values = [loss.detach().float() for loss in losses.values()]
-        if not self.scaler.is_enabled():  # float16 overflows now and then; the scaler leaves such steps out
-            grads = [p.grad for p in parameters_of(self.optimizers) if p.grad is not None]
-            values.append(nn.utils.get_total_norm(grads).to(self.device, torch.float32))
-        wrong = (~torch.stack(values).isfinite()).any().float()
-        return all_reduce_sum(wrong) == 0
-
-    def _skip(self, current_iter: int, buffers: Mapping[str, Tensor]) -> None:
-        """Undo what the forward pass of the last step has changed, and say so.
-
-        Raises:
-            FloatingPointError: when `train.nan_limit` steps have been skipped before.
-        """
-        limit = self.opt.train.nan_limit if self.opt.train else 0
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        self.get_bare_model(self.net_g).load_state_dict(buffers, strict=False)
-        if self._skipped >= limit:
-            logger.error("train.nan_limit: %d steps have been skipped already", self._skipped)
-            self.check_finite(current_iter)
-        self._skipped += 1
-        if self._last is not None:
-            found, files = self._record(self._last, "skip")
-            logger.warning("iteration %d: %s; skipped (%d of at most %d), the files are %s", current_iter, found,
-                           self._skipped, limit, ", ".join(files))  # fmt: skip
-        self._last = None
-
-    def _record(self, last: "LastStep", action: Literal["skip", "stop"]) -> tuple[str, list[str]]:
-        """Add a step that was not finite to `non_finite.jsonl`; all processes call it.
-
-        Returns:
-            what was not finite, in words, and the files of all processes.
-        """
-        values = {name: float(value) for name, value in last.losses.items()}
-        shares = gather_objects((values, last.files))
-        files = [file for _, share in shares for file in share]
-        if self.opt.rank == 0 and self.opt.path.log is not None:
-            line = {"iter": last.iteration, "action": action, "files": files,
-                    "losses": [{name: str(value) for name, value in share.items()} for share, _ in shares]}  # fmt: skip
-            path = Path(self.opt.path.log) / "non_finite.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        everything = [value for share, _ in shares for value in share.values()]
-        what = "the gradient is not finite, the loss is" if all(np.isfinite(everything)) else "the loss is not finite"
-        by_rank = [f"rank {k}: {_spoken(share)}" for k, (share, _) in enumerate(shares)]
-        return f"{what} ({'; '.join(by_rank) if len(shares) > 1 else _spoken(values)})", files
 
     def get_current_log(self) -> dict[str, float]:
         """The losses of the last step, averaged over the processes; all of them must call it together."""
@@ -464,38 +306,6 @@ class BaseModel(PluginHooks):
             return
         for optimizer, saved in zip(self.optimizers, states, strict=True):
             load_state(optimizer, saved)  # the options decide the rest, so an edited rate holds
-
-
-def split_batch(batch: Mapping[str, Any], parts: int) -> list[dict[str, Any]]:
-    """Cut a batch into `parts` equal ones along the first axis of its tensors and lists.
-
-    Raises:
-        ValueError: when the batch does not divide.
-    """
-    size = len(next(iter(batch.values())))
-    if size % parts:
-        raise ValueError(f"accum_iter: a batch of {size} does not divide into {parts} parts")
-    step = size // parts
-    return [{key: value[i : i + step] for key, value in batch.items()} for i in range(0, size, step)]
-
-
-def _kept_buffers(net: nn.Module) -> dict[str, Tensor]:
-    """Copies of the buffers in the network's state dict, which a forward pass may write to."""
-    learned = {name for name, _ in net.named_parameters()}
-    return {
-        name: value.clone()
-        for name, value in net.state_dict().items()
-        if name not in learned and isinstance(value, Tensor)
-    }
-
-
-def _files_of(batch: Mapping[str, Any]) -> list[str]:
-    """The names of a batch's files: those of the ground truth, else of the input."""
-    return [str(path) for path in batch.get("gt_path", batch.get("lq_path", []))]
-
-
-def _spoken(losses: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={float(value)}" for name, value in losses.items())
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ Sources: TinySR (arXiv 2508.17434) and TinyFusion (CVPR 2025) for the learned ma
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -265,6 +265,32 @@ class PruneDistillModel(SRModel):
             if current_iter % self.prune.sync_check_freq == 0:
                 self._check_processes_agree(current_iter)
             self._write_mask_log(current_iter)
+
+    def graph_obstacle(self) -> str:
+        """As in `BaseModel`; what is drawn at random in Python would be drawn once for all steps."""
+        kd = self.opt.kd
+        if self.search is not None:
+            return "a search draws other masks in every step"
+        if kd.zoom.weight > 0:
+            return "kd.zoom draws other crops in every step"
+        if kd.sa.weight > 0 and kd.sa.anchors:
+            return "kd.sa.anchors draws other rows in every step"
+        return super().graph_obstacle()
+
+    def graph_doubt(self) -> str:
+        """As in `BaseModel`; a weight that falls in every step would need as many graphs."""
+        falls = self.opt.kd.feature_decay != "none" and bool(self.distillation.pairs)
+        return (
+            f"kd.feature_decay: {self.opt.kd.feature_decay} changes the loss in every step"
+            if falls
+            else (super().graph_doubt())
+        )
+
+    def graph_key(self, current_iter: int) -> Hashable:
+        """The weights of the losses, and whether the tail alone learns."""
+        kd = self.distillation
+        in_warm_up = current_iter <= self.prune.tail_warmup_iter
+        return kd.alpha(current_iter), kd.feature_weight(current_iter), in_warm_up
 
     def compute_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Distances to the ground truth and to the teacher, feature terms, and penalties on the logits."""

@@ -15,7 +15,8 @@ HARMLESS = (
     "name", "val.*", "logger.*", "dist_params.*", "compact.*", "path.*", "datasets.val*", "datasets.test*",
     *(f"datasets.train.{key}" for key in ("name", "num_worker_per_gpu", "prefetch_mode", "num_prefetch_queue",
                                           "pin_memory", "persistent_workers", "cache", "cache_mb")),
-    "num_gpu", "find_unused_parameters", "train.total_iter", "train.nan*", "run.torch", "run.threads",
+    "num_gpu", "find_unused_parameters", "train.total_iter", "train.nan*", "train.cuda_graph", "run.torch",
+    "run.threads",
 )  # fmt: skip
 # With a teacher these count after all: its weights, and the length of the run, which its share follows.
 DECISIVE_WITH_TEACHER = ("path.pretrain_network_?", "path.param_key_?", "train.total_iter")

@@ -143,6 +143,11 @@ class TrainOptions(Section):
         "autocast of forward and loss: bf16, or fp16 with scaled gradients (on CUDA; elsewhere bf16); null: float32",
     )
     use_fp16: bool = option(False, "as published files of ATD say it: amp: fp16")
+    cuda_graph: bool | None = option(
+        None,
+        "on CUDA, repeat the step as one graph, which gives the same numbers faster; null: where the model allows it "
+        "(the log says why not); true: insist; false: never",
+    )
     nan: Literal["stop", "skip"] = option(
         "stop", "when a loss or the gradient is not finite: end the run, or skip the step; both name the files"
     )

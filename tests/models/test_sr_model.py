@@ -8,8 +8,9 @@ import yaml
 from fake_graphs import FakeBackend
 
 from basicsr.models import build_model, sr_model
-from basicsr.models.base_model import EMA, split_batch
+from basicsr.models.base_model import EMA
 from basicsr.models.sr_model import compiled_for_all_sizes, self_ensemble
+from basicsr.models.training_step import split_batch
 from basicsr.utils.checkpoint import load_file
 from basicsr.utils.cuda_graphs import GraphedForward
 from basicsr.utils.options import load_options, resolve
