@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from basicsr.archs.plans import PLANS
 from basicsr.models.optimizer_groups import parameters_of
 from basicsr.models.plugin_hooks import PluginHooks
 from basicsr.models.step_graphs import GraphedStep, Outcome, doubt, obstacle
@@ -115,7 +116,7 @@ class TrainingStep(PluginHooks):
         if problem := problem or ("" if train.cuda_graph else self.graph_doubt()):
             logger.info("Without CUDA graphs in training: %s", problem)
             return
-        self.graphs = GraphedStep(CudaBackend(self.device), lambda: parameters_of(self.optimizers))
+        self.graphs = GraphedStep(CudaBackend(self.device, PLANS.recorded), lambda: parameters_of(self.optimizers))
 
     def graph_obstacle(self) -> str:
         """Why steps cannot be repeated by a CUDA graph, in words; "" where they can."""
