@@ -112,7 +112,7 @@ class MUON(torch.optim.Optimizer):
         for weight in learners:
             if not self.state[weight]:
                 zeros = torch.zeros_like(weight)
-                step = torch.zeros((), device=weight.device if capturable else None)
+                step = torch.zeros((), device=weight.device) if capturable else torch.tensor(0.0)
                 self.state[weight] = {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
         states = [self.state[weight] for weight in learners]
         adamw(
