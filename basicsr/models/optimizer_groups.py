@@ -77,7 +77,8 @@ def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """Go on with the averages of a saved state; rates and all other settings stay those of the optimizer.
 
-    PyTorch decides by the flags of the saved groups where the number of steps lies, so those are replaced first.
+    PyTorch decides by the flags of the saved groups where the number of steps lies, so those are replaced first. What
+    was averaged for parameters in another memory format is brought into theirs, which fused steps insist on.
     """
     configured = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     groups = [
@@ -87,6 +88,10 @@ def load_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> No
     optimizer.load_state_dict({**saved, "param_groups": groups})
     for group, values in zip(optimizer.param_groups, configured, strict=True):
         group.update(values)
+    for parameter, learned in optimizer.state.items():
+        for name, value in learned.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                learned[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def misfit(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> str:

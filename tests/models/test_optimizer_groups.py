@@ -148,3 +148,18 @@ def test_a_step_on_cuda_reads_nothing(kind):
         optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_averages_take_the_memory_format_of_their_parameters():
+    """As states of networks that were not yet in channels-last memory; fused steps on CUDA refuse them otherwise."""
+    before, after = network(), network().to(memory_format=torch.channels_last)
+    old = MAKERS["Adam"](before)
+    take_steps(before, old, 1, 3)
+    after.load_state_dict(before.state_dict())
+    new = MAKERS["Adam"](after)
+    load_state(new, copy.deepcopy(plain_state(old)))
+    for parameter, learned in new.state.items():
+        assert learned["exp_avg"].stride() == learned["exp_avg_sq"].stride() == parameter.stride()
+    take_steps(before, old, 4, 6)
+    take_steps(after, new, 4, 6)
+    torch.testing.assert_close(after.state_dict(), before.state_dict(), rtol=0, atol=0)
