@@ -80,6 +80,7 @@ class Distillation(nn.Module):
         self.kd = kd
         self.total_iter = total_iter
         self.constant = constant
+        self._weight_on_device: Tensor | None = None
         self._teacher = (teacher,)  # not a submodule: .train() on it would move its state
         self.to_teacher = L1Loss()
         student, other = channels if kd.feat.adapter and channels else (None, None)
@@ -118,6 +119,12 @@ class Distillation(nn.Module):
         if self.kd.feature_decay == "none" or self.constant:
             return 1.0
         return max(0.0, 1.0 - iteration / end) if end > 0 else 0.0
+
+    def weigh_on_device(self, device: torch.device, iteration: int) -> None:
+        """Put the factor on the feature terms of `iteration` where a CUDA graph of a step reads it anew each time."""
+        if self._weight_on_device is None:
+            self._weight_on_device = torch.zeros((), device=device)
+        self._weight_on_device.fill_(self.feature_weight(iteration))
 
     def zoomed(self, lq: Tensor, gt: Tensor) -> Tensor | None:
         """Random crops of the ground truth of the size of `lq`: further inputs without ground truth of their own."""
@@ -166,8 +173,9 @@ class Distillation(nn.Module):
         if weight > 0 and self.pairs:
             mine = [features[i] for i, _ in self.pairs]
             theirs = [target_features[j] for _, j in self.pairs]
+            factor = weight if self._weight_on_device is None else self._weight_on_device
             for name, term in self.features.items():
-                result[f"l_{name}"] = weight * term(mine, theirs)
+                result[f"l_{name}"] = factor * term(mine, theirs)
         return result
 
 

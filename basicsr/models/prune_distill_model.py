@@ -256,6 +256,8 @@ class PruneDistillModel(SRModel):
         """One step; in a search of the logits, too."""
         self.iteration = current_iter
         self._draws, self._learned = 0, False
+        if self.device.type == "cuda":
+            self.distillation.weigh_on_device(self.device, current_iter)
         if self.search is None and self.prune.tail_warmup_iter:
             net = cast(Prunable, self.get_bare_model(self.net_g))
             net.set_state_tracking([current_iter > self.prune.tail_warmup_iter] * len(net.prunable_groups()))
@@ -277,20 +279,11 @@ class PruneDistillModel(SRModel):
             return "kd.sa.anchors draws other rows in every step"
         return super().graph_obstacle()
 
-    def graph_doubt(self) -> str:
-        """As in `BaseModel`; a weight that falls in every step would need as many graphs."""
-        falls = self.opt.kd.feature_decay != "none" and bool(self.distillation.pairs)
-        return (
-            f"kd.feature_decay: {self.opt.kd.feature_decay} changes the loss in every step"
-            if falls
-            else (super().graph_doubt())
-        )
-
     def graph_key(self, current_iter: int) -> Hashable:
-        """The weights of the losses, and whether the tail alone learns."""
+        """The weight of the teacher's output, whether its features count, and whether the tail alone learns."""
         kd = self.distillation
         in_warm_up = current_iter <= self.prune.tail_warmup_iter
-        return kd.alpha(current_iter), kd.feature_weight(current_iter), in_warm_up
+        return kd.alpha(current_iter), kd.feature_weight(current_iter) > 0, in_warm_up
 
     def compute_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Distances to the ground truth and to the teacher, feature terms, and penalties on the logits."""

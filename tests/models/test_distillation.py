@@ -117,6 +117,21 @@ class TestLosses:
         }
         torch.testing.assert_close(found, expected)
 
+    def test_weights_on_the_device_give_the_same(self, distillation, cnn):
+        kd = distillation(feature_off_at=0.5, sa=SpatialAffinityOptions(weight=0.5))
+        lq = torch.rand(2, 3, 12, 12)
+        answer = kd.ask(lq, 1)
+        output, mine = cnn(lq, taps=kd.student_taps)
+        for it in (1, 10, 40, 51):
+            kd._weight_on_device = None
+            expected = kd.losses(output, mine, answer, {}, it)
+            kd.weigh_on_device(lq.device, it)
+            weight = kd._weight_on_device
+            kd.weigh_on_device(lq.device, it)
+            assert kd._weight_on_device is weight  # a graph knows its address
+            torch.testing.assert_close(kd.losses(output, mine, answer, {}, it), expected)
+            assert ("l_sa" in expected) is (it < 50)
+
     def test_end_with_their_courses(self, distillation):
         kd = distillation(alpha_off_at=0.5, feature_off_at=0.5)
         output = torch.rand(2, 3, 16, 16)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from fake_graphs import FakeBackend
 from models.prunable_nets import TINY, ResidualCNN, catanet, with_state
 from torch import nn
 
@@ -23,7 +24,9 @@ from basicsr.archs import build_network
 from basicsr.models import build_model, compaction, hardening
 from basicsr.models.compaction import compact, kept_groups
 from basicsr.models.distillation import Transform
+from basicsr.models.optimizer_groups import parameters_of
 from basicsr.models.prune_distill_model import PruneDistillModel
+from basicsr.models.step_graphs import GraphedStep
 from basicsr.utils.checkpoint import load_file
 from basicsr.utils.errors import CheckpointError, OptionError
 from basicsr.utils.img_util import image_size, list_images, read_image, write_image
@@ -445,6 +448,32 @@ class TestFineTuning:
         step(again, 3)
         for mine, theirs in ((again.net_g, model.net_g), (again.distillation.features, model.distillation.features)):
             torch.testing.assert_close(mine.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+    def test_steps_as_graphs_give_the_same_numbers(self, finetune_values, model_of, device):
+        """While the tail alone learns, while features fade, and after."""
+        values = finetune_values(prune={"tail_warmup_iter": 5}, train={"total_iter": 16, "ema_decay": 0.9},
+                                 kd={"feat": {"weight": 0.1, "adapter": True}, "feature_off_at": 0.7})  # fmt: skip
+        values["num_gpu"] = int(device == "cuda")
+        backend = FakeBackend()
+        models = []
+        for graph in (False, True):
+            values["train"]["cuda_graph"] = graph
+            torch.manual_seed(0)
+            model = model_of(values)
+            if graph and device == "cpu":
+                model.graphs = GraphedStep(backend, lambda model=model: parameters_of(model.optimizers))
+            for it in range(1, 17):
+                model.update_learning_rate(it)
+                model.feed_data(batch(it))
+                model.optimize_parameters(it)
+            assert (model.graphs is not None) is graph
+            models.append(model)
+        for part in ("net_g", "net_g_ema", "distillation"):
+            plain, graphed = (getattr(model, part).state_dict() for model in models)
+            torch.testing.assert_close(graphed, plain, rtol=0, atol=0)
+        if device == "cpu":  # iterations 1 to 5, 6 to 11 and 13 to 16; in 12 the teacher's output still counts
+            assert [backend.count(what) for what in ("record", "replay")] == [3, 2 + 3 + 1]
 
     def test_a_new_tail_is_warmed_up_alone(self, finetune_values, model_of):
         prune = {"tail_warmup_iter": 3, "tail_warmup_lr": 0.005}

@@ -258,16 +258,14 @@ class TestWhoMay:
             one.setup_graphs()
 
     def test_what_distillation_draws_and_changes(self):
-        def prune_model(search=None, zoom=0.0, sa=0.0, anchors=0, decay="none", pairs=()):
+        def prune_model(search=None, zoom=0.0, sa=0.0, anchors=0):
             one = object.__new__(PruneDistillModel)
-            kd = SimpleNamespace(
-                zoom=SimpleNamespace(weight=zoom), sa=SimpleNamespace(weight=sa, anchors=anchors), feature_decay=decay
-            )
+            kd = SimpleNamespace(zoom=SimpleNamespace(weight=zoom), sa=SimpleNamespace(weight=sa, anchors=anchors))
             one.opt = SimpleNamespace(kd=kd, dist=True, train=None)
             one.search, one.distillation = (
                 search,
                 SimpleNamespace(
-                    pairs=list(pairs), alpha=lambda it: 0.5 if it < 10 else 0.0, feature_weight=lambda it: 1.0
+                    alpha=lambda it: 0.5 if it < 10 else 0.0, feature_weight=lambda it: max(0.0, 1 - it / 12)
                 ),
             )
             one.prune = SimpleNamespace(tail_warmup_iter=4)
@@ -277,10 +275,9 @@ class TestWhoMay:
         assert "kd.zoom" in prune_model(zoom=1.0).graph_obstacle()
         assert "kd.sa.anchors" in prune_model(sa=1.0, anchors=9).graph_obstacle()
         assert "several processes" in prune_model(anchors=9).graph_obstacle()
-        assert "kd.feature_decay" in prune_model(decay="linear", pairs=[(0, 0)]).graph_doubt()
-        keys = [prune_model().graph_key(it) for it in (1, 4, 5, 9, 10)]
-        assert [keys[0] == key for key in keys] == [True, True, False, False, False]
-        assert keys[2] == keys[3] != keys[4]
+        keys = [prune_model().graph_key(it) for it in (1, 4, 5, 9, 10, 12)]
+        assert [keys[0] == key for key in keys] == [True, True, False, False, False, False]
+        assert keys[2] == keys[3] != keys[4] != keys[5]
 
 
 @pytest.mark.gpu
