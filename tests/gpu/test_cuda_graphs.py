@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gpu.training import atd, catanet, on, train_apart, weights
+from gpu.training import atd, catanet, logs, on, train_apart, weights
 
 pytestmark = pytest.mark.gpu
 LENGTH = 12  # iterations, so that most of them are replayed
@@ -23,6 +23,7 @@ def test_with_and_without_it_the_weights_are_the_same(kind, changes, tmp_path):
         })
         for graph in (True, False)
     ]  # fmt: skip
+    assert ["Training steps run as a CUDA graph" in logs(run) for run in runs] == [True, False]
     for key in ("params", "params_ema"):
         with_graph, without = (weights(run, key) for run in runs)
         assert all(torch.equal(with_graph[name], value) for name, value in without.items())
