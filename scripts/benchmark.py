@@ -59,7 +59,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from basicsr.archs import build_network, load_network
+from basicsr.archs.plans import PLANS
 from basicsr.utils.checkpoint import load_weights
+from basicsr.utils.cuda_graphs import CudaBackend, GraphBackend, reason_of
 from basicsr.utils.errors import CheckpointError, OptionError, UnknownNameError
 from basicsr.utils.launches import count_launches
 from basicsr.utils.options import load_options
@@ -276,33 +278,27 @@ class Graphed:
     Args:
         function: runs on the current stream alone and never waits for the GPU.
         inputs: the first ones, on the GPU.
+        backend: for tests; None: CUDA, as `train.py` and `test.py` use it.
 
     Raises:
         OptionError: when the function cannot be captured.
     """
 
-    def __init__(self, function: Callable[..., Any], *inputs: Tensor):
+    def __init__(self, function: Callable[..., Any], *inputs: Tensor, backend: GraphBackend | None = None):
         self.inputs = [x.clone() for x in inputs]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(SETTLING_CALLS):
-                function(*self.inputs)
-        torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
+        backend = backend or CudaBackend(inputs[0].device, PLANS.recorded)
+        for _ in range(SETTLING_CALLS):
+            backend.run(lambda: function(*self.inputs))
         try:
-            with torch.cuda.graph(self.graph):
-                self.output = function(*self.inputs)
+            self.recorded = backend.record(lambda: function(*self.inputs))
         except RuntimeError as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise OptionError(f"graph: this network cannot be captured ({reason}); use no-graph") from error
+            raise OptionError(f"graph: this network cannot be captured ({reason_of(error)}); use no-graph") from error
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Return the output for these inputs, in memory that the next call writes to."""
         for mine, given in zip(self.inputs, inputs, strict=True):
             mine.copy_(given)
-        self.graph.replay()
-        return self.output
+        return self.recorded.replay()
 
 
 def captured_if_asked(config: Config, function: Callable[..., Any], *inputs: Tensor) -> Callable[..., Any]:
