@@ -344,5 +344,5 @@ def check_heads(dim: int, num_heads: Sequence[int]) -> None:
 
 
 def window_grids(size: tuple[int, int], side: int, like: Tensor) -> tuple[ShiftedWindows, ShiftedWindows]:
-    """Return the windows of the maps of `like`, (B, N, C), and those shifted by half a window."""
+    """Return the windows of the maps of a batch, and those shifted by half a window; see `ShiftedWindows`."""
     return ShiftedWindows(size, side, 0, like), ShiftedWindows(size, side, side // 2, like)

@@ -35,7 +35,7 @@ class ShiftedWindows:
         size: (H, W) in pixels, multiples of `side`.
         side: of a window in pixels.
         shift: 0, or `side // 2`.
-        like: (B, N, C) tokens of the maps.
+        like: a tensor of the batch, (B, ...), on the device of the attention.
     """
 
     def __init__(self, size: tuple[int, int], side: int, shift: int, like: Tensor):
