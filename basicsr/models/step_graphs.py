@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from basicsr.models.training_step import TrainingStep
 
 logger = logging.getLogger("basicsr")
-WARM_UP = 3  # steps of a kind that are taken as ever, so that states are made and libraries have chosen their ways
+WARM_UP = 3  # eager steps of a kind before it is recorded: optimizers make their states, libraries choose algorithms
 KEPT = 4  # graphs
 COUNTED = 64  # kinds of steps whose warm-up is remembered
 # What a plug-in may override to run Python code of its own in a step, which a graph would leave out.
@@ -41,10 +41,10 @@ Body = Callable[[Mapping[str, Any]], Outcome]
 
 
 class GraphedStep:
-    """Takes the steps of a run: of each kind the first few as ever, then one recorded, then that repeated.
+    """Takes the steps of a run: of each kind the first few eagerly, then one recorded, then that repeated.
 
     A kind is a key that the model gives, with the shapes and types of the batch. All steps are real ones: recording
-    does nothing by itself, so the recorded step is repeated at once. A step that cannot be recorded is taken as ever,
+    does nothing by itself, so the recorded step is repeated at once. A step that cannot be recorded is taken eagerly,
     like all later ones, which one line says.
 
     Args:
@@ -82,7 +82,7 @@ class GraphedStep:
         return self._repeat(self._graphs[kind], batch)
 
     def _warm_up(self, backend: GraphBackend, body: Body, batch: Mapping[str, Any], kind: Hashable) -> Outcome:
-        """A step as ever, the last of them with a look at whether it lets the CPU wait."""
+        """Take an eager step, the last of them with a look at whether it lets the CPU wait."""
         self._last = None
         taken = self._taken[kind] = self._taken.pop(kind, 0) + 1
         while len(self._taken) > COUNTED:

@@ -73,12 +73,12 @@ class GraphBackend(Protocol):
 class GraphedForward:
     """A function of one tensor that does the same for equal shapes: on CUDA as one graph for each shape that repeats.
 
-    The first input of a kind (shape, strides, type) runs as ever, the second is recorded, later ones are repeated. So
+    The first input of a kind (shape, strides, type) runs eagerly, the second is recorded, later ones are repeated. So
     outputs are the same, bit for bit, and always new tensors. Graphs that were not used for long are dropped. When
-    memory runs out all are. A function that cannot be recorded runs as ever from then on, which one line says.
+    memory runs out all are. A function that cannot be recorded runs eagerly from then on, which one line says.
 
     It must do the same each time: weights that change in place are seen, other Python state is not. Where gradients
-    are asked for, or another stream is used than at first, it runs as ever.
+    are asked for, or another stream is used than at first, it runs eagerly.
 
     Args:
         function: maps a tensor on `device` to a tensor; enters autocast itself, if it wants it.
@@ -129,7 +129,7 @@ class GraphedForward:
         return self._run_with_room(x)
 
     def _run_with_room(self, x: Tensor) -> Tensor:
-        """The function as ever; when memory runs out, again without graphs."""
+        """Run the function eagerly; when memory runs out, again without graphs."""
         try:
             return self._function(x)
         except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What decides whether a function runs as ever, is recorded or repeated; with a backend that needs no CUDA."""
+"""What decides whether a function runs eagerly, is recorded or repeated; with a backend that needs no CUDA."""
 
 import logging
 
