@@ -142,10 +142,10 @@ class _LRSA(nn.Module):
 def _joined_projections(attention: "_WindowAttention", dtype: torch.dtype) -> nn.Parameter:
     """Return the weights of queries, keys and values as one matrix.
 
-    In float32 on CPUs, whose kernel computes in it whatever comes; on GPUs in `dtype`.
+    On GPUs in `dtype`; on CPUs as they are, for the kernel there computes in float32 whatever comes.
     """
     weight = torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight])
-    return nn.Parameter(weight if weight.device.type == "cpu" and dtype == torch.bfloat16 else weight.to(dtype))
+    return nn.Parameter(weight if weight.device.type == "cpu" else weight.to(dtype))
 
 
 class PreparedCATANet(nn.Module):

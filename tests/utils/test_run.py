@@ -151,6 +151,7 @@ def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
     library = SimpleNamespace(mallopt=lambda *arguments: calls.append(arguments))
     monkeypatch.setattr(run.ctypes, "CDLL", lambda name: library)
     monkeypatch.setattr(run.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.delenv("BASICSR_MALLOC")
     run.keep_freed_memory()
     assert calls == [(-4, 0), (-1, 2**31 - 1)]
     for setting, library_name in (("0", "glibc"), ("1", "")):
