@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from basicsr.archs.gathered_attention import gathered_attention
-from basicsr.archs.graph_form import groups_are_watched
-from basicsr.archs.kernels import runs_triton
 from basicsr.archs.layers import (
     ConvFFN,
     MultiplyAdds,
@@ -34,6 +32,7 @@ from basicsr.archs.layers import (
     recomputed,
     sorted_windows,
     stable_group_order,
+    takes_kmeans_kernel,
     tokens_to_map,
 )
 from basicsr.archs.patches import PatchGrid
@@ -58,7 +57,7 @@ TINY = {
 
 def _sums_by_centre(z_MC: Tensor, unit_centres_TC: Tensor) -> Tensor:
     """Return the sum of the tokens nearest to each centre, and their number, (T, C + 1); the sum has a gradient."""
-    if runs_triton(z_MC) and not groups_are_watched():
+    if takes_kmeans_kernel(z_MC, unit_centres_TC):
         from basicsr.archs.kernels.kmeans import kmeans_sums
 
         return kmeans_sums(z_MC, unit_centres_TC)

@@ -68,6 +68,11 @@ def mirrored_to_multiple(x_BCHW: Tensor, multiple: int) -> Tensor:
     return x_BCHW
 
 
+def takes_kmeans_kernel(tokens: Tensor, centres: Tensor) -> bool:
+    """Return whether the kernels for nearest centres serve: centres in float32, and nobody who needs similarities."""
+    return runs_triton(tokens) and centres.dtype == torch.float32 and not groups_are_watched()
+
+
 def nearest_centre(z_BNC: Tensor, unit_centres_TC: Tensor) -> Tensor:
     """Return the index of the centre with the largest dot product for each token, (B, N); of equals the first.
 
@@ -75,7 +80,7 @@ def nearest_centre(z_BNC: Tensor, unit_centres_TC: Tensor) -> Tensor:
     """
     tokens = z_BNC.flatten(0, 1)
     with torch.no_grad():
-        if runs_triton(tokens) and not groups_are_watched():
+        if takes_kmeans_kernel(tokens, unit_centres_TC):
             from basicsr.archs.kernels import kmeans
 
             return kmeans.nearest_centre(tokens, unit_centres_TC).view(z_BNC.shape[:2])

@@ -88,3 +88,17 @@ def test_k_means_of_the_kernels(monkeypatch):
         centres.append([buffer.clone() for name, buffer in net.named_buffers() if name.endswith("means")])
     for mine, other in zip(*centres, strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["CATANet", "ATD"])
+def test_a_network_in_half_precision_throughout(name, monkeypatch):
+    """As old inference scripts have it: `net.bfloat16()`, parameters and buffers alike."""
+    net, lq = network(name).train(), torch.rand(1, 3, 8, 8, device=DEVICE)
+    monkeypatch.setenv("BASICSR_KERNELS", "0")
+    net(lq)  # sets the token centres
+    monkeypatch.setenv("BASICSR_KERNELS", "1")
+    monkeypatch.setenv("BASICSR_TRITON_ON_CPU", "1")
+    with torch.inference_mode():
+        expected, found = net.eval()(lq), net.bfloat16()(lq.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).square().mean().sqrt() < 0.02
