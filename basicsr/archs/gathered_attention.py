@@ -82,7 +82,14 @@ def _triton_attention(
     return out + (to_all if scatter else to_all.index_select(0, windows.query_rows()))
 
 
-@torch.library.custom_op("basicsr::gathered_attention", mutates_args=())
+# Written out, for older versions of PyTorch do not understand all annotations.
+SCHEMA = (
+    "(Tensor qkv, Tensor rows, Tensor? global_kv, Tensor? numbers, Tensor? labels, int uniform, Tensor? factor, "
+    "int[] windows, int[] heads, bool scatter) -> Tensor"
+)
+
+
+@torch.library.custom_op("basicsr::gathered_attention", mutates_args=(), schema=SCHEMA)
 def _opaque(
     qkv: Tensor, rows: Tensor, global_kv: Tensor | None, numbers: Tensor | None, labels: Tensor | None, uniform: int,
     factor: Tensor | None, windows: list[int], heads: list[int], scatter: bool,

@@ -123,8 +123,9 @@ def _nearest_kernel(
             y = tl.load(centres + t[:, None] * COLUMNS + c[None, :], mask=mask, other=0.0)
             similarity += dot(x, tl.trans(y), PRECISION)
         similarity = tl.where((t < number)[None, :], similarity, float("-inf"))
-        here, at = tl.max(similarity, 1, return_indices=True, return_indices_tie_break_left=True)
-        best = tl.where(here > largest, first + at, best)
+        here = tl.max(similarity, 1)
+        at = tl.min(tl.where(similarity == here[:, None], t[None, :], number), 1)  # of equals the first
+        best = tl.where(here > largest, at, best)
         largest = tl.maximum(here, largest)
     tl.store(chosen + row, best, mask=row < rows)
 
