@@ -84,8 +84,8 @@ def _triton_attention(
 
 # Written out, for older versions of PyTorch do not understand all annotations.
 SCHEMA = (
-    "(Tensor qkv, Tensor rows, Tensor? global_kv, Tensor? numbers, Tensor? labels, int uniform, Tensor? factor, "
-    "int[] windows, int[] heads, bool scatter) -> Tensor"
+    "(Tensor qkv, Tensor rows, Tensor? global_kv, Tensor? numbers, Tensor? labels, SymInt uniform, Tensor? factor, "
+    "SymInt[] windows, SymInt[] heads, bool scatter) -> Tensor"
 )
 
 
