@@ -66,7 +66,7 @@ class Blend(NamedTuple):
     """How the slots of all patches (their pixels, patch after patch) are added up at the tokens of a batch."""
 
     slots: Tensor  # (entries,) int32: token after token, the slots that are added up
-    entry_tokens: Tensor  # (entries,) int32: the token of each entry
+    entry_tokens: Tensor  # (entries,) int32: the token of each entry, for devices that may lack embedding_bag
     first: Tensor  # (B*N,) int32: the first entry of each token
     factor: Tensor  # (entries,) float32 on the slots
     token_factor: Tensor  # (B*N, 1) float32: the same by token
@@ -229,6 +229,7 @@ class _Unmerge(torch.autograd.Function):
 
 
 def _sum_in_bags(p: Tensor, blend: Blend) -> Tensor:
+    """Return the weighted sums of slots (B*slots, C) at all tokens, (B*N, C)."""
     return F.embedding_bag(blend.slots, p, blend.first, mode="sum", per_sample_weights=blend.factor.to(p.dtype))
 
 
