@@ -16,7 +16,7 @@ _HOMES = {
     "metrics": ("calculate_metric",),
     "metrics.psnr_ssim": ("calculate_psnr", "calculate_ssim", "calculate_psnr_pt", "calculate_ssim_pt"),
     "models": ("build_model",),
-    "upscaler": ("Upscaler",),
+    "inference.upscaler": ("Upscaler",),
     "utils": (
         "get_root_logger", "MessageLogger", "crop_border", "imresize", "get_dist_info", "init_dist", "master_only",
         "scandir", "set_random_seed", "tensor2img", "img2tensor", "imwrite", "FileClient",

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from basicsr.utils.errors import CheckpointError, OptionError
+from basicsr.errors import CheckpointError, OptionError
 from basicsr.version import __version__
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     # Only now, for this imports torch and --help should not wait for it.
-    from basicsr.utils.run import run_command
+    from basicsr.engine.run import run_command
 
     def body() -> None:
         export(check_request(args))
@@ -188,7 +188,7 @@ def _plan(request: Request) -> Iterator[tuple[str, str, tuple[int, int] | None, 
 
 def _network(path: Path) -> Network:
     from basicsr.archs.published import read_network
-    from basicsr.runtimes.graph import side_rule
+    from basicsr.runtimes.trace import side_rule
 
     net, spec, _ = read_network(path)
     net = net.eval()
@@ -199,8 +199,8 @@ def _network(path: Path) -> Network:
 
 def _photo(path: Path | None, network: Network) -> tuple["np.ndarray", str]:
     """The picture that files are tried on, (H, W, C), and its name."""
+    from basicsr.images.files import decode_gray, read_image
     from basicsr.runtimes.parity import drawn_picture
-    from basicsr.utils.img_util import decode_gray, read_image
 
     read: Callable[[Path], np.ndarray] = read_image
     if network.channels == 1:
@@ -218,8 +218,8 @@ def _photo(path: Path | None, network: Network) -> tuple["np.ndarray", str]:
 
 def _calibration(folder: Path, network: Network) -> list["np.ndarray"]:
     """Inputs made of photographs as the network expects them, (1, C, h, w)."""
+    from basicsr.images.files import list_images
     from basicsr.runtimes.parity import samples_of
-    from basicsr.utils.img_util import list_images
 
     names = list_images(folder)
     step = max(1, len(names) // CALIBRATION_IMAGES)
@@ -242,7 +242,7 @@ def _make(
     """A file, not yet compared."""
     import torch
 
-    from basicsr.runtimes.graph import for_graph, traced
+    from basicsr.runtimes.trace import for_graph, traced
 
     facts: dict[str, Any] = {
         "file": name, "kind": kind, "dtype": dtype, "input": "lq", "output": "sr",
@@ -255,11 +255,11 @@ def _make(
         return traced(net, network.channels, size, network.rule, with_groups)
 
     if kind == "pte":
-        from basicsr.runtimes.executorch_file import executorch_program
+        from basicsr.runtimes.executorch import executorch_program
 
         data, nodes = executorch_program(program())
         return Written(name, data, {**facts, "nodes": nodes})
-    from basicsr.runtimes.onnx_file import check_model, onnx_model, quantised
+    from basicsr.runtimes.onnx import check_model, onnx_model, quantised
 
     facts["opset"] = request.opset
     if dtype == "int8":
@@ -290,8 +290,8 @@ def _check(
     file: Written, network: Network, size: tuple[int, int] | None, dtype: str, photo: "np.ndarray", photo_name: str
 ) -> list[str]:
     """Compare a file with PyTorch; returns what is wrong with it."""
-    from basicsr.runtimes.graph import sides_beyond
     from basicsr.runtimes.parity import compare, samples_of
+    from basicsr.runtimes.trace import sides_beyond
 
     sides = [size] * 3 if size else [sides_beyond(extra, *network.rule) for extra in WINDOWS]
     rule = network.rule if size is None else (1, 1)
@@ -301,8 +301,8 @@ def _check(
     run: Any
     with_groups: Any = None
     if file.facts["kind"] == "pte":
-        from basicsr.runtimes.executorch_file import ExecuTorchNet, executorch_program
-        from basicsr.runtimes.graph import for_graph, traced
+        from basicsr.runtimes.executorch import ExecuTorchNet, executorch_program
+        from basicsr.runtimes.trace import for_graph, traced
 
         run = ExecuTorchNet(file.data)
         tapped = traced(for_graph(network.net), network.channels, size, network.rule, with_groups=True)
@@ -310,7 +310,7 @@ def _check(
     else:
         import onnx
 
-        from basicsr.runtimes import onnx_file
+        from basicsr.runtimes import onnx as onnx_file
 
         run = onnx_file.OnnxNet(onnx.load_from_string(file.data))
         if dtype == "float32":
@@ -323,9 +323,9 @@ def _check(
 
 
 def _manifest(network: Network, request: Request, written: Sequence[Written], photo_name: str) -> dict[str, Any]:
+    from basicsr.engine.checkpoint import load_file
+    from basicsr.inference.upscaler import OVERLAP
     from basicsr.runtimes.parity import MEAN, PSNR, SAME_GROUPS, TIE, TIED_MEAN, WORST
-    from basicsr.upscaler import OVERLAP
-    from basicsr.utils.checkpoint import load_file
 
     content = load_file(request.model)
     iterations = content.get("iter", (content.get("meta") or {}).get("iter"))

@@ -19,11 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from basicsr.utils.errors import CheckpointError, OptionError
+from basicsr.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
-    from basicsr.upscaler import Upscaler
-    from basicsr.utils.comparison import Box
+    from basicsr.inference.comparison import Box
+    from basicsr.inference.upscaler import Upscaler
 
 logger = logging.getLogger("basicsr")
 T = TypeVar("T")
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     # Only now, for this imports torch and --help should not wait for it.
-    from basicsr.utils.run import run_command
+    from basicsr.engine.run import run_command
 
     failed: list[str] = []
     return run_command("basicsr-infer", lambda: failed.extend(infer(args))) or (1 if failed else 0)
@@ -113,8 +113,8 @@ def infer(args: argparse.Namespace) -> list[str]:
         FileNotFoundError: when there is no input.
         RunStoppedError: on Ctrl-C or SIGTERM.
     """
-    from basicsr.upscaler import OVERLAP, Upscaler
-    from basicsr.utils.signals import RunStoppedError
+    from basicsr.engine.signals import RunStoppedError
+    from basicsr.inference.upscaler import OVERLAP, Upscaler
 
     request = check_request(args)
     source, output = Path(args.input), Path(args.output)
@@ -165,8 +165,8 @@ def plan(
         OptionError: when two inputs would have the same output, an output would replace an input that is not another
             one's output, or its format has no 16 bits.
     """
-    from basicsr.utils.img_util import DEEP_SUFFIXES
-    from basicsr.utils.video import VIDEO_SUFFIXES
+    from basicsr.images.files import DEEP_SUFFIXES
+    from basicsr.images.video import VIDEO_SUFFIXES
 
     jobs = []
     for name in names:
@@ -208,7 +208,7 @@ def plan(
 
 def groups(jobs: list[Job], upscaler: "Upscaler", args: argparse.Namespace) -> Iterator[list[Job]]:
     """The jobs, up to --batch images of equal size together, videos alone."""
-    from basicsr.utils.img_util import image_size
+    from basicsr.images.files import image_size
 
     waiting: dict[tuple[int, int], list[Job]] = {}
     for job in jobs:
@@ -257,7 +257,7 @@ def _do(upscaler: "Upscaler", group: list[Job], args: argparse.Namespace) -> lis
 @contextmanager
 def _sigterm_as_exception() -> Iterator[None]:
     """Let SIGTERM end the block by an exception, so that what is half-written is removed; SIGINT does that anyway."""
-    from basicsr.utils.signals import RunStoppedError
+    from basicsr.engine.signals import RunStoppedError
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise RunStoppedError(number, STOPPED)
@@ -355,8 +355,8 @@ def input_names(source: Path) -> list[str]:
         OptionError: when the file is neither, or the folder has none.
         FileNotFoundError: when there is nothing.
     """
-    from basicsr.utils.img_util import IMAGE_SUFFIXES, list_images
-    from basicsr.utils.video import VIDEO_SUFFIXES, list_videos
+    from basicsr.images.files import IMAGE_SUFFIXES, list_images
+    from basicsr.images.video import VIDEO_SUFFIXES, list_videos
 
     kinds = f"images: {' '.join(IMAGE_SUFFIXES)}; videos: {' '.join(VIDEO_SUFFIXES)}"
     if source.is_dir():
@@ -377,8 +377,8 @@ def check_output(output: Path) -> None:
     Raises:
         OptionError: when it is a file, or named like an image or a video.
     """
-    from basicsr.utils.img_util import IMAGE_SUFFIXES
-    from basicsr.utils.video import VIDEO_SUFFIXES
+    from basicsr.images.files import IMAGE_SUFFIXES
+    from basicsr.images.video import VIDEO_SUFFIXES
 
     if output.exists() and not output.is_dir():
         raise OptionError(f"-o {output}: is a file; name a folder")
@@ -453,20 +453,20 @@ def _count(text: str) -> int:
 
 
 def _amount(text: str) -> int:
-    from basicsr.utils.memory import parse_bytes  # here and below: only if asked for, for they import torch
+    from basicsr.inference.memory import parse_bytes  # here and below: only if asked for, for they import torch
 
     return _parsed(parse_bytes, text)
 
 
 def _crop(text: str) -> "Box":
-    from basicsr.utils.comparison import parse_box
+    from basicsr.inference.comparison import parse_box
 
     return _parsed(parse_box, text)
 
 
 def _suffix(text: str) -> str:
-    from basicsr.utils.img_util import IMAGE_SUFFIXES
-    from basicsr.utils.video import VIDEO_SUFFIXES
+    from basicsr.images.files import IMAGE_SUFFIXES
+    from basicsr.images.video import VIDEO_SUFFIXES
 
     suffix = f".{text.lower().lstrip('.')}"
     if suffix not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):

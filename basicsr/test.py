@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from basicsr.utils.command_line import parse_command_line
+from basicsr.config.command_line import parse_command_line
 
 if TYPE_CHECKING:
-    from basicsr.utils.options import Options
+    from basicsr.config.schema import Options
 
 logger = logging.getLogger("basicsr")
 
@@ -21,8 +21,8 @@ def main(argv: list[str] | None = None, root_path: str | Path | None = None) -> 
     """The command `basicsr-test`; returns the exit code. `results` is made below `root_path`, else here."""
     args = parse_command_line("basicsr-test", __doc__ or "", argv)
     # Only now, for these import torch and --help should not wait for it.
-    from basicsr.utils.options import below, dump_options, load_options, resolve
-    from basicsr.utils.run import join_processes, run_command
+    from basicsr.config.schema import below, dump_options, load_options, resolve
+    from basicsr.engine.run import join_processes, run_command
 
     def body() -> None:
         opt = below(root_path, load_options(args.opt, args.force_yml, is_train=False))
@@ -54,9 +54,9 @@ def test(opt: "Options") -> None:
         OptionError: when there are no weights to test.
     """
     from basicsr.data.loaders import build_test_loader
+    from basicsr.engine.run import make_folders
+    from basicsr.errors import OptionError
     from basicsr.models import build_model
-    from basicsr.utils.errors import OptionError
-    from basicsr.utils.run import make_folders
 
     loaders = [build_test_loader(opt, key) for key in opt.datasets_of("val", "test")]
     model = build_model(opt)

@@ -16,25 +16,25 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from basicsr.config.command_line import parse_command_line
+from basicsr.config.schema import Options, below, dump_options, load_options, resolve
 from basicsr.data.loaders import build_test_loader, build_train_loader
-from basicsr.metrics.evaluate import Best
-from basicsr.models import build_model
-from basicsr.models.base_model import BaseModel, random_state_kept
-from basicsr.utils.changes import check_changes
-from basicsr.utils.checkpoint import (
+from basicsr.engine.checkpoint import (
     Checkpoint,
     load_checkpoint,
     newest_checkpoint,
     prune_checkpoints,
     remove_leftovers,
 )
-from basicsr.utils.command_line import parse_command_line
-from basicsr.utils.errors import OptionError
-from basicsr.utils.logger import MessageLogger, Trackers
-from basicsr.utils.options import Options, below, dump_options, load_options, resolve
-from basicsr.utils.plot_util import plot_curves, read_logs
-from basicsr.utils.run import join_processes, make_folders, read_once, run_command
-from basicsr.utils.signals import CutShort, RunStoppedError, StopRequest
+from basicsr.engine.curves import plot_curves, read_logs
+from basicsr.engine.logging import MessageLogger, Trackers
+from basicsr.engine.resume_check import check_changes
+from basicsr.engine.run import join_processes, make_folders, read_once, run_command
+from basicsr.engine.signals import CutShort, RunStoppedError, StopRequest
+from basicsr.errors import OptionError
+from basicsr.metrics.evaluate import Best
+from basicsr.models import build_model
+from basicsr.models.base_model import BaseModel, random_state_kept
 
 logger = logging.getLogger("basicsr")
 # What states of BasicSR 1.4 and of older versions do not have, and what follows.

@@ -59,14 +59,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from basicsr.archs import build_network, load_network
-from basicsr.archs.plans import PLANS
-from basicsr.utils.checkpoint import load_weights
-from basicsr.utils.cuda_graphs import CudaBackend, GraphBackend, reason_of
-from basicsr.utils.errors import CheckpointError, OptionError, UnknownNameError
-from basicsr.utils.launches import count_launches
-from basicsr.utils.options import load_options
-from basicsr.utils.run import keep_freed_memory
-from basicsr.utils.yaml_file import load_yaml
+from basicsr.archs.layers.plans import PLANS
+from basicsr.config.schema import load_options
+from basicsr.config.yaml_file import load_yaml
+from basicsr.engine.checkpoint import load_weights
+from basicsr.engine.cuda_graphs import CudaBackend, GraphBackend, reason_of
+from basicsr.engine.launches import count_launches
+from basicsr.engine.run import keep_freed_memory
+from basicsr.errors import CheckpointError, OptionError, UnknownNameError
 from basicsr.version import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -625,8 +625,8 @@ def loaders(args: argparse.Namespace, temporary: Path) -> tuple[dict[str, Any], 
 
 def photographs(folder: Path, scale: int) -> dict[str, Path]:
     """Folders `gt` and `lq` with photographs from scikit-image's wheel."""
-    from basicsr.utils.img_util import read_image, write_image
-    from basicsr.utils.matlab_functions import imresize
+    from basicsr.images.files import read_image, write_image
+    from basicsr.images.matlab_resize import imresize
 
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:

@@ -34,9 +34,9 @@ import torch
 from torch import nn
 
 from basicsr.archs import build_network
-from basicsr.runtimes.graph import for_graph, side_rule, traced
-from basicsr.utils.errors import OptionError
-from basicsr.utils.run import keep_freed_memory, run_command
+from basicsr.engine.run import keep_freed_memory, run_command
+from basicsr.errors import OptionError
+from basicsr.runtimes.trace import for_graph, side_rule, traced
 
 Forward = Callable[[np.ndarray], np.ndarray]
 OPSET = 20
@@ -118,7 +118,7 @@ def _network(name: str, scale: int) -> nn.Module:
 def _saved(net: nn.Module, channels: int, size: tuple[int, int] | None, rule: tuple[int, int], folder: Path) -> Path:
     import onnx
 
-    from basicsr.runtimes.onnx_file import check_model, onnx_model
+    from basicsr.runtimes.onnx import check_model, onnx_model
 
     start = time.perf_counter()
     model = onnx_model(traced(for_graph(net), channels, size, rule), OPSET)
@@ -149,7 +149,7 @@ def _torch_forms(net: nn.Module, is_compiled: bool) -> dict[str, Forward]:
 
 
 def _file_forms(path: Path, label: str, threads: int) -> dict[str, Forward]:
-    from basicsr.runtimes.onnx_file import OnnxNet
+    from basicsr.runtimes.onnx import OnnxNet
 
     ort = OnnxNet(path, threads)
     forms: dict[str, Forward] = {f"ort{label}": lambda lq: ort(lq)[0]}
@@ -189,9 +189,9 @@ def _in_turns(forms: dict[str, Forward], lq: np.ndarray, rounds: int) -> dict[st
 
 def _compare_files(args: argparse.Namespace) -> None:
     """Print bytes, PSNR and speed of ONNX files for any size."""
+    from basicsr.images.files import list_images, read_image, to_pixels, to_tensor
     from basicsr.metrics.psnr_ssim import calculate_psnr
-    from basicsr.runtimes.onnx_file import OnnxNet
-    from basicsr.utils.img_util import list_images, read_image, to_pixels, to_tensor
+    from basicsr.runtimes.onnx import OnnxNet
 
     if args.gt is None or args.lq is None:
         raise OptionError("--files: needs folders of ground truth and inputs, --gt and --lq")

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from basicsr.utils.errors import OptionError
+from basicsr.errors import OptionError
 
 DOCS = Path(__file__).parents[1] / "docs"
 SOURCE, PAGE = DOCS / "published_results.yml", DOCS / "published_results.md"
@@ -94,9 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     if not (args.tolerance >= 0 and args.tolerance_ssim >= 0):
         parser.error("tolerances must be numbers of at least 0")
     # Only now, for this imports torch and --help should not wait for it.
+    from basicsr.config.schema import load_options, resolve
+    from basicsr.engine.run import MISTAKES
     from basicsr.test import main as run_test
-    from basicsr.utils.options import load_options, resolve
-    from basicsr.utils.run import MISTAKES
 
     try:
         options = resolve(load_options(args.opt, args.force_yml, is_train=False))

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from basicsr.utils.img_util import read_image, write_image
+from basicsr.images.files import read_image, write_image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PHOTOS = {

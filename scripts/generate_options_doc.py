@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from basicsr.utils import options, prune_options
-from basicsr.utils.registry import (
+from basicsr.config import pruning as prune_options
+from basicsr.config import schema as options
+from basicsr.config.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
     LOSS_REGISTRY,
@@ -22,7 +23,7 @@ from basicsr.utils.registry import (
     SCHEDULER_REGISTRY,
     Registry,
 )
-from basicsr.utils.typed import Section, describe, signature_hints
+from basicsr.config.section import Section, describe, signature_hints
 
 TARGET = Path(__file__).parents[1] / "docs" / "options.md"
 SECTIONS: list[tuple[str, type[Section]]] = [

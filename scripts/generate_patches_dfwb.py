@@ -23,8 +23,8 @@ import numpy as np
 from basicsr.data.pieces import Job, squares, write_missing
 from basicsr.data.storage import FolderImages
 from basicsr.data.transforms import Window
-from basicsr.utils.img_util import read_image
-from basicsr.utils.parallel import in_parallel
+from basicsr.engine.parallel import in_parallel
+from basicsr.images.files import read_image
 
 FOLDERS = ("datasets/DIV2K/DIV2K_train_HR", "datasets/Flickr2K/Flickr2K_HR", "datasets/WED", "datasets/BSD500")
 LOOK_SIDE = 16  # pixels of the small gray image by which two files are compared

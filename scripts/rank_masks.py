@@ -30,24 +30,24 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr.archs.prunable import Prunable
+from basicsr.config.pruning import PruneOptions
+from basicsr.config.schema import Options, check, load_options, resolve
+from basicsr.config.section import Spec, Where, structure
 from basicsr.data.loaders import TestLoader, build_test_loader, build_train_loader
+from basicsr.engine.run import MISTAKES, keep_freed_memory, seed_everything
+from basicsr.errors import OptionError
 from basicsr.metrics import describe
 from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
-from basicsr.models.block_mask import MAX_MASKS, build_sampler, check_forced, feasible_masks, uniform_mask
-from basicsr.models.compaction import compact, kept_groups, network_spec, with_tail
-from basicsr.models.distillation import load_teacher
-from basicsr.models.group_costs import Resource, group_resources
-from basicsr.models.hardening import finetune_options, sha256
 from basicsr.models.prune_distill_model import blamed
 from basicsr.models.sr_model import SRModel
+from basicsr.pruning.compaction import compact, kept_groups, network_spec, with_tail
+from basicsr.pruning.costs import Resource, group_resources
+from basicsr.pruning.distillation import load_teacher
+from basicsr.pruning.finalize import finetune_options, sha256
+from basicsr.pruning.plots import kept_text, rank_correlation
+from basicsr.pruning.samplers import MAX_MASKS, build_sampler, check_forced, feasible_masks, uniform_mask
 from basicsr.train import batches
-from basicsr.utils.errors import OptionError
-from basicsr.utils.options import Options, check, load_options, resolve
-from basicsr.utils.prune_options import PruneOptions
-from basicsr.utils.prune_plots import kept_text, rank_correlation
-from basicsr.utils.run import MISTAKES, keep_freed_memory, seed_everything
-from basicsr.utils.typed import Spec, Where, structure
 
 ZERO_SHOT, RECOVERED, P = "zero_shot_psnr", "recovered_psnr", "p"
 FIRST_COLUMNS = ("mask", "kept", ZERO_SHOT, RECOVERED, P)

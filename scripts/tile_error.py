@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from basicsr.upscaler import OVERLAP, Upscaler
-from basicsr.utils.img_util import list_images, read_image, to_tensor
-from basicsr.utils.matlab_functions import imresize
-from basicsr.utils.run import run_command
-from basicsr.utils.tiling import predict_in_tiles
+from basicsr.engine.run import run_command
+from basicsr.images.files import list_images, read_image, to_tensor
+from basicsr.images.matlab_resize import imresize
+from basicsr.images.tiling import predict_in_tiles
+from basicsr.inference.upscaler import OVERLAP, Upscaler
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ if not torch.cuda.is_available():  # read when kernels are first imported: Trito
 # kept, a damaged image that claims many pixels has them all touched, and tests of memory see it.
 os.environ.setdefault("BASICSR_MALLOC", "0")
 
-from basicsr.utils.img_util import read_image, write_image
+from basicsr.images.files import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "pretrained_models/CATANet-XS_x4.pth"

@@ -18,13 +18,13 @@ import yaml
 import basicsr.test
 import basicsr.train
 from basicsr.archs import build_network
+from basicsr.config.registry import LOSS_REGISTRY
 from basicsr.data import build_dataset
+from basicsr.engine.curves import read_log
+from basicsr.images.files import image_size, list_images, read_image, to_pixels, write_image
+from basicsr.images.matlab_resize import imresize
 from basicsr.metrics.psnr_ssim import calculate_psnr
 from basicsr.models.sr_model import self_ensemble
-from basicsr.utils.img_util import image_size, list_images, read_image, to_pixels, write_image
-from basicsr.utils.matlab_functions import imresize
-from basicsr.utils.plot_util import read_log
-from basicsr.utils.registry import LOSS_REGISTRY
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to enable fault handler")  # stderr is captured
 PACKAGE = Path(basicsr.train.__file__).parent

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basicsr.utils.errors import CheckpointError
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.config.registry import ARCH_REGISTRY
+from basicsr.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,8 +29,8 @@ def build_network_for(weights: "Mapping[str, Tensor]", spec: Any, path: str | Pa
     """
     import torch
 
-    from basicsr.utils.checkpoint import mismatch
-    from basicsr.utils.typed import NOWHERE, Component, convert_spec
+    from basicsr.config.section import NOWHERE, Component, convert_spec
+    from basicsr.engine.checkpoint import mismatch
 
     if not isinstance(spec, Mapping) or "type" not in spec:
         raise CheckpointError(f"{path}: its network_g must be a mapping with a type, got {str(spec)[:50]}")
@@ -57,7 +57,7 @@ def load_network(path: str | Path, param_key: str = "params") -> "nn.Module":
     Raises:
         CheckpointError: when the file carries no `network_g`, or its weights do not fit it.
     """
-    from basicsr.utils.checkpoint import load_file, load_weights, select_weights
+    from basicsr.engine.checkpoint import load_file, load_weights, select_weights
 
     content = load_file(path)
     if content.get("network_g") is None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr.archs.atd_layers import (
+from basicsr.archs.layers.atd import (
     ATDFamily,
     ATDLayer,
     LayerSizes,
@@ -35,11 +35,11 @@ from basicsr.archs.atd_layers import (
     switched,
     window_grids,
 )
-from basicsr.archs.graph_form import active_form
-from basicsr.archs.layers import MultiplyAdds, TokenNorm, map_to_tokens, mirrored_to_multiple, tokens_to_map
+from basicsr.archs.layers.export_mode import active_form
+from basicsr.archs.layers.shifted_windows import relative_position_index
+from basicsr.archs.layers.tokens import MultiplyAdds, TokenNorm, map_to_tokens, mirrored_to_multiple, tokens_to_map
 from basicsr.archs.prunable import Gate, GroupInfo, check_gates
-from basicsr.archs.shifted_windows import relative_position_index
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.config.registry import ARCH_REGISTRY
 
 Version = Literal[1, 2]
 Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.atd_layers import (
+from basicsr.archs.layers.atd import (
     ATDFamily,
     ATDLayer,
     LayerSizes,
@@ -26,8 +26,8 @@ from basicsr.archs.atd_layers import (
     finish,
     window_grids,
 )
-from basicsr.archs.graph_form import active_form
-from basicsr.archs.layers import (
+from basicsr.archs.layers.export_mode import active_form
+from basicsr.archs.layers.tokens import (
     MultiplyAdds,
     TokenNorm,
     map_to_tokens,
@@ -35,7 +35,7 @@ from basicsr.archs.layers import (
     pixel_unshuffle_in_graph,
     tokens_to_map,
 )
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.config.registry import ARCH_REGISTRY
 
 # Sizes that the contract tests build the network with, and the scales that it has.
 TINY = {

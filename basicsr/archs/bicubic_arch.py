@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from basicsr.utils.matlab_functions import imresize
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.config.registry import ARCH_REGISTRY
+from basicsr.images.matlab_resize import imresize
 
 TINY: dict[str, int] = {}
 

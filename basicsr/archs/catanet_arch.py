@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr.archs.gathered_attention import gathered_attention
-from basicsr.archs.layers import (
+from basicsr.archs.layers.attention import gathered_attention
+from basicsr.archs.layers.patches import PatchGrid
+from basicsr.archs.layers.plans import planned
+from basicsr.archs.layers.tokens import (
     ConvFFN,
     MultiplyAdds,
     PreNorm,
@@ -35,15 +37,13 @@ from basicsr.archs.layers import (
     takes_kmeans_kernel,
     tokens_to_map,
 )
-from basicsr.archs.patches import PatchGrid
-from basicsr.archs.plans import planned
+from basicsr.archs.layers.windows import Heads, Windows
 from basicsr.archs.prunable import Gate, GroupInfo, check_gates, gated
-from basicsr.archs.windows import Heads, Windows
-from basicsr.utils.dist_util import all_reduce_sum
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.config.registry import ARCH_REGISTRY
+from basicsr.engine.distributed import all_reduce_sum
 
 if TYPE_CHECKING:
-    from basicsr.archs.catanet_prepared import PreparedCATANet
+    from basicsr.inference.fast_catanet import PreparedCATANet
 
 Tail = Literal["original", "direct"]
 CENTRE_DECAY = 0.999  # of the moving average of the token centres
@@ -444,7 +444,7 @@ class CATANet(nn.Module):
         Args:
             dtype: of convolutions and FFNs: float32 or bfloat16.
         """
-        from basicsr.archs.catanet_prepared import PreparedCATANet
+        from basicsr.inference.fast_catanet import PreparedCATANet
 
         return PreparedCATANet(deepcopy(self).eval().requires_grad_(False), dtype)
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.archs import build_network, build_network_for
-from basicsr.archs.atd_layers import describe_state
-from basicsr.utils.checkpoint import load_file, load_weights, mismatch, select_weights
-from basicsr.utils.errors import CheckpointError
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.archs.layers.atd import describe_state
+from basicsr.config.registry import ARCH_REGISTRY
+from basicsr.engine.checkpoint import load_file, load_weights, mismatch, select_weights
+from basicsr.errors import CheckpointError
 
 SCALES = (2, 3, 4)
 # The networks that files without `network_g` may hold, in the words of `describe_state`.

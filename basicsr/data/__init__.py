@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from basicsr.utils.registry import DATASET_REGISTRY
-from basicsr.utils.signals import leave_signals_to_parent
+from basicsr.config.registry import DATASET_REGISTRY
+from basicsr.engine.signals import leave_signals_to_parent
 
 
 def build_dataset(

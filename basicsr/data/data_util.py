@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from basicsr.data.data_sampler import SampleIndex
 from basicsr.data.storage import FolderImages, ImageStore, LmdbImages, lmdb_key, refuse
 from basicsr.data.transforms import mod_crop
-from basicsr.utils.img_util import img2tensor, read_image
+from basicsr.images.files import img2tensor, read_image
 
 
 def chosen_names(store: ImageStore, meta_info_file: str | None = None) -> list[str]:

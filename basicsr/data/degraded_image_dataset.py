@@ -14,8 +14,8 @@ from basicsr.data.data_util import chosen_names, locate
 from basicsr.data.paired_image_dataset import PHASES
 from basicsr.data.storage import GrayImage, StoredImage, open_store
 from basicsr.data.transforms import flip_and_rotate, mirror_to, random_window
-from basicsr.utils.color_util import bgr2ycbcr
-from basicsr.utils.img_util import to_tensor
+from basicsr.images.color import bgr2ycbcr
+from basicsr.images.files import to_tensor
 
 logger = logging.getLogger("basicsr")
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.degraded_image_dataset import DegradedImageDataset
-from basicsr.utils.registry import DATASET_REGISTRY
 
 LEVELS = 255  # sigma counts in 8-bit levels
 

@@ -7,8 +7,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.degraded_image_dataset import DegradedImageDataset, eight_bits
-from basicsr.utils.registry import DATASET_REGISTRY
 
 logger = logging.getLogger("basicsr")
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, SequentialSampler, Subset
 
+from basicsr.config.schema import DatasetOptions, Options
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.device_cache import DeviceCacheError, DeviceLoader
-from basicsr.utils.errors import OptionError
-from basicsr.utils.options import DatasetOptions, Options
-from basicsr.utils.run import pick_device
+from basicsr.engine.run import pick_device
+from basicsr.errors import OptionError
 
 logger = logging.getLogger("basicsr")
 LOADER_SHARE = 0.8  # of `dist_params.timeout`: who waits for a loader gives up before those who wait for him

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
+from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.cache import CachedImages
 from basicsr.data.data_sampler import SampleIndex
 from basicsr.data.data_util import chosen_names, locate, partner_names, takes_opt
@@ -20,7 +21,6 @@ from basicsr.data.transforms import (
     random_orientation,
     random_window,
 )
-from basicsr.utils.registry import DATASET_REGISTRY
 
 PHASES = ("train", "val", "test")
 

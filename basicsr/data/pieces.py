@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from basicsr.data.transforms import Window
-from basicsr.utils.img_util import read_image, write_image
-from basicsr.utils.parallel import in_parallel
+from basicsr.engine.parallel import in_parallel
+from basicsr.images.files import read_image, write_image
 
 
 class Job(NamedTuple):

@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
+from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.cache import CachedImages
 from basicsr.data.data_sampler import SampleIndex
 from basicsr.data.data_util import chosen_names, locate, takes_opt
 from basicsr.data.storage import StoredImage, open_store
 from basicsr.data.transforms import ToInput
-from basicsr.utils.registry import DATASET_REGISTRY
 
 
 @DATASET_REGISTRY.register()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from basicsr.utils.img_util import ImageFacts, checked_size, decode_gray, decode_image, image_facts, list_images
+from basicsr.images.files import ImageFacts, checked_size, decode_gray, decode_image, image_facts, list_images
 
 logger = logging.getLogger("basicsr")
 MAX_REPORTED = 5

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr.utils.color_util import rgb_to_y_pt
-from basicsr.utils.img_util import to_tensor
-from basicsr.utils.matlab_functions import imresize
+from basicsr.images.color import rgb_to_y_pt
+from basicsr.images.files import to_tensor
+from basicsr.images.matlab_resize import imresize
 
 KERNEL_REACH = 2  # low-resolution pixels that the bicubic kernel looks beyond its own
 

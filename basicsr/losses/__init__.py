@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from basicsr.utils.registry import LOSS_REGISTRY
+from basicsr.config.registry import LOSS_REGISTRY
 
 if TYPE_CHECKING:
     from torch import nn

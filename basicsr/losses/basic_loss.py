@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.archs.vgg_arch import VGGFeatures, VGGType
+from basicsr.config.registry import LOSS_REGISTRY
 from basicsr.losses.loss_util import Reduction, weight_reduce_loss
-from basicsr.utils.registry import LOSS_REGISTRY
 
 Criterion = Literal["l1", "l2", "fro"]
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from basicsr.archs.layers import full_precision
-from basicsr.utils.registry import LOSS_REGISTRY
+from basicsr.archs.layers.tokens import full_precision
+from basicsr.config.registry import LOSS_REGISTRY
 
 AffinityMode = Literal["exact", "gram"]
 EPS = 1e-8  # least norm that features are divided by

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from basicsr.utils.registry import METRIC_REGISTRY
+from basicsr.config.registry import METRIC_REGISTRY
 
 _LAZY = ("calculate_psnr", "calculate_psnr_pt", "calculate_ssim", "calculate_ssim_pt")
 
 
 def __getattr__(name: str) -> Any:
     if name == "calculate_niqe":
-        from basicsr.metrics.niqe import calculate_niqe
+        from basicsr.compat.niqe import calculate_niqe
 
         return calculate_niqe
     if name in _LAZY:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from basicsr.engine.distributed import gather_objects
+from basicsr.images.files import tensor2img, to_pixels
 from basicsr.metrics import calculate_metric, describe, direction, protocol, takes_bgr
-from basicsr.utils.dist_util import gather_objects
-from basicsr.utils.img_util import tensor2img, to_pixels
 
 Record = tuple[str, str, dict[str, float]]  # path, name and scores of one image
 

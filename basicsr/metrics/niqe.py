@@ -1,14 +1,3 @@
-"""NIQE, by name only: its model of natural images may not be passed on."""
+"""The old import path of `basicsr.compat.niqe`."""
 
-from typing import Any
-
-from basicsr.utils.registry import ABSENT
-
-
-def calculate_niqe(*_: Any, **__: Any) -> float:
-    """The Natural Image Quality Evaluator of BasicSR, which is not here.
-
-    Raises:
-        NotImplementedError: always, with the reason.
-    """
-    raise NotImplementedError(ABSENT["calculate_niqe"])
+from basicsr.compat.niqe import *  # noqa: F403

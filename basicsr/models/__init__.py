@@ -3,11 +3,11 @@
 import logging
 from typing import TYPE_CHECKING
 
-from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr.config.registry import MODEL_REGISTRY
 
 if TYPE_CHECKING:
+    from basicsr.config.schema import Options
     from basicsr.models.base_model import BaseModel
-    from basicsr.utils.options import Options
 
 logger = logging.getLogger("basicsr")
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from basicsr.config.registry import MODEL_REGISTRY
+from basicsr.config.schema import DatasetOptions, Options
 from basicsr.models.sr_model import SRModel
-from basicsr.utils.options import DatasetOptions, Options
-from basicsr.utils.registry import MODEL_REGISTRY
 
 logger = logging.getLogger("basicsr")
 

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from basicsr.metrics.evaluate import Scores
-from basicsr.models.lr_scheduler import build_schedule, learning_rate
-from basicsr.models.optimizer_groups import (
+from basicsr.config.registry import OPTIMIZER_REGISTRY
+from basicsr.config.schema import Options
+from basicsr.engine.checkpoint import load_weights, mismatch, save_atomically, select_weights
+from basicsr.engine.distributed import gather_objects, master_only, reduce_mean_dict
+from basicsr.engine.lr_scheduler import build_schedule, learning_rate
+from basicsr.engine.optimizer_groups import (
     arguments_on,
     load_state,
     misfit,
@@ -24,14 +27,11 @@ from basicsr.models.optimizer_groups import (
     rate_of,
     set_rate,
 )
-from basicsr.models.step_graphs import overridden_hooks
-from basicsr.models.training_step import TrainingStep
-from basicsr.utils.checkpoint import load_weights, mismatch, save_atomically, select_weights
-from basicsr.utils.dist_util import gather_objects, master_only, reduce_mean_dict
-from basicsr.utils.errors import CheckpointError
-from basicsr.utils.options import Options
-from basicsr.utils.registry import OPTIMIZER_REGISTRY
-from basicsr.utils.run import pick_device
+from basicsr.engine.run import pick_device
+from basicsr.engine.step import TrainingStep
+from basicsr.engine.step_graphs import overridden_hooks
+from basicsr.errors import CheckpointError
+from basicsr.metrics.evaluate import Scores
 from basicsr.version import __version__
 
 logger = logging.getLogger("basicsr")

@@ -19,10 +19,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from basicsr.archs.prunable import Prunable, missing_members
+from basicsr.config.pruning import PruneOptions
+from basicsr.config.registry import MODEL_REGISTRY
+from basicsr.config.schema import Options
+from basicsr.engine.checkpoint import load_file
+from basicsr.engine.distributed import all_reduce_sum, gather_objects
+from basicsr.engine.optimizer_groups import set_rate
+from basicsr.errors import OptionError
 from basicsr.metrics.evaluate import Scores, evaluate
-from basicsr.models.block_mask import build_sampler
-from basicsr.models.compaction import check_tail, compact, cut_into, kept_groups
-from basicsr.models.distillation import (
+from basicsr.models.sr_model import SRModel
+from basicsr.pruning.compaction import check_tail, compact, cut_into, kept_groups
+from basicsr.pruning.costs import group_resources
+from basicsr.pruning.distillation import (
     Distillation,
     Transform,
     check_channels,
@@ -31,18 +39,10 @@ from basicsr.models.distillation import (
     load_teacher,
     tapped_pairs,
 )
-from basicsr.models.group_costs import group_resources
-from basicsr.models.hardening import WEIGHTS, harden
-from basicsr.models.mask_search import MaskedNetwork, MaskSearch
-from basicsr.models.optimizer_groups import set_rate
-from basicsr.models.sr_model import SRModel
-from basicsr.utils.checkpoint import load_file
-from basicsr.utils.dist_util import all_reduce_sum, gather_objects
-from basicsr.utils.errors import OptionError
-from basicsr.utils.options import Options
-from basicsr.utils.prune_options import PruneOptions
-from basicsr.utils.prune_report import MaskLog
-from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr.pruning.finalize import WEIGHTS, harden
+from basicsr.pruning.report import MaskLog
+from basicsr.pruning.samplers import build_sampler
+from basicsr.pruning.search import MaskedNetwork, MaskSearch
 
 logger = logging.getLogger("basicsr")
 FEATURE_TERMS = ("sa", "ca", "ia", "feat")

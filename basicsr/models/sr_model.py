@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from basicsr.archs import build_network
-from basicsr.archs.plans import PLANS
+from basicsr.archs.layers.plans import PLANS
+from basicsr.compat.hooks import overrides
+from basicsr.config.registry import MODEL_REGISTRY
+from basicsr.config.schema import Options
+from basicsr.engine.cuda_graphs import GraphedForward
+from basicsr.images.files import to_pixels, write_image
+from basicsr.images.tiling import tiles_when_full
 from basicsr.losses import build_loss
 from basicsr.metrics import both_protocols
 from basicsr.metrics.evaluate import Scores, evaluate
 from basicsr.models.base_model import EMA, BaseModel
-from basicsr.models.plugin_hooks import overrides
-from basicsr.utils.cuda_graphs import GraphedForward
-from basicsr.utils.img_util import to_pixels, write_image
-from basicsr.utils.options import Options
-from basicsr.utils.registry import MODEL_REGISTRY
-from basicsr.utils.tiling import tiles_when_full
 
 # What plug-ins override to run their networks; where none is overridden, `predictor` alone does it.
 RUN_HOOKS = ("feed_data", "test", "pre_process", "process", "post_process", "get_current_visuals")

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from basicsr.archs.graph_form import group_choices
-from basicsr.utils.errors import CheckpointError
-from basicsr.utils.img_util import to_tensor
-from basicsr.utils.matlab_functions import imresize
+from basicsr.archs.layers.export_mode import group_choices
+from basicsr.errors import CheckpointError
+from basicsr.images.files import to_tensor
+from basicsr.images.matlab_resize import imresize
 
 MEAN, WORST, PSNR = 1e-5, 2 / 255, 1e-3  # limits on the error of inputs in [0, 1], and on the difference in dB
 SAME_GROUPS = 1e-5  # limit on the error of any value, given the same groups

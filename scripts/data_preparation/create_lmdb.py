@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from basicsr.data.storage import META_INFO, FolderImages, lmdb_key
-from basicsr.utils.img_util import encode_image, read_image
-from basicsr.utils.parallel import in_parallel
+from basicsr.engine.parallel import in_parallel
+from basicsr.images.files import encode_image, read_image
 
 COMMIT_EVERY = 256  # images; what a stopped run has to do again
 PIXEL_BYTES = 6  # three channels of 16 bits: the most that an image can take

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from basicsr.utils.img_util import list_images, read_image, write_image
-from basicsr.utils.matlab_functions import imresize
-from basicsr.utils.parallel import in_parallel
+from basicsr.engine.parallel import in_parallel
+from basicsr.images.files import list_images, read_image, write_image
+from basicsr.images.matlab_resize import imresize
 
 
 class Target(NamedTuple):

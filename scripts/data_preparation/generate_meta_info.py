@@ -9,8 +9,8 @@ import os
 from functools import partial
 from pathlib import Path
 
-from basicsr.utils.img_util import image_size, list_images
-from basicsr.utils.parallel import in_parallel
+from basicsr.engine.parallel import in_parallel
+from basicsr.images.files import image_size, list_images
 
 
 def main(argv: list[str] | None = None) -> int:

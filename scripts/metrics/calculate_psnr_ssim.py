@@ -25,10 +25,10 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
+from basicsr.engine.parallel import in_parallel
+from basicsr.images.files import list_images, read_image
 from basicsr.metrics.evaluate import Scores
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim
-from basicsr.utils.img_util import list_images, read_image
-from basicsr.utils.parallel import in_parallel
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "published_results.yml"
 # What is not in that file: the option files and model zoo of BasicSR score RGB of 8-bit images.

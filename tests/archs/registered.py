@@ -2,7 +2,7 @@
 
 import sys
 
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.config.registry import ARCH_REGISTRY
 
 NAMES = ARCH_REGISTRY.keys()
 

@@ -7,15 +7,15 @@ from reference.atd_literal import LiteralATD, position_index
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from basicsr.archs import atd_layers
 from basicsr.archs.atd_arch import ATD, RGB_MEAN
-from basicsr.archs.atd_layers import describe_state
-from basicsr.archs.layers import mirrored_to_multiple
-from basicsr.archs.shifted_windows import ShiftedWindows, relative_position_index
-from basicsr.models.compaction import compact, network_spec
-from basicsr.utils.checkpoint import load_weights
-from basicsr.utils.errors import CheckpointError
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.archs.layers import atd as atd_layers
+from basicsr.archs.layers.atd import describe_state
+from basicsr.archs.layers.shifted_windows import ShiftedWindows, relative_position_index
+from basicsr.archs.layers.tokens import mirrored_to_multiple
+from basicsr.config.registry import ARCH_REGISTRY
+from basicsr.engine.checkpoint import load_weights
+from basicsr.errors import CheckpointError
+from basicsr.pruning.compaction import compact, network_spec
 
 V1 = {
     "embed_dim": 12, "depths": [3, 1], "num_heads": [2, 3], "window_size": 4, "category_size": 24, "num_tokens": 10,

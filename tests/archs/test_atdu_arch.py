@@ -6,9 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from basicsr.archs.atd_arch import ATD
 from basicsr.archs.atdu_arch import TINY, ATDUNet
-from basicsr.utils.checkpoint import load_weights
-from basicsr.utils.errors import CheckpointError
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.config.registry import ARCH_REGISTRY
+from basicsr.engine.checkpoint import load_weights
+from basicsr.errors import CheckpointError
 
 THREE = {
     "in_chans": 1, "embed_dim": 8, "depths": (2, 1, 2), "num_heads": (1, 2, 4), "window_size": (8, 4, 4),

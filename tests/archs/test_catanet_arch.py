@@ -14,9 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from basicsr.archs.catanet_arch import CATANet
+from basicsr.config.registry import ARCH_REGISTRY
+from basicsr.images.files import read_image
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_psnr_pt, calculate_ssim, calculate_ssim_pt
-from basicsr.utils.img_util import read_image
-from basicsr.utils.registry import ARCH_REGISTRY
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from basicsr.archs import build_network, catanet_prepared
-from basicsr.utils.launches import count_launches
+from basicsr.archs import build_network
+from basicsr.engine.launches import count_launches
+from basicsr.inference import fast_catanet
 
 
 @pytest.fixture(autouse=True)
 def no_kernels(monkeypatch):
     monkeypatch.setenv("BASICSR_KERNELS", "0")
-    monkeypatch.setattr(catanet_prepared, "_fused", lambda x: False)  # what only CPUs have
+    monkeypatch.setattr(fast_catanet, "_fused", lambda x: False)  # what only CPUs have
 
 
 def network(name):

@@ -3,7 +3,7 @@
 import pytest
 
 from basicsr.data.storage import META_INFO, lmdb_key
-from basicsr.utils.img_util import image_size, list_images
+from basicsr.images.files import image_size, list_images
 
 
 @pytest.fixture

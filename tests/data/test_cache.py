@@ -7,7 +7,7 @@ import pytest
 from basicsr.data import cache, storage
 from basicsr.data.cache import CachedImages
 from basicsr.data.storage import FolderImages, StoredImage
-from basicsr.utils.img_util import list_images, read_image, write_image
+from basicsr.images.files import list_images, read_image, write_image
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 import basicsr.train
+from basicsr.config.registry import DATASET_REGISTRY
+from basicsr.config.schema import DatasetOptions, Options, TrainOptions, resolve
+from basicsr.config.section import Spec, Where
 from basicsr.data import build_dataloader, device_cache
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.device_cache import DeviceCacheError, DeviceLoader, FlatImages
 from basicsr.data.loaders import build_train_loader
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.transforms import Orientation, ToInput, Window
-from basicsr.utils.errors import OptionError
-from basicsr.utils.img_util import list_images, read_image, write_image
-from basicsr.utils.matlab_functions import imresize
-from basicsr.utils.options import DatasetOptions, Options, TrainOptions, resolve
-from basicsr.utils.registry import DATASET_REGISTRY
-from basicsr.utils.typed import Spec, Where
+from basicsr.errors import OptionError
+from basicsr.images.files import list_images, read_image, write_image
+from basicsr.images.matlab_resize import imresize
 
 CPU = torch.device("cpu")
 NORMAL = {"mean": [0.4488, 0.4371, 0.404], "std": [0.3, 0.9, 1.1]}

@@ -6,7 +6,7 @@ import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler, SampleIndex
 from basicsr.data.gaussian_denoising_dataset import GaussianDenoisingDataset
-from basicsr.utils.img_util import list_images, read_image, to_tensor, write_image
+from basicsr.images.files import list_images, read_image, to_tensor, write_image
 
 CONSTANT = {"sigma_type": "constant", "sigma_range": 25}
 

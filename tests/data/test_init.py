@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import SampleIndex
 from basicsr.data.data_util import LegacyDataset
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.utils.errors import UnknownNameError
-from basicsr.utils.registry import DATASET_REGISTRY
+from basicsr.errors import UnknownNameError
 
 RUN = {"scale": 2, "phase": "train", "seed": 9}
 

@@ -6,7 +6,7 @@ import torch
 from basicsr.data import build_dataset
 from basicsr.data.data_sampler import SampleIndex
 from basicsr.data.jpeg_car_dataset import JPEGArtifactDataset
-from basicsr.utils.img_util import to_pixels, to_tensor, write_image
+from basicsr.images.files import to_pixels, to_tensor, write_image
 
 
 def levels(tensor):

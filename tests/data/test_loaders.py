@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from basicsr.config.schema import DatasetOptions, Options, TrainOptions, resolve
+from basicsr.config.section import Spec, Where
 from basicsr.data.loaders import build_test_loader, build_train_loader
-from basicsr.utils.errors import OptionError
-from basicsr.utils.options import DatasetOptions, Options, TrainOptions, resolve
-from basicsr.utils.typed import Spec, Where
+from basicsr.errors import OptionError
 
 
 @pytest.fixture

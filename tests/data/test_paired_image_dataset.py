@@ -9,8 +9,8 @@ from basicsr.data import build_dataloader, cache, paired_image_dataset
 from basicsr.data.data_sampler import EnlargedSampler, SampleIndex
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.transforms import downscale_window
-from basicsr.utils.img_util import list_images, read_image, to_pixels, to_tensor, write_image
-from basicsr.utils.matlab_functions import imresize
+from basicsr.images.files import list_images, read_image, to_pixels, to_tensor, write_image
+from basicsr.images.matlab_resize import imresize
 
 
 @pytest.fixture(scope="module", params=[2, 3, 4])

@@ -3,7 +3,7 @@ import pytest
 
 from basicsr.data.pieces import Job, squares, starts, write_missing
 from basicsr.data.transforms import Window
-from basicsr.utils.img_util import read_image, write_image
+from basicsr.images.files import read_image, write_image
 
 
 @pytest.mark.parametrize(

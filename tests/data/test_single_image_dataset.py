@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from basicsr.data.single_image_dataset import SingleImageDataset
-from basicsr.utils.img_util import list_images, read_image, to_pixels
+from basicsr.images.files import list_images, read_image, to_pixels
 
 
 def test_samples(photos):

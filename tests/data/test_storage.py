@@ -7,7 +7,7 @@ import pytest
 
 from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.data.storage import META_INFO, FolderImages, LmdbImages, StoredImage, lmdb_key, open_store, refuse
-from basicsr.utils.img_util import list_images, read_image, to_pixels, write_image
+from basicsr.images.files import list_images, read_image, to_pixels, write_image
 
 LMDB = {"type": "lmdb"}
 

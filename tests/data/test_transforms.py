@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from basicsr.data.transforms import ToInput, Window, downscale_window, flip_and_rotate, random_window
-from basicsr.utils.img_util import read_image
-from basicsr.utils.matlab_functions import imresize
+from basicsr.images.files import read_image
+from basicsr.images.matlab_resize import imresize
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])

@@ -12,8 +12,8 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from basicsr.config.registry import OPTIMIZER_REGISTRY
 from basicsr.models.base_model import EMA
-from basicsr.utils.registry import OPTIMIZER_REGISTRY
 
 
 class Pretended(NamedTuple):

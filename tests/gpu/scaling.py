@@ -3,8 +3,8 @@
 import torch
 from gpu.training import catanet_float16, difference, model_options, on
 
+from basicsr.engine.checkpoint import load_file
 from basicsr.models import build_model
-from basicsr.utils.checkpoint import load_file
 
 SCALE = 2.0**12
 

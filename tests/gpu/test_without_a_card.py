@@ -26,8 +26,8 @@ from gpu.training import (
 from reference import catanet_literal
 from reference.atd_literal import LiteralATD, LiteralATDUNet
 
-from basicsr.archs import catanet_prepared
-from basicsr.models.optimizer_groups import arguments_on
+from basicsr.engine.optimizer_groups import arguments_on
+from basicsr.inference import fast_catanet
 
 SMALL = [name for name in NAMES if has_tiny_sizes(name)]
 LEARNING = [name for name in SMALL if name != "Bicubic"]
@@ -74,7 +74,7 @@ class TestAgreement:
     def test_the_prepared_form(self, monkeypatch):
         net = trained("CATANet")
         here = answer(net, "cpu", prepared=True)
-        monkeypatch.setattr(catanet_prepared, "_fused", lambda x: False)
+        monkeypatch.setattr(fast_catanet, "_fused", lambda x: False)
         there = answer(net, "cpu", torch.float64, here.groups, prepared=True)
         assert len(here.groups) == len(there.groups) == choices(net) > 0
         assert largest_difference(here, there) < 1e-5
@@ -212,7 +212,7 @@ class TestTraining:
 def test_validation_ends_in_tiles(tmp_path, caplog, monkeypatch):
     @contextmanager
     def memory_for(pixels):
-        forward = catanet_prepared.PreparedCATANet.forward
+        forward = fast_catanet.PreparedCATANet.forward
 
         def limited(net, x):
             if x.shape[2] * x.shape[3] > pixels:
@@ -220,7 +220,7 @@ def test_validation_ends_in_tiles(tmp_path, caplog, monkeypatch):
             return forward(net, x)
 
         with monkeypatch.context() as patch:
-            patch.setattr(catanet_prepared.PreparedCATANet, "forward", limited)
+            patch.setattr(fast_catanet.PreparedCATANet, "forward", limited)
             yield
 
     monkeypatch.setattr("gpu.tiles.SIDE", 160)

@@ -10,8 +10,8 @@ import yaml
 from reliability.runs import FOUR, Run, options, pruning
 
 import basicsr.train
-from basicsr.utils.options import load_options, resolve
-from basicsr.utils.plot_util import read_logs
+from basicsr.config.schema import load_options, resolve
+from basicsr.engine.curves import read_logs
 
 ATD = {"type": "ATD", "upscale": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 4,
        "category_size": 16, "num_tokens": 6, "reducted_dim": 3, "convffn_kernel_size": 3, "dim_ffn_td": 2,

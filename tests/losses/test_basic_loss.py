@@ -3,9 +3,9 @@ import torch
 from torch.autograd import gradcheck
 from torchvision import models
 
+from basicsr.errors import CheckpointError, UnknownNameError
 from basicsr.losses import build_loss
 from basicsr.losses.basic_loss import CharbonnierLoss, L1Loss, MSELoss, PerceptualLoss
-from basicsr.utils.errors import CheckpointError, UnknownNameError
 
 PIXEL_LOSSES = [L1Loss, MSELoss, CharbonnierLoss]
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from basicsr.errors import OptionError
 from basicsr.losses import build_loss
 from basicsr.losses.fakd_loss import (
     ChannelAffinityLoss,
@@ -13,7 +14,6 @@ from basicsr.losses.fakd_loss import (
     MaskedFeatureLoss,
     SpatialAffinityLoss,
 )
-from basicsr.utils.errors import OptionError
 
 ALL = [SpatialAffinityLoss, ChannelAffinityLoss, InstanceAffinityLoss, MaskedFeatureLoss]
 AFFINITIES = ALL[:3]

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from basicsr.config.registry import METRIC_REGISTRY
 from basicsr.metrics.evaluate import Best, Scores, evaluate
-from basicsr.utils.registry import METRIC_REGISTRY
 
 PSNR = {"type": "calculate_psnr", "crop_border": 0}
 PSNR_PT = {"type": "calculate_psnr_pt", "crop_border": 0}

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
+from basicsr.config.schema import load_options
+from basicsr.engine.distributed import get_dist_info
+from basicsr.engine.run import join_processes, run_command
 from basicsr.models import build_model
-from basicsr.utils.dist_util import get_dist_info
-from basicsr.utils.options import load_options
-from basicsr.utils.run import join_processes, run_command
 
 
 def main(options_path, out):

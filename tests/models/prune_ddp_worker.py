@@ -5,15 +5,16 @@ from pathlib import Path
 
 import torch
 
-from basicsr.models import build_model, compaction, hardening
-from basicsr.utils.dist_util import get_dist_info
-from basicsr.utils.options import load_options, resolve
-from basicsr.utils.run import join_processes, run_command
+from basicsr.config.schema import load_options, resolve
+from basicsr.engine.distributed import get_dist_info
+from basicsr.engine.run import join_processes, run_command
+from basicsr.models import build_model
+from basicsr.pruning import compaction, finalize
 
 
 def shorten(set_attribute):
     """Leave out pictures, and check the cut network on small images."""
-    set_attribute(hardening, "build_report", lambda folder: folder)
+    set_attribute(finalize, "build_report", lambda folder: folder)
     set_attribute(compaction, "SHAPES", ((1, 3, 9, 11),))
 
 

@@ -16,12 +16,12 @@ import yaml
 import basicsr.test
 import basicsr.train
 from basicsr.archs import build_network
+from basicsr.config.schema import load_options, resolve
+from basicsr.engine.checkpoint import load_file
+from basicsr.errors import CheckpointError, OptionError
+from basicsr.images.files import write_image
 from basicsr.models import build_model
 from basicsr.models.atd_model import ATDUNetModel
-from basicsr.utils.checkpoint import load_file
-from basicsr.utils.errors import CheckpointError, OptionError
-from basicsr.utils.img_util import write_image
-from basicsr.utils.options import load_options, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to enable fault handler")  # stderr is captured
 ROOT = Path(__file__).parents[2]
@@ -344,8 +344,8 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lq_images(images, tmp_path_factory):
     """scale -> folder of their low-resolution partners, of the same names."""
-    from basicsr.utils.img_util import read_image
-    from basicsr.utils.matlab_functions import imresize
+    from basicsr.images.files import read_image
+    from basicsr.images.matlab_resize import imresize
 
     folders = {}
     for scale in (2, 3, 4):

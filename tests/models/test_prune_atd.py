@@ -14,17 +14,18 @@ import basicsr.train
 from basicsr.archs import build_network, load_network
 from basicsr.archs.atd_arch import ATD
 from basicsr.archs.prunable import Prunable
-from basicsr.models import build_model, compaction, hardening
-from basicsr.models.compaction import compact, compaction_errors, cut_into, network_spec
-from basicsr.models.distillation import load_teacher
-from basicsr.models.group_costs import group_resources
-from basicsr.models.hardening import criteria, recalibrate
-from basicsr.models.mask_search import Draw, MaskedNetwork
-from basicsr.utils.checkpoint import save_atomically
-from basicsr.utils.errors import OptionError
-from basicsr.utils.img_util import list_images, read_image, write_image
-from basicsr.utils.options import load_options, resolve
-from basicsr.utils.prune_options import BudgetOptions
+from basicsr.config.pruning import BudgetOptions
+from basicsr.config.schema import load_options, resolve
+from basicsr.engine.checkpoint import save_atomically
+from basicsr.errors import OptionError
+from basicsr.images.files import list_images, read_image, write_image
+from basicsr.models import build_model
+from basicsr.pruning import compaction, finalize
+from basicsr.pruning.compaction import compact, compaction_errors, cut_into, network_spec
+from basicsr.pruning.costs import group_resources
+from basicsr.pruning.distillation import load_teacher
+from basicsr.pruning.finalize import criteria, recalibrate
+from basicsr.pruning.search import Draw, MaskedNetwork
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to enable fault handler")  # stderr is captured
 LOGGER = logging.getLogger("basicsr")
@@ -50,7 +51,7 @@ KEEP = [
 def short(seed, monkeypatch):
     """Leave out what takes most of the time of a short run."""
     torch.set_num_threads(1)  # faster for tensors this small
-    monkeypatch.setattr(hardening, "build_report", lambda folder: folder / "prune_report.html")
+    monkeypatch.setattr(finalize, "build_report", lambda folder: folder / "prune_report.html")
     monkeypatch.setattr(basicsr.train, "plot_curves", lambda curves, path: None)
     monkeypatch.setattr(compaction, "SHAPES", ((2, 3, 9, 13),))
 
@@ -397,7 +398,7 @@ class TestRounding:
             bits = torch.finfo(next(net.parameters()).dtype).bits
             return {shape: error + (0.5 if bits <= threshold else 0) for shape, error in found.items()}
 
-        monkeypatch.setattr(hardening, "compaction_errors", errors)
+        monkeypatch.setattr(finalize, "compaction_errors", errors)
 
     def test_is_told_from_a_difference(self, model_of, tmp_path, monkeypatch):
         model = model_of(values(tmp_path, "layer", 1))

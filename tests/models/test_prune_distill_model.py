@@ -21,17 +21,18 @@ from torch import nn
 import basicsr.test
 import basicsr.train
 from basicsr.archs import build_network
-from basicsr.models import build_model, compaction, hardening
-from basicsr.models.compaction import compact, kept_groups
-from basicsr.models.distillation import Transform
-from basicsr.models.optimizer_groups import parameters_of
+from basicsr.config.registry import ARCH_REGISTRY
+from basicsr.config.schema import load_options, resolve
+from basicsr.engine.checkpoint import load_file
+from basicsr.engine.optimizer_groups import parameters_of
+from basicsr.engine.step_graphs import GraphedStep
+from basicsr.errors import CheckpointError, OptionError
+from basicsr.images.files import image_size, list_images, read_image, write_image
+from basicsr.models import build_model
 from basicsr.models.prune_distill_model import PruneDistillModel
-from basicsr.models.step_graphs import GraphedStep
-from basicsr.utils.checkpoint import load_file
-from basicsr.utils.errors import CheckpointError, OptionError
-from basicsr.utils.img_util import image_size, list_images, read_image, write_image
-from basicsr.utils.options import load_options, resolve
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.pruning import compaction, finalize
+from basicsr.pruning.compaction import compact, kept_groups
+from basicsr.pruning.distillation import Transform
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to enable fault handler")  # stderr is captured
 LOGGER = logging.getLogger("basicsr")
@@ -54,7 +55,7 @@ def registered(monkeypatch):
 @pytest.fixture
 def short(monkeypatch):
     """Leave out what takes most of the time of a short run."""
-    monkeypatch.setattr(hardening, "build_report", lambda folder: folder / "prune_report.html")
+    monkeypatch.setattr(finalize, "build_report", lambda folder: folder / "prune_report.html")
     monkeypatch.setattr(basicsr.train, "plot_curves", lambda curves, path: None)
     monkeypatch.setattr(compaction, "SHAPES", ((1, 3, 16, 18),))
 
@@ -612,8 +613,7 @@ class TestFromEndToEnd:
         """In a process of its own, in which modules of pruning cannot be imported."""
         code = (
             "import sys; import basicsr.models.sr_model; from basicsr.test import main\n"
-            "for name in ('prune_distill_model', 'block_mask', 'mask_search', 'compaction', 'hardening'):\n"
-            "    sys.modules[f'basicsr.models.{name}'] = None\n"
+            "sys.modules['basicsr.pruning'] = None\n"
             "sys.exit(main(['-opt', 'experiments/s/compact/test_x2.yml']))"
         )
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -981,7 +981,7 @@ class TestFailures:
 
         model = model_of(search_values())
         kept = kept_groups([int(bit) for bit in model.search.mode])
-        monkeypatch.setattr(hardening, "compact", wrong)
+        monkeypatch.setattr(finalize, "compact", wrong)
         message = (
             r"compaction: .* differs from the masked one by \d.*, more than compact.tolerance \(1.0e-06\); .*64x64': "
             rf"\d.*; the first group that differs is {kept[1]} \(1 of the cut network\)"

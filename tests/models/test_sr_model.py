@@ -8,13 +8,13 @@ import torch
 import yaml
 from fake_graphs import FakeBackend
 
+from basicsr.config.schema import load_options, resolve
+from basicsr.engine.checkpoint import load_file
+from basicsr.engine.cuda_graphs import GraphedForward
+from basicsr.engine.step import split_batch
 from basicsr.models import build_model, sr_model
 from basicsr.models.base_model import EMA
 from basicsr.models.sr_model import compiled_for_all_sizes, self_ensemble
-from basicsr.models.training_step import split_batch
-from basicsr.utils.checkpoint import load_file
-from basicsr.utils.cuda_graphs import GraphedForward
-from basicsr.utils.options import load_options, resolve
 
 TINY = {"type": "CATANet", "upscale": 2, "dim": 16, "block_num": 2, "qk_dim": 12, "mlp_dim": 24, "heads": 2,
         "patch_size": [8, 10], "num_tokens": [4, 8], "group_size": [64, 32], "n_iters": [2, 3]}  # fmt: skip

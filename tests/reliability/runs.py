@@ -17,8 +17,8 @@ import torch
 import yaml
 
 from basicsr.archs import build_network
-from basicsr.utils.checkpoint import save_atomically
-from basicsr.utils.img_util import write_image
+from basicsr.engine.checkpoint import save_atomically
+from basicsr.images.files import write_image
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("slow_train.py")

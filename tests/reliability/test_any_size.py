@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reliability.mutations import FULL
 
-from basicsr.utils.registry import ARCH_REGISTRY
+from basicsr.config.registry import ARCH_REGISTRY
 
 NETWORKS = [name for name, build in ARCH_REGISTRY if isinstance(build, type)]
 PRESETS = [name for name, build in ARCH_REGISTRY if not isinstance(build, type)]

@@ -10,7 +10,7 @@ import yaml
 from reliability.runs import Run, options
 
 import basicsr.train
-from basicsr.utils.checkpoint import load_file
+from basicsr.engine.checkpoint import load_file
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ import pytest
 import torch
 from reliability.runs import Run, feed, options
 
+from basicsr.config.schema import load_options, resolve
+from basicsr.engine.checkpoint import load_file
+from basicsr.images.tiling import SMALLEST, is_out_of_memory, predict_in_tiles, spans, tiles_when_full
 from basicsr.models import build_model
 from basicsr.models.sr_model import SRModel
-from basicsr.utils.checkpoint import load_file
-from basicsr.utils.options import load_options, resolve
-from basicsr.utils.tiling import SMALLEST, is_out_of_memory, predict_in_tiles, spans, tiles_when_full
 
 FAULTY = Path(__file__).with_name("faulty_train.py")
 FULL = os.environ.get("BASICSR_FULL") == "1"
@@ -264,7 +264,7 @@ def test_validation_goes_on_in_tiles_and_says_so(error, model, monkeypatch, capl
 LITTLE_MEMORY = """
 import resource, torch
 from basicsr.archs import build_network
-from basicsr.utils.tiling import tiles_when_full
+from basicsr.images.tiling import tiles_when_full
 
 torch.set_num_threads(1)
 run = build_network({"type": "CATANet-S", "upscale": 2}).eval().prepared(torch.float32)

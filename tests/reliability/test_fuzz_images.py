@@ -23,8 +23,7 @@ from reliability.mutations import bounded, cases, encoded, image_file, peak_mb, 
 from basicsr.archs import build_network
 from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.data.storage import FolderImages
-from basicsr.upscaler import Upscaler
-from basicsr.utils.img_util import (
+from basicsr.images.files import (
     decode_gray,
     decode_image,
     image_facts,
@@ -33,6 +32,7 @@ from basicsr.utils.img_util import (
     to_tensor,
     write_image,
 )
+from basicsr.inference.upscaler import Upscaler
 
 SECONDS = 20  # of CPU time for one file
 GROWTH_MB = 500  # of the process over a whole campaign

@@ -17,10 +17,10 @@ from reliability.mutations import bounded, cases, option_file, override, peak_mb
 
 from basicsr import test as test_command
 from basicsr import train as train_command
-from basicsr.utils.errors import OptionError
-from basicsr.utils.options import Options, dump_options, load_options, resolve
-from basicsr.utils.typed import NOWHERE, convert
-from basicsr.utils.yaml_file import load_yaml, parse_value
+from basicsr.config.schema import Options, dump_options, load_options, resolve
+from basicsr.config.section import NOWHERE, convert
+from basicsr.config.yaml_file import load_yaml, parse_value
+from basicsr.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
 SEEDS = [

@@ -13,14 +13,14 @@ import yaml
 from reliability.mutations import bounded, peak_mb
 
 from basicsr.archs import build_network, load_network
+from basicsr.config.registry import ARCH_REGISTRY
+from basicsr.config.schema import load_options, resolve
+from basicsr.config.yaml_file import load_yaml, parse_value
+from basicsr.engine.checkpoint import load_file, load_weights
+from basicsr.errors import CheckpointError, OptionError
+from basicsr.inference.upscaler import Upscaler
 from basicsr.models import build_model
 from basicsr.train import find_checkpoint
-from basicsr.upscaler import Upscaler
-from basicsr.utils.checkpoint import load_file, load_weights
-from basicsr.utils.errors import CheckpointError, OptionError
-from basicsr.utils.options import load_options, resolve
-from basicsr.utils.registry import ARCH_REGISTRY
-from basicsr.utils.yaml_file import load_yaml, parse_value
 
 ROOT = Path(__file__).parents[2]
 SPEC = {"type": "Bicubic", "upscale": 2}
@@ -177,7 +177,7 @@ class TestYaml:
         "!!python/object/new:type {{args: [x, !!python/tuple [], {{__init__: !!python/name:exec }}], state: {0}}}",
         "!!python/module:{1}",
         "!!python/name:os.system",
-        "!!python/object:basicsr.utils.registry.Registry {{kind: {0}}}",
+        "!!python/object:basicsr.config.registry.Registry {{kind: {0}}}",
         "!!python/object/apply:eval [\"open('{0}', 'w')\"]",
     )
 

@@ -16,15 +16,15 @@ from reliability.runs import ROOT, TINY, Run, options
 import basicsr.test
 import basicsr.train
 from basicsr.archs import build_network
+from basicsr.config.schema import load_options, resolve
 from basicsr.data.loaders import build_test_loader
+from basicsr.engine.checkpoint import save_atomically
+from basicsr.engine.distributed import get_dist_info
+from basicsr.engine.run import repeat_exactly
+from basicsr.images.files import read_image
 from basicsr.metrics.evaluate import evaluate
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_psnr_pt, calculate_ssim
 from basicsr.models import build_model
-from basicsr.utils.checkpoint import save_atomically
-from basicsr.utils.dist_util import get_dist_info
-from basicsr.utils.img_util import read_image
-from basicsr.utils.options import load_options, resolve
-from basicsr.utils.run import repeat_exactly
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to enable fault handler")
 # Between numbers of threads, the order of float32 sums differs, and with it the group of a pixel at a near-tie.

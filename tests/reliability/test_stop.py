@@ -11,10 +11,10 @@ from reliability.runs import Run, options
 
 import basicsr.train
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.engine import signals
+from basicsr.engine.signals import CutShort, StopRequest
 from basicsr.metrics.evaluate import Best
 from basicsr.models.sr_model import SRModel
-from basicsr.utils import signals
-from basicsr.utils.signals import CutShort, StopRequest
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
@@ -115,7 +115,7 @@ class TestStopRequest:
     def test_the_second_signal_ends_at_once(self, monkeypatch):
         ended = []
         monkeypatch.setattr(os, "_exit", ended.append)
-        monkeypatch.setattr("basicsr.utils.signals.ONE_REQUEST", 0.05)
+        monkeypatch.setattr("basicsr.engine.signals.ONE_REQUEST", 0.05)
         with StopRequest() as stop:
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)  # the scheduler's, passed on by the launcher

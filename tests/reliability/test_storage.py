@@ -15,9 +15,9 @@ from reliability.runs import Run, feed, options
 
 import basicsr.train
 from basicsr.archs import load_network
-from basicsr.upscaler import Upscaler
-from basicsr.utils.checkpoint import load_file, newest_checkpoint, prune_checkpoints, save_atomically
-from basicsr.utils.errors import CheckpointError
+from basicsr.engine.checkpoint import load_file, newest_checkpoint, prune_checkpoints, save_atomically
+from basicsr.errors import CheckpointError
+from basicsr.inference.upscaler import Upscaler
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from fake_graphs import FakeBackend
 from reference import atd_literal
 
 from basicsr.archs import build_network
-from basicsr.utils.checkpoint import save_atomically
+from basicsr.engine.checkpoint import save_atomically
 
 SCRIPT = Path(__file__).parents[2] / "scripts/benchmark.py"
 SPEC = {

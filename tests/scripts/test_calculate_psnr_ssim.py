@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from basicsr.images.files import write_image
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim
-from basicsr.utils.img_util import write_image
 
 SCRIPT = "metrics/calculate_psnr_ssim.py"
 

@@ -7,11 +7,11 @@ import torch
 import yaml
 
 from basicsr.archs import build_network
+from basicsr.config.schema import load_options
+from basicsr.engine.checkpoint import save_atomically
+from basicsr.images.files import list_images, read_image, write_image
 from basicsr.infer import TASKS
 from basicsr.metrics import both_protocols, describe
-from basicsr.utils.checkpoint import save_atomically
-from basicsr.utils.img_util import list_images, read_image, write_image
-from basicsr.utils.options import load_options
 
 SCRIPT = "check_published.py"
 OPTIONS = Path(__file__).parents[2] / "options/test"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from basicsr.data.storage import LmdbImages
-from basicsr.utils.img_util import list_images, read_image, write_image
+from basicsr.images.files import list_images, read_image, write_image
 
 pytest.importorskip("lmdb")
 SCRIPT = "data_preparation/create_lmdb.py"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from basicsr.utils.img_util import list_images, read_image
+from basicsr.images.files import list_images, read_image
 
 pytest.importorskip("skimage")
 REPOSITORY = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from web_server import web_server
 
-from basicsr.utils import download
-from basicsr.utils.img_util import list_images
+from basicsr.engine import download
+from basicsr.images.files import list_images
 
 SCRIPT = "download_datasets.py"
 OPTIONS = Path(__file__).parents[2] / "options"

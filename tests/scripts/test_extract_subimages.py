@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.utils.img_util import list_images, read_image, write_image
-from basicsr.utils.matlab_functions import imresize
+from basicsr.images.files import list_images, read_image, write_image
+from basicsr.images.matlab_resize import imresize
 
 SCRIPT = "extract_subimages.py"
 SMALL = ("--crop-size", 48, "--step", 24)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.utils.img_util import list_images, read_image, write_image
+from basicsr.images.files import list_images, read_image, write_image
 
 SCRIPT = "data_preparation/generate_lr.py"
 

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from basicsr.data.single_image_dataset import SingleImageDataset
-from basicsr.utils.img_util import list_images
+from basicsr.images.files import list_images
 
 SCRIPT = "data_preparation/generate_meta_info.py"
 

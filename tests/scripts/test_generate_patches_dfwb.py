@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from basicsr.utils.img_util import list_images, read_image, write_image
+from basicsr.images.files import list_images, read_image, write_image
 
 SCRIPT = "generate_patches_dfwb.py"
 SMALL = ("--patch-size", 48, "--overlap", 8, "--longer-than", 128)

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from basicsr.utils import prune_plots
-from basicsr.utils.prune_plots import RankedMask, RunMask
-from basicsr.utils.prune_report import MaskLog, build_report, read_mask_log, read_run, write_html
+from basicsr.pruning import plots as prune_plots
+from basicsr.pruning.plots import RankedMask, RunMask
+from basicsr.pruning.report import MaskLog, build_report, read_mask_log, read_run, write_html
 
 SCRIPT = "prune_report.py"
 GROUPS, ROWS, STEP = 8, 40, 500

@@ -10,14 +10,14 @@ import torch
 import yaml
 
 from basicsr.archs import build_network
+from basicsr.config.schema import load_options
 from basicsr.data import build_dataset
+from basicsr.engine.checkpoint import save_atomically
+from basicsr.engine.run import join_processes
+from basicsr.images.files import list_images, read_image, to_pixels, write_image
 from basicsr.metrics import calculate_metric
+from basicsr.pruning.report import read_run
 from basicsr.train import train
-from basicsr.utils.checkpoint import save_atomically
-from basicsr.utils.img_util import list_images, read_image, to_pixels, write_image
-from basicsr.utils.options import load_options
-from basicsr.utils.prune_report import read_run
-from basicsr.utils.run import join_processes
 
 SCRIPT = "rank_masks.py"
 TEACHER = {"type": "CATANet", "upscale": 2, "dim": 16, "block_num": 4, "qk_dim": 12, "mlp_dim": 16, "heads": 2,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from basicsr.archs import atd_arch, build_network
-from basicsr.utils.checkpoint import save_atomically
-from basicsr.utils.img_util import read_image, write_image
+from basicsr.engine.checkpoint import save_atomically
+from basicsr.images.files import read_image, write_image
 
 PATH = Path(__file__).parents[2] / "scripts/tile_error.py"
 

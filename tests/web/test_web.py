@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from basicsr.utils.img_util import read_image
+from basicsr.images.files import read_image
 
 REPOSITORY = Path(__file__).parents[2]
 UNIT_TESTS = sorted((Path(__file__).parent / "unit").glob("*.mjs"))

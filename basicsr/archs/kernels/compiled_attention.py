@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basicsr.archs.windows import Heads, PositionBias, Windows
+from basicsr.archs.layers.windows import Heads, PositionBias, Windows
 
 logger = logging.getLogger("basicsr")
 SOURCE = Path(__file__).with_name("gathered_attention.cpp")

@@ -23,7 +23,7 @@ from basicsr.archs.kernels.launch import (
     padded_width,
 )
 from basicsr.archs.kernels.window_kernels import LOG2_E, dot, put, tile
-from basicsr.archs.windows import Heads
+from basicsr.archs.layers.windows import Heads
 
 # Sizes are chosen by what the compiler reports for sm_90 (registers, spills), not by timing.
 ROWS = 64  # of a block in the forward pass: one Hopper warpgroup product

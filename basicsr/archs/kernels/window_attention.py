@@ -29,7 +29,7 @@ from basicsr.archs.kernels.launch import (
     on_device,
     padded_width,
 )
-from basicsr.archs.windows import Heads, Inverse
+from basicsr.archs.layers.windows import Heads, Inverse
 
 
 def window_attention(

@@ -18,7 +18,7 @@ from basicsr.archs.kernels.global_attention import global_attention
 from basicsr.archs.kernels.kmeans import kmeans_sums
 from basicsr.archs.kernels.layer_norm import layer_norm
 from basicsr.archs.kernels.window_attention import window_attention
-from basicsr.archs.windows import Heads
+from basicsr.archs.layers.windows import Heads
 
 SHARED_MEMORY = 227 * 1024  # bytes that a program may have on an H100
 compiled = set()

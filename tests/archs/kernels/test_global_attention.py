@@ -8,7 +8,7 @@ pytest.importorskip("triton")
 from triton_cases import DEVICE, SIZES, assert_near
 
 from basicsr.archs.kernels.global_attention import global_attention
-from basicsr.archs.windows import Heads
+from basicsr.archs.layers.windows import Heads
 
 
 def plain(qkv, global_kv, heads, base=None):

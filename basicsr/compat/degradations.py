@@ -1,0 +1,438 @@
+"""What spoils an image: blur kernels, noise and JPEG, drawn at random, as data sets written for BasicSR import them.
+
+Chance is that of Python's and NumPy's global generators, and for the functions `*_pt` that of PyTorch. `LegacyDataset`
+seeds all three around each sample. Arrays are images (H, W, C) of floats in [0, 1], BGR where colour matters; tensors
+are (B, C, H, W), RGB. `sigma` of noise is in units of 1/255.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+Range = Sequence[float]
+GRAY_FROM_RGB = (0.2989, 0.587, 0.114)
+
+# Blur kernels.
+
+
+def sigma_matrix2(sig_x: float, sig_y: float, theta: float) -> np.ndarray:
+    """The covariance (2, 2) of a Gaussian of deviations `sig_x`, `sig_y` (pixels) turned by `theta` (radians)."""
+    turn = np.array([[math.cos(theta), -math.sin(theta)], [math.sin(theta), math.cos(theta)]])
+    return turn @ np.diag([sig_x**2, sig_y**2]) @ turn.T
+
+
+def mesh_grid(kernel_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places of a kernel's entries counted from its middle, in pixels: (K, K, 2) with x first, and x and y alone."""
+    axis = np.arange(kernel_size) - (kernel_size - 1) / 2
+    xx, yy = np.meshgrid(axis, axis)
+    return np.stack([xx, yy], axis=2), xx, yy
+
+
+def pdf2(sigma_matrix: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """exp(-d/2) at every place, d the squared distance measured in `sigma_matrix`; not normalised."""
+    return np.exp(-0.5 * _squared_distance(sigma_matrix, grid))
+
+
+def bivariate_Gaussian(  # noqa: N802 - the name that is imported
+    kernel_size: int,
+    sig_x: float,
+    sig_y: float,
+    theta: float,
+    grid: np.ndarray | None = None,
+    isotropic: bool = True,
+) -> np.ndarray:
+    """A Gaussian kernel (K, K) whose sum is 1.
+
+    Args:
+        kernel_size: K.
+        sig_x: deviation in pixels.
+        sig_y: the other one; not read for an isotropic kernel.
+        theta: turn in radians; not read for an isotropic kernel.
+        grid: from `mesh_grid`; None: made here.
+        isotropic: round, with `sig_x` alone.
+    """
+    return _unit(np.exp(-0.5 * _distances(kernel_size, sig_x, sig_y, theta, grid, isotropic)))
+
+
+def bivariate_generalized_Gaussian(  # noqa: N802 - the name that is imported
+    kernel_size: int,
+    sig_x: float,
+    sig_y: float,
+    theta: float,
+    beta: float,
+    grid: np.ndarray | None = None,
+    isotropic: bool = True,
+) -> np.ndarray:
+    """Like `bivariate_Gaussian`, of shape exp(-d^beta / 2): flat for a large `beta`, peaked below 1.
+
+    Source: Pascal et al., "Parameter estimation for multivariate generalized Gaussian distributions", 2013.
+    """
+    return _unit(np.exp(-0.5 * _distances(kernel_size, sig_x, sig_y, theta, grid, isotropic) ** beta))
+
+
+def bivariate_plateau(
+    kernel_size: int,
+    sig_x: float,
+    sig_y: float,
+    theta: float,
+    beta: float,
+    grid: np.ndarray | None = None,
+    isotropic: bool = True,
+) -> np.ndarray:
+    """Like `bivariate_Gaussian`, of shape 1 / (1 + d^beta)."""
+    return _unit(1 / (1 + _distances(kernel_size, sig_x, sig_y, theta, grid, isotropic) ** beta))
+
+
+def random_bivariate_Gaussian(  # noqa: N802 - the name that is imported
+    kernel_size: int,
+    sigma_x_range: Range,
+    sigma_y_range: Range,
+    rotation_range: Range,
+    noise_range: Range | None = None,
+    isotropic: bool = True,
+) -> np.ndarray:
+    """A Gaussian kernel (K, K) of random deviations and turn.
+
+    Args:
+        kernel_size: K, odd.
+        sigma_x_range: in pixels.
+        sigma_y_range: in pixels.
+        rotation_range: in radians.
+        noise_range: factors, drawn for each entry; None: 1.
+        isotropic: round: only `sigma_x_range` is read.
+
+    Raises:
+        ValueError: for an even size or a range whose ends are the wrong way round.
+    """
+    place = _random_place(kernel_size, sigma_x_range, sigma_y_range, rotation_range, isotropic)
+    return _noisy(bivariate_Gaussian(kernel_size, *place, isotropic=isotropic), noise_range)
+
+
+def random_bivariate_generalized_Gaussian(  # noqa: N802 - the name that is imported
+    kernel_size: int,
+    sigma_x_range: Range,
+    sigma_y_range: Range,
+    rotation_range: Range,
+    beta_range: Range,
+    noise_range: Range | None = None,
+    isotropic: bool = True,
+) -> np.ndarray:
+    """Like `random_bivariate_Gaussian`; `beta` is below 1 half of the time, above 1 the other half."""
+    place = _random_place(kernel_size, sigma_x_range, sigma_y_range, rotation_range, isotropic)
+    kernel = bivariate_generalized_Gaussian(kernel_size, *place, _random_beta(beta_range), isotropic=isotropic)
+    return _noisy(kernel, noise_range)
+
+
+def random_bivariate_plateau(
+    kernel_size: int,
+    sigma_x_range: Range,
+    sigma_y_range: Range,
+    rotation_range: Range,
+    beta_range: Range,
+    noise_range: Range | None = None,
+    isotropic: bool = True,
+) -> np.ndarray:
+    """Like `random_bivariate_generalized_Gaussian`, for plateaus."""
+    place = _random_place(kernel_size, sigma_x_range, sigma_y_range, rotation_range, isotropic)
+    return _noisy(bivariate_plateau(kernel_size, *place, _random_beta(beta_range), isotropic=isotropic), noise_range)
+
+
+def random_mixed_kernels(
+    kernel_list: Sequence[str],
+    kernel_prob: Sequence[float],
+    kernel_size: int = 21,
+    sigma_x_range: Range = (0.6, 5),
+    sigma_y_range: Range = (0.6, 5),
+    rotation_range: Range = (-math.pi, math.pi),
+    betag_range: Range = (0.5, 8),
+    betap_range: Range = (0.5, 8),
+    noise_range: Range | None = None,
+) -> np.ndarray:
+    """A random kernel (K, K) of a random kind.
+
+    Args:
+        kernel_list: of "iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso".
+        kernel_prob: how likely each is.
+        kernel_size: K, odd.
+        sigma_x_range: in pixels.
+        sigma_y_range: in pixels; round kinds do not read it.
+        rotation_range: in radians.
+        betag_range: shape of the generalized kinds.
+        betap_range: shape of the plateaus.
+        noise_range: factors, drawn for each entry; plateaus get none, as in BasicSR.
+
+    Raises:
+        ValueError: for another kind.
+    """
+    kind = random.choices(kernel_list, kernel_prob)[0]
+    isotropic = kind in ("iso", "generalized_iso", "plateau_iso")
+    ranges = (kernel_size, sigma_x_range, sigma_y_range, rotation_range)
+    if kind in ("iso", "aniso"):
+        return random_bivariate_Gaussian(*ranges, noise_range=noise_range, isotropic=isotropic)
+    if kind in ("generalized_iso", "generalized_aniso"):
+        return random_bivariate_generalized_Gaussian(*ranges, betag_range, noise_range=noise_range, isotropic=isotropic)
+    if kind in ("plateau_iso", "plateau_aniso"):
+        return random_bivariate_plateau(*ranges, betap_range, noise_range=None, isotropic=isotropic)
+    raise ValueError(f"kernel_list: knows no kernel {kind!r}; use iso, aniso, generalized_*iso or plateau_*iso")
+
+
+def circular_lowpass_kernel(cutoff: float, kernel_size: int, pad_to: int = 0) -> np.ndarray:
+    """A 2D sinc kernel (K, K), as ringing artefacts have it; its sum is 1.
+
+    Args:
+        cutoff: frequency in radians a pixel, up to pi.
+        kernel_size: K, odd.
+        pad_to: size with zeros around; 0: none.
+
+    Source: Wang et al., Real-ESRGAN, 2021, eq. 6.
+
+    Raises:
+        ValueError: for an even size.
+    """
+    _check_odd(kernel_size)
+    _, xx, yy = mesh_grid(kernel_size)
+    radius = np.hypot(xx, yy)
+    radius[kernel_size // 2, kernel_size // 2] = 1  # its limit is set below
+    kernel = cutoff * torch.special.bessel_j1(torch.from_numpy(cutoff * radius)).numpy() / (2 * math.pi * radius)
+    kernel[kernel_size // 2, kernel_size // 2] = cutoff**2 / (4 * math.pi)
+    margin = max(pad_to - kernel_size, 0) // 2
+    return np.pad(_unit(kernel), margin)
+
+
+# Noise on arrays.
+
+
+def generate_gaussian_noise(img: np.ndarray, sigma: float = 10, gray_noise: bool = False) -> np.ndarray:
+    """Gaussian noise like `img`, float32; gray noise is the same in all channels."""
+    shape = (*img.shape[:2], 1) if gray_noise else img.shape
+    noise = np.random.randn(*shape).astype(np.float32) * sigma / 255
+    return np.broadcast_to(noise, img.shape).astype(np.float32)
+
+
+def add_gaussian_noise(
+    img: np.ndarray, sigma: float = 10, clip: bool = True, rounds: bool = False, gray_noise: bool = False
+) -> np.ndarray:
+    """`img` with noise; see `generate_gaussian_noise`. `clip` to [0, 1], `rounds` to multiples of 1/255."""
+    return _finished(img + generate_gaussian_noise(img, sigma, gray_noise), clip, rounds)
+
+
+def random_generate_gaussian_noise(img: np.ndarray, sigma_range: Range = (0, 10), gray_prob: float = 0) -> np.ndarray:
+    """Noise of a random `sigma`, gray with probability `gray_prob`."""
+    return generate_gaussian_noise(img, _uniform(sigma_range), np.random.uniform() < gray_prob)
+
+
+def random_add_gaussian_noise(
+    img: np.ndarray, sigma_range: Range = (0, 1.0), gray_prob: float = 0, clip: bool = True, rounds: bool = False
+) -> np.ndarray:
+    """`img` with noise of a random `sigma`."""
+    return _finished(img + random_generate_gaussian_noise(img, sigma_range, gray_prob), clip, rounds)
+
+
+def generate_poisson_noise(img: np.ndarray, scale: float = 1.0, gray_noise: bool = False) -> np.ndarray:
+    """Shot noise like `img`, float32, times `scale`; gray noise is that of the gray image, in all channels.
+
+    The light is counted in as many steps as the image has levels, rounded up to a power of two, as in scikit-image.
+    """
+    source = cv2.cvtColor(img, cv2.COLOR_BGR2GRAY)[..., None] if gray_noise else img
+    source = np.clip((source * 255.0).round(), 0, 255) / 255.0
+    steps = _power_of_two(len(np.unique(source)))
+    noise = (np.random.poisson(source * steps) / float(steps) - source).astype(np.float32)
+    return np.broadcast_to(noise, img.shape) * np.float32(scale)
+
+
+def add_poisson_noise(
+    img: np.ndarray, scale: float = 1.0, clip: bool = True, rounds: bool = False, gray_noise: bool = False
+) -> np.ndarray:
+    """`img` with shot noise; see `generate_poisson_noise`."""
+    return _finished(img + generate_poisson_noise(img, scale, gray_noise), clip, rounds)
+
+
+def random_generate_poisson_noise(img: np.ndarray, scale_range: Range = (0, 1.0), gray_prob: float = 0) -> np.ndarray:
+    """Shot noise times a random factor, gray with probability `gray_prob`."""
+    return generate_poisson_noise(img, _uniform(scale_range), np.random.uniform() < gray_prob)
+
+
+def random_add_poisson_noise(
+    img: np.ndarray, scale_range: Range = (0, 1.0), gray_prob: float = 0, clip: bool = True, rounds: bool = False
+) -> np.ndarray:
+    """`img` with shot noise times a random factor."""
+    return _finished(img + random_generate_poisson_noise(img, scale_range, gray_prob), clip, rounds)
+
+
+# Noise on batches.
+
+
+def generate_gaussian_noise_pt(img: Tensor, sigma: Any = 10, gray_noise: Any = 0) -> Tensor:
+    """Gaussian noise like `img`.
+
+    Args:
+        img: (B, C, H, W).
+        sigma: one, or a tensor (B,).
+        gray_noise: 1 for the same noise in all channels, or a tensor (B,) of 0 and 1.
+    """
+    noise = torch.randn_like(img)
+    if _any(gray_noise):
+        gray = torch.randn(img.shape[0], 1, *img.shape[2:], dtype=img.dtype, device=img.device)
+        noise = torch.lerp(noise, gray.expand_as(noise), _each(gray_noise, img))
+    return noise * (_each(sigma, img) / 255)
+
+
+def add_gaussian_noise_pt(
+    img: Tensor, sigma: Any = 10, gray_noise: Any = 0, clip: bool = True, rounds: bool = False
+) -> Tensor:
+    """`img` with noise; see `generate_gaussian_noise_pt`."""
+    return _finished(img + generate_gaussian_noise_pt(img, sigma, gray_noise), clip, rounds)
+
+
+def random_generate_gaussian_noise_pt(img: Tensor, sigma_range: Range = (0, 10), gray_prob: float = 0) -> Tensor:
+    """Noise of a random `sigma` for each image, each gray with probability `gray_prob`."""
+    return generate_gaussian_noise_pt(img, _drawn(img, sigma_range), _drawn(img, (0, 1)) < gray_prob)
+
+
+def random_add_gaussian_noise_pt(
+    img: Tensor, sigma_range: Range = (0, 1.0), gray_prob: float = 0, clip: bool = True, rounds: bool = False
+) -> Tensor:
+    """`img` with noise of a random `sigma` for each image."""
+    return _finished(img + random_generate_gaussian_noise_pt(img, sigma_range, gray_prob), clip, rounds)
+
+
+def generate_poisson_noise_pt(img: Tensor, scale: Any = 1.0, gray_noise: Any = 0) -> Tensor:
+    """Shot noise like `img`; see `generate_poisson_noise` and, for the arguments, `generate_gaussian_noise_pt`."""
+
+    def shot(source: Tensor) -> Tensor:
+        source = (source * 255).round().clamp(0, 255) / 255
+        steps = torch.tensor([_power_of_two(len(one.unique())) for one in source]).to(img).view(-1, 1, 1, 1)
+        return torch.poisson(source * steps) / steps - source
+
+    noise = shot(img)
+    if _any(gray_noise):
+        weights = torch.tensor(GRAY_FROM_RGB).to(img).view(1, 3, 1, 1)
+        gray = shot((img * weights).sum(1, keepdim=True))
+        noise = torch.lerp(noise, gray.expand_as(noise), _each(gray_noise, img))
+    return noise * _each(scale, img)
+
+
+def add_poisson_noise_pt(
+    img: Tensor, scale: Any = 1.0, clip: bool = True, rounds: bool = False, gray_noise: Any = 0
+) -> Tensor:
+    """`img` with shot noise; see `generate_poisson_noise_pt`."""
+    return _finished(img + generate_poisson_noise_pt(img, scale, gray_noise), clip, rounds)
+
+
+def random_generate_poisson_noise_pt(img: Tensor, scale_range: Range = (0, 1.0), gray_prob: float = 0) -> Tensor:
+    """Shot noise times a random factor for each image, each gray with probability `gray_prob`."""
+    return generate_poisson_noise_pt(img, _drawn(img, scale_range), _drawn(img, (0, 1)) < gray_prob)
+
+
+def random_add_poisson_noise_pt(
+    img: Tensor, scale_range: Range = (0, 1.0), gray_prob: float = 0, clip: bool = True, rounds: bool = False
+) -> Tensor:
+    """`img` with shot noise times a random factor for each image."""
+    return _finished(img + random_generate_poisson_noise_pt(img, scale_range, gray_prob), clip, rounds)
+
+
+# JPEG.
+
+
+def add_jpg_compression(img: np.ndarray, quality: float = 90) -> np.ndarray:
+    """`img` through a JPEG file of this quality (0 to 100) in memory, float32 in [0, 1].
+
+    Raises:
+        ValueError: when OpenCV cannot encode it.
+    """
+    pixels = (np.clip(img, 0, 1) * 255.0).round().astype(np.uint8)
+    done, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+    if not done:
+        raise ValueError(f"add_jpg_compression: cannot encode an image of {img.shape}")
+    flag = cv2.IMREAD_COLOR if img.ndim == 3 and img.shape[2] == 3 else cv2.IMREAD_GRAYSCALE
+    return np.asarray(cv2.imdecode(encoded, flag)).astype(np.float32).reshape(img.shape) / 255
+
+
+def random_add_jpg_compression(img: np.ndarray, quality_range: Range = (90, 100)) -> np.ndarray:
+    """`img` through a JPEG file of random quality."""
+    return add_jpg_compression(img, _uniform(quality_range))
+
+
+def _squared_distance(sigma_matrix: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    return np.einsum("hwi,ij,hwj->hw", grid, np.linalg.inv(sigma_matrix), grid)
+
+
+def _distances(
+    kernel_size: int, sig_x: float, sig_y: float, theta: float, grid: np.ndarray | None, isotropic: bool
+) -> np.ndarray:
+    """(K, K): squared distances from the middle, measured in deviations."""
+    sigma = np.eye(2) * sig_x**2 if isotropic else sigma_matrix2(sig_x, sig_y, theta)
+    return _squared_distance(sigma, mesh_grid(kernel_size)[0] if grid is None else grid)
+
+
+def _unit(kernel: np.ndarray) -> np.ndarray:
+    return kernel / kernel.sum()
+
+
+def _check_odd(kernel_size: int) -> None:
+    if kernel_size % 2 == 0:
+        raise ValueError(f"Kernel size must be an odd number, got {kernel_size}.")
+
+
+def _random_place(
+    kernel_size: int, sigma_x_range: Range, sigma_y_range: Range, rotation_range: Range, isotropic: bool
+) -> tuple[float, float, float]:
+    """Deviations along both axes, and the turn."""
+    _check_odd(kernel_size)
+    _check_range("sigma_x_range", sigma_x_range)
+    sig_x = _uniform(sigma_x_range)
+    if isotropic:
+        return sig_x, sig_x, 0.0
+    _check_range("sigma_y_range", sigma_y_range)
+    _check_range("rotation_range", rotation_range)
+    return sig_x, _uniform(sigma_y_range), _uniform(rotation_range)
+
+
+def _uniform(ends: Range) -> float:
+    return np.random.uniform(ends[0], ends[1])
+
+
+def _check_range(name: str, ends: Range) -> None:
+    if ends[0] > ends[1]:
+        raise ValueError(f"Wrong {name}: {ends[0]} is above {ends[1]}.")
+
+
+def _random_beta(beta_range: Range) -> float:
+    low, high = beta_range
+    return np.random.uniform(low, 1) if np.random.uniform() < 0.5 else np.random.uniform(1, high)
+
+
+def _noisy(kernel: np.ndarray, noise_range: Range | None) -> np.ndarray:
+    if noise_range is None:
+        return kernel
+    _check_range("noise_range", noise_range)
+    return _unit(kernel * np.random.uniform(noise_range[0], noise_range[1], size=kernel.shape))
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _finished(values: Any, clip: bool, rounds: bool) -> Any:
+    """Of arrays or tensors."""
+    values = (values * 255.0).round() / 255.0 if rounds else values
+    return values.clip(0, 1) if clip else values
+
+
+def _each(value: Any, img: Tensor) -> Tensor:
+    """One value for each image, to broadcast over it."""
+    return torch.as_tensor(value).to(img).reshape(-1, 1, 1, 1)
+
+
+def _any(value: Any) -> bool:
+    return bool(torch.as_tensor(value).any())
+
+
+def _drawn(img: Tensor, ends: Range) -> Tensor:
+    return torch.rand(img.shape[0], dtype=img.dtype, device=img.device) * (ends[1] - ends[0]) + ends[0]

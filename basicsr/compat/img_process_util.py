@@ -1,0 +1,70 @@
+"""Filters on batches of images, on any device."""
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def filter2D(img: Tensor, kernel: Tensor) -> Tensor:  # noqa: N802 - the name that is imported
+    """`img` (B, C, H, W) filtered, as `cv2.filter2D` does it with mirrored borders.
+
+    Args:
+        img: sides above half of the kernel's.
+        kernel: (B, K, K), one for each image, or (1, K, K) or (K, K) for all; K is odd.
+
+    Raises:
+        ValueError: for an even K.
+    """
+    side = kernel.shape[-1]
+    if side % 2 == 0:
+        raise ValueError(f"filter2D: wrong kernel size, must be odd, got {side}")
+    batch, channels, height, width = img.shape
+    weights = kernel.reshape(-1, side, side).to(img)
+    padded = F.pad(img, [side // 2] * 4, mode="reflect")
+    if len(weights) == 1:
+        flat = padded.flatten(0, 1)[:, None]
+        return F.conv2d(flat, weights[:, None]).view(batch, channels, height, width)
+    groups = weights.repeat_interleave(channels, dim=0)[:, None]
+    return F.conv2d(padded.flatten(0, 1)[None], groups, groups=batch * channels).view(batch, channels, height, width)
+
+
+def usm_sharp(img: np.ndarray, weight: float = 0.5, radius: int = 50, threshold: float = 10) -> np.ndarray:
+    """An image (H, W, C) of floats in [0, 1], its edges sharpened by unsharp masking.
+
+    Args:
+        img: what is sharpened.
+        weight: factor on what blurring takes away.
+        radius: side of the Gaussian in pixels, made odd.
+        threshold: least difference from the blurred image, in units of 1/255, that counts as an edge.
+    """
+    side = radius + 1 - radius % 2
+    blurred = cv2.GaussianBlur(img, (side, side), 0)
+    residual = img - blurred
+    mask = (np.abs(residual) * 255 > threshold).astype(np.float32)
+    soft = cv2.GaussianBlur(mask, (side, side), 0)
+    return soft * np.clip(img + weight * residual, 0, 1) + (1 - soft) * img
+
+
+class USMSharp(nn.Module):
+    """`usm_sharp` for batches (B, C, H, W) in [0, 1].
+
+    Args:
+        radius: side of the Gaussian in pixels, made odd.
+        sigma: of the Gaussian in pixels; 0: what suits the side, as in `cv2.getGaussianKernel`.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, radius: int = 50, sigma: float = 0) -> None:
+        super().__init__()
+        self.radius = radius + 1 - radius % 2
+        row = cv2.getGaussianKernel(self.radius, sigma)
+        self.register_buffer("kernel", torch.from_numpy(row @ row.T).float()[None])
+
+    def forward(self, img: Tensor, weight: float = 0.5, threshold: float = 10) -> Tensor:
+        """The sharpened images; see `usm_sharp`."""
+        residual = img - filter2D(img, self.kernel)
+        soft = filter2D((residual.abs() * 255 > threshold).to(img), self.kernel)
+        return soft * (img + weight * residual).clamp(0, 1) + (1 - soft) * img

@@ -1,0 +1,82 @@
+"""Files, times and seeds under the names that BasicSR's plug-ins import."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from basicsr.engine.distributed import master_only
+from basicsr.engine.run import archive_folder, seed_everything, timestamp
+
+__all__ = [
+    "check_resume", "get_time_str", "make_exp_dirs", "mkdir_and_rename", "scandir", "set_random_seed", "sizeof_fmt",
+]  # fmt: skip
+
+set_random_seed = seed_everything
+get_time_str = timestamp
+
+
+def scandir(
+    dir_path: str | Path, suffix: str | tuple[str, ...] | None = None, recursive: bool = False, full_path: bool = False
+) -> Iterator[str]:
+    """Paths of the files in a folder, sorted; hidden files do not count.
+
+    Args:
+        dir_path: the folder.
+        suffix: only names that end so, in one of these ways.
+        recursive: look into subfolders too.
+        full_path: begin each path with `dir_path`; otherwise it is relative to it.
+
+    Raises:
+        TypeError: for another kind of suffix.
+    """
+    if suffix is not None and not isinstance(suffix, (str, tuple)):
+        raise TypeError('"suffix" must be a string or tuple of strings')
+    return _scan(str(dir_path), suffix, recursive, full_path)
+
+
+def _scan(folder: str, suffix: str | tuple[str, ...] | None, recursive: bool, full_path: bool) -> Iterator[str]:
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and (suffix is None or name.endswith(suffix)):
+                path = os.path.join(here, name)
+                yield path if full_path else os.path.relpath(path, folder)
+
+
+def mkdir_and_rename(path: str | Path) -> None:
+    """Make a folder; one that is there is kept as `<name>_archived_<time>`."""
+    archive_folder(Path(path))
+    Path(path).mkdir(parents=True, exist_ok=True)
+
+
+@master_only
+def make_exp_dirs(opt: Mapping[str, Any]) -> None:
+    """Make the folders of a run in rank 0, the run's own one renamed if it exists; see `mkdir_and_rename`."""
+    path = dict(opt["path"])
+    mkdir_and_rename(path.pop("experiments_root" if opt["is_train"] else "results_root"))
+    for key in ("models", "training_states", "log", "visualization"):
+        if path.get(key):
+            Path(path[key]).mkdir(parents=True, exist_ok=True)
+
+
+def check_resume(opt: Mapping[str, Any], resume_iter: int) -> None:
+    """Point `pretrain_network_*` of a resumed run at the weights of its iteration, but for `ignore_resume_networks`."""
+    path: MutableMapping[str, Any] = opt["path"]
+    if not path.get("resume_state"):
+        return
+    for network in (key for key in opt if key.startswith("network_")):
+        if network not in (path.get("ignore_resume_networks") or ()):
+            label = network.replace("network", "net")
+            path[f"pretrain_{network}"] = os.path.join(path["models"], f"{label}_{resume_iter}.pth")
+            logging.getLogger("basicsr").info("Set pretrain_%s to %s", network, path[f"pretrain_{network}"])
+
+
+def sizeof_fmt(size: float, suffix: str = "B") -> str:
+    """A number of bytes in words, such as 1.5 KB."""
+    for unit in ("", "K", "M", "G", "T", "P", "E", "Z"):
+        if abs(size) < 1024.0:
+            return f"{size:3.1f} {unit}{suffix}"
+        size /= 1024.0
+    return f"{size:3.1f} Y{suffix}"

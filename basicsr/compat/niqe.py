@@ -1,0 +1,14 @@
+"""NIQE, by name only: its model of natural images may not be passed on."""
+
+from typing import Any
+
+from basicsr.config.registry import ABSENT
+
+
+def calculate_niqe(*_: Any, **__: Any) -> float:
+    """The Natural Image Quality Evaluator of BasicSR, which is not here.
+
+    Raises:
+        NotImplementedError: always, with the reason.
+    """
+    raise NotImplementedError(ABSENT["calculate_niqe"])

@@ -1,0 +1,117 @@
+"""The options in the form that projects built on BasicSR 1.4 know: plain dicts, and the functions that make them."""
+
+import copy
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from basicsr.config.section import Section
+from basicsr.config.yaml_file import load_yaml, parse_value
+
+if TYPE_CHECKING:
+    import argparse
+
+    from basicsr.config.schema import Options
+
+
+class PlainSection(dict):
+    """A section as a dict to read and write. A key that the section declares and nobody set is None, not missing."""
+
+    def __init__(self, values: Mapping[str, Any], declared: frozenset[str] = frozenset()) -> None:
+        super().__init__(values)
+        self._declared = declared
+
+    def __missing__(self, key: str) -> Any:
+        if key in self._declared:
+            return None
+        raise KeyError(key)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PlainSection":
+        return PlainSection(copy.deepcopy(dict(self), memo), self._declared)
+
+
+class PlainOptions(PlainSection):
+    """The options of a run as BasicSR's plug-ins expect them: nested dicts and lists that they may write to.
+
+    As attributes, such as `opt.train`, the typed options remain, which no plug-in changes. `path.experiments_root` (or
+    `results_root` in tests) is the folder of this run, as in BasicSR.
+    """
+
+    def __init__(self, options: "Options") -> None:
+        super().__init__(_plain(options), frozenset(options._names()))
+        self._typed = options
+        path = self["path"]
+        path["root"] = self["root_path"] = str(Path(options.path.experiments_root).absolute().parent)
+        if options.path.log is not None:
+            path["experiments_root" if options.is_train else "results_root"] = options.path.log
+        for key, section in self["datasets"].items():
+            section.setdefault("scale", options.scale)
+            section["phase"] = key.split("_")[0]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._typed, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PlainSection":
+        return PlainSection(copy.deepcopy(dict(self), memo), self._declared)
+
+
+def parse_options(root_path: str, is_train: bool = True) -> tuple[PlainOptions, "argparse.Namespace"]:
+    """The options of the run that the command line asks for, and the command line.
+
+    Joins the processes of the launcher and seeds everything, as a script of one's own needs it. `train_pipeline` and
+    `test_pipeline` do that by themselves.
+
+    Args:
+        root_path: folder below which `experiments` and `results` are.
+        is_train: training rather than testing.
+
+    Raises:
+        OptionError: see `load_options`.
+    """
+    from basicsr.config.command_line import parse_command_line
+    from basicsr.config.schema import below, load_options
+    from basicsr.engine.run import join_processes
+
+    args = parse_command_line(Path(sys.argv[0]).name, "", None)
+    options = below(root_path, load_options(args.opt, args.force_yml, is_train=is_train))
+    return PlainOptions(join_processes(options, args.launcher, debug=args.debug, auto_resume=args.auto_resume)), args
+
+
+def yaml_load(f: str) -> dict[str, Any]:
+    """The values of a YAML file, or of YAML text; read safely, see `yaml_file`.
+
+    Raises:
+        OptionError: when a file cannot be read or is no YAML.
+        yaml.YAMLError: when text is no YAML.
+    """
+    return load_yaml(f)[0] if Path(f).is_file() else parse_value(f)
+
+
+def ordered_yaml() -> tuple[type, type]:
+    """PyYAML's safe loader and dumper; mappings keep their order by themselves."""
+    return yaml.SafeLoader, yaml.SafeDumper
+
+
+def dict2str(opt: Mapping[str, Any], indent_level: int = 1) -> str:
+    """Options as indented text for a log, `key: value` or `key:[ ... ]` a line."""
+    margin = " " * (indent_level * 2)
+    lines = ["\n"]
+    for key, value in opt.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{margin}{key}:[{dict2str(value, indent_level + 1)}{margin}]\n")
+        else:
+            lines.append(f"{margin}{key}: {value}\n")
+    return "".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return PlainSection({key: _plain(value[key]) for key in value}, frozenset(value._names()))
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,229 @@
+"""Options of `PruneDistillModel`: the sections `prune`, `budget`, `kd` and `compact` of a YAML file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from basicsr.config.section import Section, at_least, option
+
+Sampler = Literal["subset", "nm", "bernoulli", "fixed"]
+RESOURCES = ("blocks", "params", "macs_g", "latency_ms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterBlockOptions(Section):
+    """Sampler nm: local blocks lend each other groups (TinySR's inter-block activation)."""
+
+    enable: bool = option(True, "let pairs of local blocks shift groups between them; the total stays")
+    k: int = option(1, "groups that a pair shifts")
+    pairs: Literal["chain"] | list[tuple[int, int]] = option(
+        "chain", "pairs of local blocks; chain: (0, 1), (2, 3), ..."
+    )
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "k")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions(Section):
+    """Which residual groups of network_g stay, and how that is learned."""
+
+    stage: Literal["search", "finetune"] = option(
+        "search", "search: learn the mask and emit the compact network; finetune: distil the teacher into it"
+    )
+    sampler: Sampler = option(
+        "subset", "subset: one logit a feasible mask; nm: patterns; bernoulli: one a group; fixed: `fixed_mask`"
+    )
+    logits: Literal["per_option", "per_block"] = option(
+        "per_option", "subset: a logit for each mask, or for each group"
+    )
+    patterns: list[tuple[int, int]] | None = option(None, "nm: [keep, size] of each local block, e.g. [[2, 4], [1, 4]]")
+    min_keep_per_block: int = option(0, "nm: groups that each local block keeps at least")
+    inter_block: InterBlockOptions = option(InterBlockOptions(), "nm: shifting groups between local blocks")
+    fixed_mask: list[int] | None = option(None, "fixed: 1 (keep) or 0 for each group")
+    force_keep: list[int] = option(factory=list, doc="groups (from 0) that every mask keeps")
+    force_drop: list[int] = option(factory=list, doc="groups (from 0) that every mask drops")
+    logit_init: float = option(0.02, "initial value of all logits")
+    logit_scale: float = option(1.0, "factor on the logits")
+    tau: tuple[float, float] = option((4.0, 0.1), "temperature at the begin and the end of the search, linear, > 0")
+    eps_uniform: float = option(0.05, "probability in [0, 1] of drawing uniformly, falling to 0 over the search")
+    entropy_weight: float = option(0.0, "reward for the entropy of the masks, falling to 0 over half of the search")
+    mask_chunks: int = option(1, "parts of the batch that draw masks of their own")
+    mask_seed: int = option(3407, "seed of the draws")
+    warmup_iter: int = option(2000, "iterations with uniformly drawn masks and frozen logits")
+    search_iter: int = option(16000, "iterations in which logits and weights learn")
+    settle_iter: int = option(2000, "iterations with the chosen mask; warm-up + search + settle = train.total_iter")
+    min_search_iter: int = option(8000, "iterations of search before it may end early")
+    freeze_conf: float = option(0.9, "probability of the best mask from which the search may end early")
+    freeze_patience: int = option(2000, "iterations that the best mask must not have changed for that")
+    topk_report: int = option(10, "masks that prune_report.json ranks")
+    delta_w: Literal["full", "lora", "none"] = option(
+        "full", "how the weights follow in the search: all of them, low-rank additions, not at all"
+    )
+    lora_rank: int = option(8, "delta_w lora: rank")
+    init_from: Literal["cotrained", "teacher"] = option(
+        "cotrained", "weights of the compact network: from the search, or those it began with"
+    )
+    recalib_iter: int = option(200, "forwards that set the token centres of the compact network anew; 0: none")
+    recalib_decay: float = option(0.98, "decay of the centres' moving average meanwhile")
+    sync_check_freq: int = option(1000, "iterations between checks that all processes hold the same logits")
+    tail: Literal["original", "direct"] = option(
+        "original", "reconstruction of the compact network: kept, or one convolution before the pixel shuffle"
+    )
+    tail_warmup_iter: int = option(0, "finetune: first iterations that train the tail alone")
+    tail_warmup_lr: float = option(1e-3, "finetune: learning rate of these iterations")
+    kept: list[int] | None = option(
+        None, "finetune: groups of the teacher that network_g kept, in order; null: from the weight file"
+    )
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "warmup_iter", "search_iter", "settle_iter", "min_search_iter", "min_keep_per_block",
+                 "recalib_iter", "tail_warmup_iter", "mask_seed", "freeze_patience")  # fmt: skip
+        at_least(1, self, "mask_chunks", "sync_check_freq", "lora_rank", "topk_report")
+        if min(self.tau) <= 0:
+            raise ValueError(f"tau: must be above 0, got {list(self.tau)}")
+        if self.logit_scale <= 0:
+            raise ValueError(f"logit_scale: must be above 0, got {self.logit_scale}")
+        for key in ("eps_uniform", "freeze_conf", "recalib_decay"):
+            if not 0 <= self[key] <= 1:
+                raise ValueError(f"{key}: must be in [0, 1], got {self[key]}")
+        if self.sampler == "fixed" and self.stage == "search" and self.fixed_mask is None:
+            raise ValueError("fixed_mask: is missing; sampler fixed needs 1 or 0 for each group")
+        if self.sampler == "nm" and self.stage == "search" and self.patterns is None:
+            raise ValueError("patterns: is missing; sampler nm needs [keep, size] for each local block")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualOptions(Section):
+    """Dual ascent on the weights of the budget loss."""
+
+    enable: bool = option(False, "let the weights grow while the budget is exceeded")
+    eta: float = option(0.1, "step")
+    max: float = option(100.0, "largest weight")
+    every: int = option(100, "iterations between steps")
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions(Section):
+    """What the compact network may cost; null: no limit."""
+
+    blocks: int | None = option(None, "residual groups")
+    params: int | None = option(None, "parameters, without buffers")
+    macs_g: float | None = option(None, "Multi-Adds in G at ref_size, attention included")
+    latency_ms: float | None = option(None, "median latency in ms at ref_size on latency_device")
+    ref_size: tuple[int, int] = option((256, 256), "height, width of the input that macs_g and latency_ms refer to")
+    latency_device: str = option("auto", "cpu, cuda, mps; auto: where the run trains")
+    mode: Literal["hard", "loss"] = option(
+        "hard", "hard: only masks within the budget are drawn; loss: a loss pulls towards it (bernoulli: always)"
+    )
+    weight: float = option(10.0, "weight of the budget loss")
+    two_sided: bool = option(True, "the budget loss also pulls up, so that the budget is used")
+    dual: DualOptions = option(DualOptions(), "dual ascent on the weight of the budget loss")
+
+    def __post_init__(self) -> None:
+        for key in RESOURCES:
+            if self[key] is not None and self[key] <= 0:
+                raise ValueError(f"{key}: must be above 0, got {self[key]}; null means no limit")
+        at_least(0, self, "weight")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by resource."""
+        return {key: float(self[key]) for key in RESOURCES if self[key] is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialAffinityOptions(Section):
+    """FAKD's spatial affinity; see `SpatialAffinityLoss`."""
+
+    weight: float = option(0.04, "factor; FAKD's 10 for images in 0..255 is 0.039 here")
+    mode: Literal["exact", "gram"] = option(
+        "exact", "exact: mean absolute difference; gram: mean square, without n x n"
+    )
+    chunk: int = option(512, "exact: rows of the n x n matrices held at a time")
+    pool: int = option(1, "average-pool the features by this factor first")
+    anchors: int = option(0, "exact: random rows compared in each step; 0: all")
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "weight", "anchors")
+        at_least(1, self, "chunk", "pool")
+        if self.anchors and self.mode == "gram":
+            raise ValueError(f"anchors: belong to mode exact, got {self.anchors} with gram; set anchors: 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AffinityOptions(Section):
+    """A term of the distillation with nothing but a weight."""
+
+    weight: float = option(0.0, "factor; 0: off")
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions(Section):
+    """Masked feature loss (TinyFusion)."""
+
+    weight: float = option(0.0, "factor; 0: off")
+    sigma: float = option(2.0, "entries farther than this many deviations from the mean are ignored")
+    adapter: bool = option(False, "a 1x1 convolution from the student's to the teacher's channels")
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "weight")
+        if self.sigma <= 0:
+            raise ValueError(f"sigma: must be above 0, got {self.sigma}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZoomOptions(Section):
+    """Crops of the ground truth as further inputs, with the teacher's outputs as targets (DUKD)."""
+
+    weight: float = option(0.0, "factor; 0: off")
+    crops: int = option(1, "crops of an image and step")
+    augment: float = option(0.3, "probability of an invertible transform of the student's input")
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "weight")
+        at_least(1, self, "crops")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions(Section):
+    """What the student learns from network_t."""
+
+    alpha: float = option(0.5, "share of the distance to the teacher's output, in [0, 1]; the rest is ground truth")
+    alpha_off_at: float = option(0.8, "fraction of train.total_iter after which alpha is 0 (finetune)")
+    feature_decay: Literal["none", "linear"] = option("linear", "course of the weights of feature terms")
+    feature_off_at: float = option(0.8, "fraction of train.total_iter at which they reach 0")
+    match: Literal["absorb", "origin", "uniform"] = option(
+        "absorb", "teacher group that a student's group is compared with: the last before the next kept one, itself, "
+        "or evenly spread"
+    )  # fmt: skip
+    taps: Literal["all", "last"] | list[int] = option("all", "groups of the student that are compared")
+    search_taps: Literal["none", "last"] = option("none", "the same during the search of the mask")
+    sa: SpatialAffinityOptions = option(SpatialAffinityOptions(), "spatial affinity")
+    ca: AffinityOptions = option(AffinityOptions(), "channel affinity")
+    ia: AffinityOptions = option(AffinityOptions(), "instance affinity")
+    feat: FeatureOptions = option(FeatureOptions(), "masked feature loss")
+    zoom: ZoomOptions = option(ZoomOptions(), "crops of the ground truth as inputs")
+
+    def __post_init__(self) -> None:
+        for key in ("alpha", "alpha_off_at", "feature_off_at"):
+            if not 0 <= self[key] <= 1:
+                raise ValueError(f"{key}: must be in [0, 1], got {self[key]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactOptions(Section):
+    """Physical removal of the dropped groups at the end of the search."""
+
+    enable: bool = option(True, "write the compact network")
+    tolerance: float = option(1e-6, "largest difference of its outputs to those of the masked network")
+    emit_yaml: bool = option(True, "write option files for its fine-tuning and its test beside it")
+    finetune: Mapping[str, Any] = option(
+        factory=dict, doc="keys of the `train` section of the emitted option file, over those of the search"
+    )

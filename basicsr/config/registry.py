@@ -1,0 +1,142 @@
+"""Names to classes and functions: the seam through which a YAML file finds code.
+
+A file `basicsr/archs/x_arch.py` that decorates its class with `@ARCH_REGISTRY.register()` is all that a new network
+needs. Nothing is imported until a name is looked up, and a known file (`catanet_arch.py` for `CATANet`) is tried
+before all others, so using one network imports one network.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from basicsr.errors import OptionError, UnknownNameError
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+# Names of BasicSR that people look for, and why there is nothing under them.
+ABSENT = {
+    "calculate_niqe": "calculate_niqe compares an image with statistics of natural ones, a file that is published "
+    "without a free licence, so it cannot come with this package, and other statistics give other numbers; leave the "
+    "metric out, or register one of your own under another name (docs/migrating.md)"
+}
+
+
+class Registry:
+    """A table of named classes or functions, filled by decorators in the files of one package.
+
+    Args:
+        kind: what is registered, in the words of an error message ("architecture").
+        package: dotted name of the package whose files register themselves; None: only what is registered by hand.
+        suffix: the files of `package` that count end with this ("_arch").
+    """
+
+    def __init__(self, kind: str, package: str | None = None, suffix: str = ""):
+        self.kind = kind
+        self._package = package
+        self._suffix = suffix
+        self._items: dict[str, Callable[..., Any]] = {}
+        self._discovered = package is None
+
+    def register(self, obj: T | None = None, suffix: str | None = None, *, name: str | None = None) -> Any:
+        """Register `obj` under `name` (default: its own); usable as `@R.register()` or `R.register(obj)`.
+
+        Args:
+            suffix: appended as `name_suffix`, for a plug-in that replaces a built-in name.
+
+        Raises:
+            KeyError: when the name is taken, naming both owners.
+        """
+
+        def add(item: T) -> T:
+            key = name or item.__name__
+            key = f"{key}_{suffix}" if suffix else key
+            if key in self._items and self._items[key] is not item:
+                owners = f"{self._items[key].__module__} and {item.__module__}"
+                raise KeyError(f"two {self.kind}s are called {key!r}: in {owners}; rename one or pass suffix=")
+            self._items[key] = item
+            return item
+
+        return add if obj is None else add(obj)
+
+    def get(self, name: str, suffix: str = "basicsr") -> Callable[..., Any]:
+        """The object called `name` (or `name_suffix`).
+
+        Raises:
+            UnknownNameError: with the nearest known names.
+        """
+        found = self._find(name, suffix)
+        if found is None:
+            self._import_likely_file(name)
+            found = self._find(name, suffix)
+        if found is None:
+            self._discover()
+            found = self._find(name, suffix)
+        if found is None and name in ABSENT:
+            raise UnknownNameError(ABSENT[name])
+        if found is None:
+            near = get_close_matches(str(name), self._items, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._items))}"
+            raise UnknownNameError(f"no {self.kind} is called {name!r}; {hint}")
+        return found
+
+    def build(self, spec: Mapping[str, Any], *args: Any, **supplied: Any) -> Any:
+        """Make what `spec` describes: `{type: name, ...}` becomes `get(name)(*args, ..., **supplied)`.
+
+        Raises:
+            UnknownNameError: for an unknown `type`.
+            OptionError: for a value that the constructor refuses, with the place `spec` was read from where it knows
+                one.
+        """
+        arguments = {key: value for key, value in spec.items() if key != "type"}
+        make = self.get(spec["type"])
+        try:
+            return make(*args, **arguments, **supplied)
+        except ValueError as error:
+            raise OptionError(f"{getattr(spec, 'where', spec['type'])}: {error}") from error
+
+    def keys(self) -> list[str]:
+        """All names, sorted."""
+        self._discover()
+        return sorted(self._items)
+
+    def __contains__(self, name: str) -> bool:
+        self._discover()
+        return name in self._items
+
+    def __iter__(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        self._discover()
+        return iter(sorted(self._items.items()))
+
+    def _find(self, name: str, suffix: str) -> Callable[..., Any] | None:
+        return self._items.get(name) or self._items.get(f"{name}_{suffix}")
+
+    def _import_likely_file(self, name: str) -> None:
+        """Import the file named like the part before the first dash or underscore.
+
+        `catanet_arch` for `CATANet-L`, `sr_model` for `SRModel`.
+        """
+        if not self._discovered:
+            stem = str(name).split("-")[0].split("_")[0].lower().removesuffix(self._suffix.removeprefix("_"))
+            if f"{stem}{self._suffix}" in self._module_names():
+                importlib.import_module(f"{self._package}.{stem}{self._suffix}")
+
+    def _discover(self) -> None:
+        if not self._discovered:
+            for module in self._module_names():
+                importlib.import_module(f"{self._package}.{module}")  # a broken file fails loudly, by name
+            self._discovered = True
+
+    def _module_names(self) -> list[str]:
+        package = importlib.import_module(str(self._package))
+        return [m.name for m in pkgutil.iter_modules(package.__path__) if m.name.endswith(self._suffix)]
+
+
+ARCH_REGISTRY = Registry("architecture", "basicsr.archs", "_arch")
+DATASET_REGISTRY = Registry("data set", "basicsr.data", "_dataset")
+LOSS_REGISTRY = Registry("loss", "basicsr.losses", "_loss")
+METRIC_REGISTRY = Registry("metric", "basicsr.metrics", "psnr_ssim")
+MODEL_REGISTRY = Registry("model", "basicsr.models", "_model")
+OPTIMIZER_REGISTRY = Registry("optimizer", "basicsr.engine", "optimizers")
+SCHEDULER_REGISTRY = Registry("learning-rate scheduler", "basicsr.engine", "lr_scheduler")

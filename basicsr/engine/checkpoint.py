@@ -1,0 +1,326 @@
+"""Weight files and training states: written whole or not at all, read without running code.
+
+A weight file holds `params` (and `params_ema` where EMA was on), as BasicSR's do, and beside them `network_g`, the
+spec that rebuilds the network, and `meta` (iteration, version, name of the run). A state file `<iter>.state` holds
+what a run needs beside its weights to go on. The two are a checkpoint.
+
+A file called `.safetensors` holds the same: the weights under their own names or, where there are two sets, under
+`params.` and `params_ema.`; `network_g` and `meta` as JSON in its header, with a checksum.
+"""
+
+import io
+import json
+import logging
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from basicsr.errors import CheckpointError
+
+logger = logging.getLogger("basicsr")
+SHOWN = 5  # names of a mismatch that an error message lists
+SAFETENSORS = ".safetensors"
+SUFFIXES = (".pth", SAFETENSORS)  # of weight files, in the order in which they are looked for
+WEIGHTS = ("params", "params_ema")
+# What reading a garbled file may raise, beside UnpicklingError.
+DAMAGE = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError, ImportError,
+    MemoryError, AssertionError, struct.error, zlib.error, zipfile.BadZipFile, zipfile.LargeZipFile,
+)  # fmt: skip
+
+
+def save_atomically(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write beside the target, flush to the disk, then rename: whatever happens, `path` is whole, old or new.
+
+    By `torch.save` or, for a path that ends in `.safetensors`, as the module describes.
+
+    Raises:
+        OSError: when it cannot be written; the old file, if any, is untouched.
+    """
+    path = Path(path)
+    if path.suffix == SAFETENSORS:
+        data = _to_safetensors(content)
+    else:  # in memory first: on a full disk torch.save would raise errors of its own
+        buffer = io.BytesIO()
+        torch.save(dict(content), buffer)
+        data = buffer.getvalue()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise OSError(
+            f"{path}: cannot be written ({error.strerror or error}); make room or give write access, then go on with "
+            "--auto_resume; the files written before are untouched"
+        ) from error
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete what writes that were cut off by a crash left in `folder`."""
+    for path in Path(folder).glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def load_file(path: str | Path) -> dict[str, Any]:
+    """Read a weight or state file onto the CPU, checksums included; files that carry code are refused.
+
+    Raises:
+        CheckpointError: when the file is missing, damaged, of another format, or holds anything but plain data.
+    """
+    try:
+        if Path(path).suffix == SAFETENSORS:
+            return _read_safetensors(path)
+        _check_sums(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; check the path") from error
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: is damaged, or holds more than tensors and plain data ({reason})") from error
+    except DAMAGE as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(f"{path}: is damaged or not a PyTorch file ({type(error).__name__}: {reason})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a dict, got {type(content).__name__}; is it a weight file?")
+    return content
+
+
+def _check_sums(path: str | Path) -> None:
+    """Compare the checksums in a file of `torch.save`, which `torch.load` does not look at."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise zipfile.BadZipFile(
+                    "it has compressed entries, which torch.save never writes and which can be huge"
+                )
+            wrong = archive.testzip()
+        if wrong is not None:
+            raise zipfile.BadZipFile(f"the checksum of {wrong} is wrong")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a loss of power, where folders can be opened."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _to_safetensors(content: Mapping[str, Any]) -> bytes:
+    from safetensors.torch import save
+
+    groups = {key: content[key] for key in WEIGHTS if key in content}
+    if len(groups) == 1:
+        tensors = dict(*groups.values())
+    else:
+        tensors = {f"{key}.{name}": value for key, group in groups.items() for name, value in group.items()}
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}  # none may share
+    header = {key: json.dumps(content[key]) for key in ("network_g", "meta") if key in content}
+    return save(tensors, {"format": "pt", **header, "crc32": _crc32(tensors, header)})
+
+
+def _read_safetensors(path: str | Path) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+    except ImportError as error:
+        raise CheckpointError(f"{path}: needs the package safetensors; pip install basicsr[safetensors]") from error
+
+    data = Path(path).read_bytes()
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    plain = {key: header[key] for key in ("network_g", "meta") if key in header}
+    if "crc32" in header and header["crc32"] != _crc32(tensors, plain):
+        raise ValueError("its checksum is wrong")
+    content: dict[str, Any] = {}
+    if tensors and all(name.startswith(tuple(f"{key}." for key in WEIGHTS)) for name in tensors):
+        for name, value in tensors.items():
+            key, _, name = name.partition(".")
+            content.setdefault(key, {})[name] = value
+    else:
+        content["params"] = tensors
+    return {**content, **{key: json.loads(text) for key, text in plain.items()}}
+
+
+def _crc32(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    """Of all that a safetensors file holds; the format itself has no checksum."""
+    crc = zlib.crc32(json.dumps(dict(header), sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {value.dtype} {list(value.shape)}".encode(), crc)
+        crc = zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), crc)
+    return f"{crc:08x}"
+
+
+def select_weights(
+    content: Mapping[str, Any], param_key: str | None, path: str | Path
+) -> tuple[str | None, dict[str, Tensor]]:
+    """The state dict in a loaded file, and the key it was found under (None: the file itself is the state dict).
+
+    A missing `params_ema` falls back to `params`, and a file without either is taken as a state dict. `module.`
+    prefixes of DDP are dropped.
+
+    Raises:
+        CheckpointError: when no tensors are found, listing the keys of the file.
+    """
+    found: str | None = None
+    for key in (param_key, "params"):
+        if key is not None and isinstance(content.get(key), Mapping):
+            found = key
+            break
+    if found != param_key and param_key is not None and found is not None:
+        logger.warning("%s: has no %s; taking %s", path, param_key, found)
+    state = content[found] if found is not None else content
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"{path}: holds no weights under {param_key!r}; its keys are {', '.join(map(str, content))}"
+        )
+    return found, {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def load_weights(
+    net: nn.Module, path: str | Path, param_key: str | None = "params", strict: bool = True
+) -> dict[str, Any]:
+    """Load a weight file into `net`; returns the file's content.
+
+    Args:
+        strict: every name and shape must fit; otherwise what fits is loaded and the rest is named in a warning.
+
+    Raises:
+        CheckpointError: listing missing, unexpected and wrongly shaped names together.
+    """
+    content = load_file(path)
+    key, weights = select_weights(content, param_key, path)
+    problem = mismatch(net, weights)
+    if problem and strict:
+        raise CheckpointError(
+            f"{path}: does not fit {type(net).__name__}: {problem}. Check network_g against the file, "
+            "or set path.strict_load_g: false to load what fits"
+        )
+    logger.info("Loading %s model from %s, with param key: [%s].", type(net).__name__, path, key)
+    if problem:
+        logger.warning("%s: loading what fits; %s", path, problem)
+        own = net.state_dict()
+        weights = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    net.load_state_dict(weights, strict=strict)
+    return content
+
+
+def mismatch(net: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """How `weights` differ from what `net` holds, in words; empty when they fit.
+
+    A network may know more: what its method `explain_mismatch(names of weights) -> str` says comes first.
+    """
+    own = net.state_dict()
+    shapes = [
+        f"{name} is {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+        for name in own
+        if name in weights and own[name].shape != weights[name].shape
+    ]
+    groups = {
+        "missing": [name for name in own if name not in weights],
+        "unexpected": [name for name in weights if name not in own],
+        "of another shape": shapes,
+    }
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
+        for what, names in groups.items()
+        if names
+    ]
+    explain = getattr(net, "explain_mismatch", None)
+    hint = explain(weights) if problems and explain is not None else ""
+    return "; ".join([hint, *problems] if hint else problems)
+
+
+def newest_state(folder: str | Path) -> Path | None:
+    """The `<iter>.state` file of the highest iteration in `folder`."""
+    return max(_states(folder), key=lambda path: int(path.stem), default=None)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training state and the weights of the same iteration, read."""
+
+    state: dict[str, Any]
+    weights: dict[str, Any]
+    path: Path
+    weights_path: Path
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """The training state `<run>/training_states/<iter>.state` and the weights `<run>/models/net_g_<iter>`.
+
+    Raises:
+        CheckpointError: when one of the two is missing, damaged, or something else.
+    """
+    path = Path(path)
+    state = load_file(path)
+    if not isinstance(state.get("iter"), int) or not isinstance(state.get("optimizers"), list):
+        raise CheckpointError(f"{path}: is no training state; its keys are {', '.join(map(str, state))}")
+    models = path.parent.parent / "models"
+    files = [models / f"net_g_{state['iter']}{suffix}" for suffix in SUFFIXES]
+    weights_path = next((file for file in files if file.exists()), files[0])
+    weights = load_file(weights_path)
+    select_weights(weights, "params", weights_path)
+    return Checkpoint(state, weights, path, weights_path)
+
+
+def newest_checkpoint(folder: str | Path) -> Checkpoint | None:
+    """The newest checkpoint whose states are in `folder`; damaged ones are named and passed over. None: there is none.
+
+    Raises:
+        CheckpointError: when there are some, but all of them are damaged.
+    """
+    newest: CheckpointError | None = None
+    for path in sorted(_states(folder), key=lambda path: -int(path.stem)):
+        try:
+            return load_checkpoint(path)
+        except CheckpointError as error:
+            newest = newest or error
+            logger.warning("%s; trying the checkpoint before it", error)
+    if newest is not None:
+        raise CheckpointError(f"{newest}; so are all older ones. Remove {folder} to begin anew") from newest
+    return None
+
+
+def prune_checkpoints(states: str | Path, models: str | Path, current: int, keep: int, best: Collection[int]) -> None:
+    """Delete all but the `keep` newest checkpoints up to iteration `current` and those of the iterations in `best`."""
+    found = {int(path.stem) for path in _states(states)}
+    found |= {int(path.stem.removeprefix("net_g_")) for path in _weight_files(models)}
+    newest = sorted(it for it in found if it <= current)[-keep:]
+    for it in sorted(found - set(newest) - set(best)):
+        if it < current:
+            (Path(states) / f"{it}.state").unlink(missing_ok=True)  # first, for it needs the weights
+            for suffix in SUFFIXES:
+                (Path(models) / f"net_g_{it}{suffix}").unlink(missing_ok=True)
+
+
+def _states(folder: str | Path) -> list[Path]:
+    return [path for path in Path(folder).glob("*.state") if path.stem.isdigit()]
+
+
+def _weight_files(folder: str | Path) -> list[Path]:
+    files = (path for suffix in SUFFIXES for path in Path(folder).glob(f"net_g_*{suffix}"))
+    return [path for path in files if path.stem.removeprefix("net_g_").isdigit()]

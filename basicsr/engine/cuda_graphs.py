@@ -1,0 +1,301 @@
+"""CUDA graphs: the launches of a function recorded once and repeated at once, which hardly costs the CPU anything.
+
+A graph repeats the same operations at the same addresses, so inputs are copied into fixed tensors and outputs out of
+them, and Python code runs when a graph is recorded and not when it is repeated. `GraphedForward` does this for
+evaluation; `models/training_step.py` for the step of a training run. Both know CUDA as a `GraphBackend`, so their logic
+is tested without a GPU.
+"""
+
+import logging
+import threading
+import traceback
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from basicsr.images.tiling import is_out_of_memory
+
+logger = logging.getLogger("basicsr")
+T = TypeVar("T")
+Result = TypeVar("Result", covariant=True)
+Keep = Callable[[], AbstractContextManager[object]]
+KEPT = 8  # graphs of a `GraphedForward`
+REMEMBERED = 64  # kinds of inputs that have been seen once
+# How PyTorch's warnings begin: of what waits for the GPU, and of looking for it.
+SYNC, LOOKING = "called a synchronizing CUDA operation", "Synchronization debug mode"
+
+
+class Recorded(Protocol[Result]):
+    """A recorded function."""
+
+    def replay(self) -> Result:
+        """Do again what was recorded; returns its result, always the same tensors."""
+        ...
+
+
+class GraphBackend(Protocol):
+    """What a device must be able to do."""
+
+    def run(self, body: Callable[[], T]) -> T:
+        """Run `body` where graphs are recorded, so that what it sets up once is there."""
+        ...
+
+    def watch(self, body: Callable[[], T]) -> tuple[T, str]:
+        """`run`, and which line of code made the CPU wait for the GPU; "" where none did."""
+        ...
+
+    def record(self, body: Callable[[], T]) -> Recorded[T]:
+        """Record what `body` does, without doing it.
+
+        Raises:
+            RuntimeError: when it does what cannot be recorded, or memory runs out.
+        """
+        ...
+
+    def ready(self) -> bool:
+        """Whether graphs can be used here and now: in the stream that they are used in."""
+        ...
+
+    def wait(self) -> None:
+        """Let the device end its work, before a graph is dropped that it may still be running."""
+        ...
+
+    def forget(self) -> None:
+        """Give back the memory of graphs that nobody holds."""
+        ...
+
+
+class GraphedForward:
+    """A function of one tensor that does the same for equal shapes: on CUDA as one graph for each shape that repeats.
+
+    The first input of a kind (shape, strides, type) runs eagerly, the second is recorded, later ones are repeated. So
+    outputs are the same, bit for bit, and always new tensors. Graphs that were not used for long are dropped. When
+    memory runs out all are. A function that cannot be recorded runs eagerly from then on, which one line says.
+
+    It must do the same each time: weights that change in place are seen, other Python state is not. Where gradients
+    are asked for, or another stream is used than at first, it runs eagerly.
+
+    Args:
+        function: maps a tensor on `device` to a tensor; enters autocast itself, if it wants it.
+        device: of its input; on another one than CUDA, `function` alone is called.
+        backend: for tests; None: CUDA.
+        keep: see `CudaBackend`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        device: torch.device,
+        backend: GraphBackend | None = None,
+        keep: Keep = nullcontext,
+    ) -> None:
+        self._function = function
+        self._backend = CudaBackend(device, keep) if backend is None and device.type == "cuda" else backend
+        self._graphs: OrderedDict[Hashable, _Graph] = OrderedDict()
+        self._seen: OrderedDict[Hashable, bool] = OrderedDict()  # kind -> whether it may be recorded
+        self._lock = threading.Lock()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The function's output, in memory of its own."""
+        backend = self._backend
+        if backend is None or torch.is_grad_enabled() or not backend.ready():
+            return self._function(x)
+        with self._lock:
+            return self._answer(backend, x)
+
+    def drop(self) -> None:
+        """Free the memory of all graphs."""
+        if self._backend is not None and self._graphs:
+            self._backend.wait()
+            self._graphs.clear()
+            self._backend.forget()
+
+    def _answer(self, backend: GraphBackend, x: Tensor) -> Tensor:
+        kind = (x.shape, x.stride(), x.dtype, torch.is_autocast_enabled(x.device.type))
+        if kind in self._graphs:
+            self._graphs.move_to_end(kind)
+            return self._graphs[kind](x)
+        if self._seen.get(kind):
+            return self._record(backend, x, kind)
+        self._seen.setdefault(kind, True)
+        self._seen.move_to_end(kind)
+        while len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return self._run_with_room(x)
+
+    def _run_with_room(self, x: Tensor) -> Tensor:
+        """Run the function eagerly; when memory runs out, again without graphs."""
+        try:
+            return self._function(x)
+        except (MemoryError, RuntimeError) as error:
+            if not (self._graphs and is_out_of_memory(error)):
+                raise
+        self.drop()  # only here, for the error's traceback holds on to what was computed
+        return self._function(x)
+
+    def _record(self, backend: GraphBackend, x: Tensor, kind: Hashable) -> Tensor:
+        """The output for the second input of a kind; from then on there is a graph, or the reason why there is none."""
+        if len(self._graphs) >= KEPT:
+            backend.wait()
+            self._graphs.popitem(last=False)
+        problem: str
+        try:
+            output, problem = backend.watch(lambda: self._function(x))
+            if not problem:
+                self._graphs[kind] = _Graph(backend, self._function, x)
+                return output
+        except (MemoryError, RuntimeError) as error:
+            problem = "" if is_out_of_memory(first_error(error)) else reason_of(error)
+        self.drop()
+        if problem:
+            logger.info("Without CUDA graphs in evaluation: %s", problem)
+            self._backend = None
+            return self._function(x)
+        self._seen[kind] = False  # too large beside its graph
+        return self._function(x)
+
+
+class _Graph:
+    """The graph of a function for inputs of one kind."""
+
+    def __init__(self, backend: GraphBackend, function: Callable[[Tensor], Tensor], like: Tensor) -> None:
+        with torch.inference_mode(False):  # a tensor of inference mode could not be written to outside of it
+            fixed = torch.empty_like(like)
+        self._input = fixed.copy_(like)
+        self._recorded = backend.record(lambda: function(fixed))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self._input.copy_(x)
+        return self._recorded.replay().clone()
+
+
+class CudaBackend:
+    """Graphs of one CUDA device, which share their memory, for they never run at the same time.
+
+    Args:
+        keep: makes a context whose value holds the cached tensors that the body reads, such as plans of geometry. A
+            graph keeps it, for it knows tensors by their addresses alone.
+    """
+
+    def __init__(self, device: torch.device, keep: Keep = nullcontext) -> None:
+        self._device = device
+        self._keep = keep
+        self._side: torch.cuda.Stream | None = None
+        self._used_in: torch.cuda.Stream | None = None
+        self._pool: Any = None
+
+    def ready(self) -> bool:
+        """Whether no other graph is being recorded, and this is the stream of the first call."""
+        with torch.cuda.device(self._device):
+            if torch.cuda.is_current_stream_capturing():
+                return False
+            stream = torch.cuda.current_stream()
+        self._used_in = self._used_in or stream
+        return stream == self._used_in
+
+    def run(self, body: Callable[[], T]) -> T:
+        """Run `body` in a stream of its own, after all that was asked for and before all that will be."""
+        with self._beside():
+            return body()
+
+    def watch(self, body: Callable[[], T]) -> tuple[T, str]:
+        """`run`, and the line of Python code that made the CPU wait for the GPU first."""
+        before = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                result = self.run(body)
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        for warning in caught:
+            if not str(warning.message).startswith((SYNC, LOOKING)):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        places = [f"{w.filename}:{w.lineno}" for w in caught if str(w.message).startswith(SYNC)]
+        return result, f"{places[0]} makes the CPU wait for the GPU" if places else ""
+
+    def record(self, body: Callable[[], T]) -> "CudaGraph[T]":
+        """Record what `body` does.
+
+        Raises:
+            RuntimeError: when it does what cannot be recorded, or memory runs out.
+        """
+        with self._keep() as kept, self._beside(), _random_state_mended(self._device):
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            torch.clear_autocast_cache()  # whose weights would be freed when their autocast ends
+            # Only this thread is watched: threads that feed batches may allocate page-locked memory meanwhile.
+            with torch.cuda.graph(graph, self._pool, self._side, capture_error_mode="thread_local"):
+                result = body()
+            torch.clear_autocast_cache()  # what lies in there was recorded, not computed
+        return CudaGraph(graph, result, self._device, kept)
+
+    def wait(self) -> None:
+        """Let the device end its work."""
+        torch.cuda.synchronize(self._device)
+
+    def forget(self) -> None:
+        """Give back the memory of graphs that nobody holds."""
+        self._pool = None
+        torch.cuda.empty_cache()
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """The device, and a stream other than the default one, which cannot be recorded."""
+        with torch.cuda.device(self._device):
+            self._side = self._side or torch.cuda.Stream()
+            current = torch.cuda.current_stream()
+            self._side.wait_stream(current)
+            try:
+                with torch.cuda.stream(self._side):
+                    yield
+            finally:
+                current.wait_stream(self._side)
+
+
+class CudaGraph(Generic[T]):
+    """A recorded function."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, result: T, device: torch.device, kept: object) -> None:
+        self._graph = graph
+        self._result = result
+        self._device = device
+        self._kept = kept
+
+    def replay(self) -> T:
+        """Do again what was recorded."""
+        with torch.cuda.device(self._device):
+            self._graph.replay()
+        return self._result
+
+
+@contextmanager
+def _random_state_mended(device: torch.device) -> Iterator[None]:
+    """Give the random generator back its state if recording fails, after which it takes itself to be recorded still."""
+    generator = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+    before = generator.clone_state()
+    try:
+        yield
+    except BaseException:
+        generator.graphsafe_set_state(before)
+        raise
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The error that the others of a failed recording follow from, and hide."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
+def reason_of(error: BaseException) -> str:
+    """Why recording failed and where, in one line."""
+    error = first_error(error)
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{said} ({frames[-1].filename}:{frames[-1].lineno})" if frames else said

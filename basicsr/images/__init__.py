@@ -1,0 +1,1 @@
+"""Image and video files, colour, resizing and tiling, for data and inference alike."""

@@ -1,0 +1,1 @@
+"""Enlarge pictures and films with a trained network."""

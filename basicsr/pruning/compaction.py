@@ -1,0 +1,159 @@
+"""Cutting dropped groups out of a network: the result is an ordinary, smaller network of the same class.
+
+Works for every network that keeps the protocol of `archs/prunable.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from basicsr.archs.prunable import Gate, GroupInfo, Prunable
+from basicsr.engine.checkpoint import mismatch
+
+SHAPES = ((1, 3, 64, 64), (2, 3, 48, 80), (1, 3, 33, 57))  # inputs of the check, odd sizes among them
+NEW_CONV_STD = 1e-3  # of a new tail: its output starts near 0, the enlarged input
+
+
+def kept_groups(mask: Sequence[int] | Tensor) -> list[int]:
+    """Indices of the groups that a mask of 0 and 1 keeps."""
+    return [i for i, bit in enumerate(mask) if int(bit)]
+
+
+def compact(net: nn.Module, keep: Sequence[int]) -> nn.Module:
+    """A new network with the groups `keep` of `net` alone: its weights and buffers, its training mode, its device.
+
+    Raises:
+        ValueError: when `keep` is empty or no rising list of groups.
+    """
+    source = cast(Prunable, net)
+    groups = source.prunable_groups()
+    _check_keep("keep", keep, len(groups))
+    small = type(net)(**source.compact_kwargs(keep))
+    _take_over(small, net)
+    places = cast(Prunable, small).prunable_groups()
+    small.load_state_dict(kept_state(net.state_dict(), groups, keep, places))
+    return small
+
+
+def kept_state(
+    state: Mapping[str, Tensor], groups: Sequence[GroupInfo], keep: Sequence[int], places: Sequence[GroupInfo]
+) -> dict[str, Tensor]:
+    """The state dict without dropped groups; a kept group gets the names that the cut network has for it.
+
+    Args:
+        state: of the whole network.
+        groups: of the whole network.
+        keep: which of them stay, rising.
+        places: all groups of the cut network. Its names may count what is left, or be those of the whole network.
+    """
+    new_prefix: dict[str, str | None] = {prefix: None for group in groups for prefix in group.prefixes}
+    for index, place in zip(keep, places, strict=True):
+        new_prefix |= dict(zip(groups[index].prefixes, place.prefixes, strict=True))
+    result = {}
+    for name, value in state.items():
+        prefix = next((p for p in new_prefix if name.startswith(p)), None)
+        if prefix is None:
+            result[name] = value
+        elif (new := new_prefix[prefix]) is not None:
+            result[new + name.removeprefix(prefix)] = value
+    return result
+
+
+def with_tail(net: nn.Module, tail: str) -> nn.Module:
+    """`net` with another reconstruction, freshly initialised with small numbers; all other weights are taken over.
+
+    Raises:
+        ValueError: when the class of `net` has no argument `tail`.
+    """
+    check_tail(net)
+    source = cast(Prunable, net)
+    kwargs = source.compact_kwargs(range(len(source.prunable_groups())))
+    if kwargs["tail"] == tail:
+        return net
+    other = type(net)(**{**kwargs, "tail": tail})
+    _take_over(other, net)
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            if name.startswith(cast(Prunable, other).tail_prefixes):
+                parameter.normal_(std=NEW_CONV_STD) if parameter.dim() > 1 else parameter.zero_()
+    same = {n: v for n, v in net.state_dict().items() if not n.startswith(source.tail_prefixes)}
+    other.load_state_dict(same, strict=False)
+    return other
+
+
+def check_tail(net: nn.Module) -> None:
+    """Refuse a network whose reconstruction cannot be chosen.
+
+    Raises:
+        ValueError: when the class of `net` has no argument `tail`.
+    """
+    source = cast(Prunable, net)
+    if "tail" not in source.compact_kwargs(range(len(source.prunable_groups()))):
+        raise ValueError(f"prune.tail: {type(net).__name__} has no choice of tails; leave it at original")
+
+
+def cut_into(net: nn.Module, whole: nn.Module, keep: Sequence[int]) -> None:
+    """Give `net` the weights and buffers of the groups `keep` of `whole`; a tail of another kind starts anew.
+
+    Raises:
+        ValueError: when `net` is not what is left of `whole`, or `keep` is no rising list of its groups.
+    """
+    _check_keep("prune.kept", keep, len(cast(Prunable, whole).prunable_groups()))
+    small = compact(whole, keep)
+    tail = getattr(net, "tail", None)
+    if tail is not None and tail != getattr(small, "tail", None):
+        small = with_tail(small, tail)
+    if problem := mismatch(net, small.state_dict()):
+        raise ValueError(f"network_g: is not what the groups {list(keep)} leave of network_t: {problem}")
+    net.load_state_dict(small.state_dict())
+
+
+def network_spec(net: nn.Module) -> dict[str, Any]:
+    """`network_g` of an option file that builds this network."""
+    source = cast(Prunable, net)
+    kwargs = source.compact_kwargs(range(len(source.prunable_groups())))
+    return {"type": type(net).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in kwargs.items()}}
+
+
+@torch.no_grad()
+def compaction_errors(net: nn.Module, small: nn.Module, keep: Sequence[int]) -> dict[str, float]:
+    """Largest difference between the masked and the cut network in evaluation, for each input of `SHAPES`.
+
+    The masked network is run both ways, skipping dropped groups and multiplying them by 0. Inputs have the precision of
+    the networks.
+    """
+    number = len(cast(Prunable, net).prunable_groups())
+    skip: list[Gate] = [int(i in keep) for i in range(number)]
+    reference = next(net.parameters())
+    device = reference.device
+    was_training = net.training, small.training
+    net.eval(), small.eval()
+    generator = torch.Generator().manual_seed(0)
+    errors = {}
+    for shape in SHAPES:
+        x = torch.rand(shape, generator=generator).to(reference)
+        expected = small(x)
+        multiply: list[Gate] = [torch.tensor(float(gate), device=device) for gate in skip]
+        difference = max(float((net(x, gates) - expected).abs().max()) for gates in (skip, multiply))
+        errors["x".join(map(str, shape))] = difference
+    net.train(was_training[0]), small.train(was_training[1])
+    return errors
+
+
+def in_double_precision(net: nn.Module) -> nn.Module:
+    """A copy of a network on the CPU, in float64."""
+    return deepcopy(net).to("cpu", torch.float64)
+
+
+def _check_keep(key: str, keep: Sequence[int], number: int) -> None:
+    if not keep or list(keep) != sorted(set(keep)) or not set(keep) <= set(range(number)):
+        raise ValueError(f"{key}: must be groups from 0 to {number - 1}, rising, got {list(keep)}")
+
+
+def _take_over(new: nn.Module, old: nn.Module) -> None:
+    """Give a new network the device, precision and mode of the old one."""
+    parameter = next(old.parameters())
+    new.to(parameter.device, parameter.dtype).train(old.training)

@@ -1,0 +1,211 @@
+"""What the residual groups of a network cost: blocks, parameters, multiply-adds, measured latency."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from basicsr.config.pruning import BudgetOptions
+
+if TYPE_CHECKING:
+    from basicsr.archs.prunable import GroupInfo
+
+logger = logging.getLogger("basicsr")
+
+ROUNDING = 1e-9  # relative; a mask whose cost is the limit fits, in whichever order its groups are added up
+WARMUP_RUNS = 2
+ADDITIVITY_MASKS = 5
+ADDITIVITY_TOLERANCE = 0.1  # relative error of the sum of groups above which a latency table is not to be trusted
+Bits = Sequence[int] | Tensor
+
+
+@dataclass(frozen=True)
+class Resource:
+    """The cost of every group and of the rest of a network in one unit, and what of it a compact network may use."""
+
+    name: str
+    """A key of `budget`."""
+    fixed: float
+    """Cost without any group."""
+    groups: tuple[float, ...]
+    limit: float | None = None
+    """None: no limit."""
+    record: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """How it was measured, for reports."""
+
+    @property
+    def full(self) -> float:
+        """Cost of the network with all groups."""
+        return self.fixed + sum(self.groups)
+
+    def total(self, mask: Bits) -> float:
+        """Cost with the groups that are 1 in `mask`."""
+        return self.fixed + sum(cost for cost, bit in zip(self.groups, mask, strict=True) if bit)
+
+    def fits(self, cost: float) -> bool:
+        """Whether `cost` is within the limit."""
+        return self.limit is None or cost <= self.limit * (1 + ROUNDING)
+
+    def minimum(self, count: int, force_keep: Sequence[int] = (), force_drop: Sequence[int] = ()) -> float:
+        """Least cost of at least `count` groups, among them `force_keep` and none of `force_drop`."""
+        free = sorted(c for i, c in enumerate(self.groups) if i not in force_keep and i not in force_drop)
+        return self.fixed + sum(self.groups[i] for i in force_keep) + sum(free[: max(0, count - len(force_keep))])
+
+    def text(self, cost: float) -> str:
+        """`cost` as people read it: 164,331 parameters; 27.1 G or ms."""
+        return f"{cost:,.0f}" if self.name in ("blocks", "params") else f"{cost:.4g}"
+
+
+def group_resources(net: nn.Module, budget: BudgetOptions, device: torch.device | str) -> list[Resource]:
+    """The costs of a prunable network: blocks, params and macs_g; latency_ms if it is limited, since it is measured.
+
+    Args:
+        net: offers the protocol of `basicsr/archs/prunable.py`; not changed.
+        device: where the run trains, which is what `latency_device: auto` means.
+
+    Raises:
+        ValueError: when `latency_device` is not on this machine.
+    """
+    groups: list[GroupInfo] = net.prunable_groups()  # type: ignore[operator]
+    resources = [
+        Resource("blocks", 0, (1,) * len(groups), budget.limits.get("blocks")),
+        parameter_resource(net, groups, budget.limits.get("params")),
+        multiply_add_resource(net, groups, budget.ref_size, budget.limits.get("macs_g")),
+    ]
+    if "latency_ms" in budget.limits:
+        table = latency_table(net, len(groups), budget.ref_size, _latency_device(budget, device))
+        limit = budget.limits["latency_ms"]
+        resources.append(Resource("latency_ms", table["fixed_ms"], tuple(table["groups_ms"]), limit, record=table))
+    return resources
+
+
+def parameter_resource(net: nn.Module, groups: Sequence["GroupInfo"], limit: float | None = None) -> Resource:
+    """Parameters of each group, by the prefixes of their names, and of the rest; buffers do not count."""
+    counts = [0] * len(groups)
+    fixed = 0
+    for name, parameter in net.named_parameters():
+        owner = next((j for j, group in enumerate(groups) if _belongs(name, group.prefixes)), None)
+        if owner is None:
+            fixed += parameter.numel()
+        else:
+            counts[owner] += parameter.numel()
+    return Resource("params", fixed, tuple(counts), limit)
+
+
+def multiply_add_resource(
+    net: nn.Module, groups: Sequence["GroupInfo"], size: tuple[int, int], limit: float | None = None
+) -> Resource:
+    """Multiply-adds in G of each group on a (height, width) input, attention included, and of the rest.
+
+    A network without `multiply_adds` cannot say what the rest costs; it then counts as 0, with a warning if it matters.
+    """
+    counts = tuple(sum(group.macs(*size)) / 1e9 for group in groups)
+    whole = getattr(net, "multiply_adds", None)
+    if whole is None and limit is not None:
+        logger.warning("budget.macs_g: %s has no multiply_adds(), so only its groups count", type(net).__name__)
+    fixed = max(0.0, sum(whole(*size)) / 1e9 - sum(counts)) if whole else 0.0
+    return Resource("macs_g", fixed, counts, limit, record={"size": list(size), "fixed_known": whole is not None})
+
+
+def latency_table(
+    net: nn.Module, number: int, size: tuple[int, int], device: torch.device | str, runs: int = 10
+) -> dict[str, Any]:
+    """Median latencies in ms: of each group, of the rest, and how well they add up.
+
+    A group costs the mean of what it adds to the empty network and what it takes from the full one. The settings are
+    timed in turns, so that a slow minute of the machine hits all of them.
+
+    Args:
+        number: groups of the network.
+        size: (height, width) of the input.
+        runs: timed forwards of each setting.
+
+    Returns:
+        A plain dict for reports: fixed_ms, groups_ms, full_ms, additivity_error (largest relative error of the sum on
+        random masks), device, device_name, dtype, torch, size, runs.
+    """
+    device = torch.device(device)
+    masks = _latency_masks(number)
+    times = _median_times(_timer(net, size, device), masks, runs)
+    full, empty = times[0], times[1]
+    without, alone = times[2 : 2 + number], times[2 + number : 2 + 2 * number]
+    groups = [max(0.0, ((full - w) + (a - empty)) / 2) for w, a in zip(without, alone, strict=True)]
+    table = Resource("latency_ms", empty, tuple(groups))
+    checks = list(zip(masks, times, strict=True))[2 + 2 * number :]
+    error = max(abs(table.total(mask) / measured - 1) for mask, measured in checks)
+    if error > ADDITIVITY_TOLERANCE:
+        logger.warning(
+            "budget.latency_ms: the latencies of the groups add up to %.0f %% off on a mask; time on an idle machine",
+            100 * error,
+        )
+    return {
+        "fixed_ms": empty, "groups_ms": groups, "full_ms": full, "additivity_error": error, "device": str(device),
+        "device_name": _device_name(device), "dtype": str(next(net.parameters()).dtype).removeprefix("torch."),
+        "torch": str(torch.__version__), "size": list(size), "runs": runs,
+    }  # fmt: skip
+
+
+def _latency_masks(number: int) -> list[list[int]]:
+    """All groups, none, all but one, one alone, and the random masks that check the sum."""
+    generator = torch.Generator().manual_seed(0)
+    only = torch.eye(number, dtype=torch.int64)
+    random = torch.randint(2, (ADDITIVITY_MASKS, number), generator=generator)
+    return [[1] * number, [0] * number, *(1 - only).tolist(), *only.tolist(), *random.tolist()]
+
+
+def _timer(net: nn.Module, size: tuple[int, int], device: torch.device) -> Callable[[Sequence[int]], float]:
+    """A function that times one forward in evaluation, in ms, with the gates it is given; `net` stays as it is."""
+    copy = deepcopy(net).to(device).eval()
+    reference = next(copy.parameters())
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, getattr(net, "in_chans", 3), *size, generator=generator).to(reference)
+
+    def timed(mask: Sequence[int]) -> float:
+        with torch.inference_mode():
+            _synchronise(device)
+            begin = time.perf_counter()
+            copy(x, gates=list(mask))
+            _synchronise(device)
+            return 1e3 * (time.perf_counter() - begin)
+
+    return timed
+
+
+def _median_times(timed: Callable[[Sequence[int]], float], masks: Sequence[Sequence[int]], runs: int) -> list[float]:
+    for _ in range(WARMUP_RUNS):
+        timed(masks[0])
+    rounds = [[timed(mask) for mask in masks] for _ in range(runs)]
+    return [median(samples) for samples in zip(*rounds, strict=True)]
+
+
+def _latency_device(budget: BudgetOptions, device: torch.device | str) -> torch.device:
+    """The device that `latency_device` names."""
+    if budget.latency_device == "auto":
+        return torch.device(device)
+    try:
+        found = torch.device(budget.latency_device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where PyTorch is built without the device
+        raise ValueError(
+            f"budget.latency_device: is not on this machine, got {budget.latency_device!r}; use auto or cpu"
+        ) from error
+    return found
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _belongs(name: str, prefixes: Sequence[str]) -> bool:
+    return any(name.startswith(prefix.rstrip(".") + ".") for prefix in prefixes)

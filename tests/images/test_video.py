@@ -1,0 +1,81 @@
+"""Video files: what is written is read back, frame by frame; files that are no videos are named."""
+
+import numpy as np
+import pytest
+
+from basicsr.images.files import read_image
+from basicsr.images.video import CODECS, VideoReader, VideoWriter, list_videos
+
+
+@pytest.fixture(scope="module")
+def frames(photos):
+    """Ten frames of a photograph that moves, 64x80 px."""
+    image = read_image(photos / "coffee.png")
+    return [np.ascontiguousarray(image[2 * k : 2 * k + 64, k : k + 80]) for k in range(10)]
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / max(1e-9, ((a.astype(float) - b) ** 2).mean()))
+
+
+@pytest.mark.parametrize("suffix", sorted(CODECS))
+def test_frames_their_order_and_rate_come_back(tmp_path, frames, suffix):
+    path = tmp_path / f"deep/a{suffix}"
+    with VideoWriter(path, 24000 / 1001) as writer:
+        for frame in frames:
+            writer.write(frame)
+        assert not path.exists()
+    with VideoReader(path) as reader:
+        facts, read = reader.facts, list(reader)
+    assert facts[:2] == (64, 80) and abs(facts.fps - 24000 / 1001) < 0.01 and facts.frames == len(read) == 10
+    for k, frame in enumerate(read):
+        assert int(np.argmax([psnr(frame, other) for other in frames])) == k
+        assert psnr(frame, frames[k]) > (130 if suffix == ".mkv" else 27)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert list_videos(tmp_path) == [f"deep/a{suffix}"]
+
+
+def test_an_odd_side_gets_its_last_pixels_again(tmp_path, frames):
+    with VideoWriter(tmp_path / "a.mkv", 25) as writer:
+        writer.write(frames[0][:63, :79])
+    with VideoReader(tmp_path / "a.mkv") as reader:
+        (frame,) = reader
+    np.testing.assert_array_equal(frame, np.pad(frames[0][:63, :79], ((0, 1), (0, 1), (0, 0)), mode="edge"))
+
+
+def test_nothing_is_left_of_a_video_that_is_not_finished(tmp_path, frames):
+    (tmp_path / "a.mp4").write_bytes(b"before")
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", 25) as writer:
+        writer.write(frames[0])
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("content", [b"", b"hello" * 100, b"\0\0\0\x18ftypmp42" + bytes(500)])
+def test_what_is_no_video_is_named(tmp_path, content):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.mp4: cannot be read as a video"):
+        VideoReader(path)
+    with pytest.raises(FileNotFoundError, match=r"none\.mp4: no such file"):
+        VideoReader(tmp_path / "none.mp4")
+
+
+def test_what_cannot_be_written_is_said(tmp_path, frames):
+    with (
+        pytest.raises(ValueError, match=r"unknown video suffix '\.gif'; use one of \.mp4"),
+        VideoWriter(tmp_path / "a.gif", 25),
+    ):
+        pass
+    with pytest.raises(ValueError, match="a frame of"), VideoWriter(tmp_path / "a.mp4", 25) as writer:
+        writer.write(frames[0])
+        writer.write(frames[0][:32])
+    with pytest.raises(ValueError, match="no frame was written"), VideoWriter(tmp_path / "a.mp4", 25):
+        pass
+    with (
+        pytest.raises(ValueError, match=r"8192x2 px are more than codec mp4v has"),
+        VideoWriter(tmp_path / "a.mp4", 25) as writer,
+    ):
+        writer.write(np.zeros((2, 8192, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,384 @@
+"""Exported networks: what their files hold, that they give PyTorch's numbers, and what the command refuses."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from basicsr.archs import build_network
+from basicsr.archs.atd_arch import TINY as TINY_ATD
+from basicsr.archs.atdu_arch import TINY as TINY_ATDU
+from basicsr.archs.catanet_arch import TINY as TINY_CATANET
+from basicsr.archs.layers.export_mode import GraphForm, counting_order, graph_form, group_choices
+from basicsr.archs.layers.patches import PatchGrid
+from basicsr.errors import CheckpointError, OptionError
+from basicsr.export import EXTRAS, MANIFEST, main
+from basicsr.runtimes.parity import Agreement, Sample, compare, drawn_picture, samples_of
+from basicsr.runtimes.trace import for_graph, side_rule, traced
+
+onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
+pytest.importorskip("onnxscript", reason="needs the extra `export`")
+pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+from basicsr.runtimes import onnx as onnx_file  # noqa: E402
+
+NETS = {
+    "catanet": {"type": "CATANet", **TINY_CATANET, "upscale": 2},
+    "catanet direct": {"type": "CATANet", **TINY_CATANET, "upscale": 4, "tail": "direct"},
+    "atd v2": {"type": "ATD", **TINY_ATD, "upscale": 2},
+    "atd v1": {"type": "ATD", **{k: v for k, v in TINY_ATD.items() if k != "dim_ffn_td"}, "upscale": 2},
+    "atd-u": {"type": "ATDUNet", **TINY_ATDU},
+}
+ONE_BLOCK = {
+    "type": "CATANet", **TINY_CATANET, "upscale": 2, "block_num": 1, "patch_size": 8, "num_tokens": 4,
+    "group_size": 64, "n_iters": 2,
+}  # fmt: skip
+
+
+def trained(spec):
+    """A network whose every parameter matters and whose centres are set, as after training."""
+    torch.manual_seed(0)
+    net = build_network(spec)
+    if spec["type"] == "CATANet":
+        net.train()(torch.rand(1, 3, 31, 37))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return net.eval()
+
+
+def saved(net, spec, path):
+    torch.save({"params": net.state_dict(), "network_g": spec}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A weight file, its network, and models of it: for any size, and for 24x24."""
+    net = trained(ONE_BLOCK)
+    path = saved(net, ONE_BLOCK, tmp_path_factory.mktemp("small") / "small.pth")
+    graph = for_graph(net)
+    models = {size: onnx_file.onnx_model(traced(graph, 3, size, side_rule(net)), 20) for size in (None, (24, 24))}
+    return path, net, models
+
+
+# The form of the layers
+
+
+@pytest.mark.parametrize(("length", "groups"), [(1, 1), (1, 5), (3, 2), (577, 7), (4096, 128)])
+def test_counting_order_is_the_stable_sort(length, groups):
+    chosen = torch.randint(0, groups, (length,), dtype=torch.int32)
+    order, places = counting_order(chosen, groups)
+    assert order.dtype == places.dtype == torch.int32
+    assert torch.equal(order.long(), chosen.argsort(stable=True))
+    assert torch.equal(order[places.long()], torch.arange(length, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("size", [(24, 24), (19, 30), (9, 5)])
+def test_equal_to_the_network_in_float64(name, size):
+    net = trained(NETS[name]).double()
+    module = for_graph(net, torch.float64) if name.startswith("catanet") else net
+    x = torch.rand(1, 3, *size, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = net(x)
+        with graph_form(GraphForm(is_static=True)):
+            found = module(x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_form_ends_with_its_context():
+    net, x = trained(NETS["catanet"]), torch.rand(1, 3, 20, 20)
+    with torch.inference_mode():
+        before = net(x)
+        with pytest.raises(RuntimeError, match="stop"), graph_form(GraphForm(is_static=True)):
+            raise RuntimeError("stop")
+        assert torch.equal(net(x), before)
+
+
+@pytest.mark.parametrize("size", [(7, 40), (29, 31), (64, 64)])
+def test_patches_are_merged_as_outside_of_graphs(size):
+    def merged(p):
+        grid = PatchGrid(size, 8)
+        p = p[:, : grid.count * grid.area]
+        return grid.merge(p), grid.scale_as_merged(t)
+
+    t, p = torch.rand(1, size[0] * size[1], 3), torch.rand(1, 20_000, 3)
+    expected = merged(p)
+    with graph_form(GraphForm(is_static=True)):
+        torch.testing.assert_close(merged(p), expected, rtol=0, atol=1e-6)
+
+
+def test_choices_are_recorded_and_forced():
+    net = trained(ONE_BLOCK).prepared()
+    x = torch.rand(1, 3, 20, 22)
+    with torch.inference_mode():
+        with group_choices() as own:
+            expected = net(x)
+        with group_choices(own.chosen) as same:
+            assert torch.equal(net(x), expected)
+        with group_choices([(own.chosen[0] + 1) % 4]) as other:
+            assert not torch.equal(net(x), expected)
+    assert len(own.chosen) == len(same.chosen) == 1
+    assert float(same.gaps[0].abs().max()) == 0
+    assert float(other.gaps[0].min()) > 0  # another group is never nearer
+
+
+# Files
+
+
+@pytest.mark.parametrize("size", [None, (24, 24)], ids=["any size", "24x24"])
+def test_file_runs_everywhere_and_gives_the_same(small, size):
+    _, net, models = small
+    model = models[size]
+    onnx_file.check_model(model, size, 20)  # opset, input sides, rank, 32-bit indices
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert kinds["ScatterElements"] == kinds["ArgMax"] == 1
+    assert not {"TopK", "NonZero", "Attention", "GatherND"} & set(kinds)
+    assert kinds["Gather"] > 0
+    assert onnx_file.wide_indices(model) == []
+    run, with_groups = onnx_file.OnnxNet(model, 1), onnx_file.OnnxNet(onnx_file.with_groups(model), 1)
+    for h, w in [size] if size else [(9, 64), (40, 40), (61, 33)]:
+        sample = Sample("x", np.random.rand(1, 3, h, w).astype(np.float32))
+        agreement = compare(net.prepared(), run, sample, with_groups)
+        assert agreement.faults() == []
+        assert agreement.tokens == h * w
+
+
+def test_nothing_of_this_machine_is_in_the_file(small):
+    for model in small[2].values():
+        content = model.SerializeToString()
+        assert b"site-packages" not in content
+        assert b".py" not in content
+
+
+def test_wide_indices_are_found(small):
+    model = onnx.ModelProto()
+    model.CopyFrom(small[2][(24, 24)])
+    node = next(node for node in model.graph.node if node.op_type == "Gather")
+    cast = onnx.helper.make_node("Cast", [node.input[1]], ["wide"], to=onnx.TensorProto.INT64)
+    node.input[1] = "wide"
+    model.graph.node.insert(list(model.graph.node).index(node), cast)
+    with pytest.raises(RuntimeError, match="64-bit indices"):
+        onnx_file.check_model(model, (24, 24), 20)
+
+
+def test_a_model_of_another_size_is_found(small):
+    models = small[2]
+    with pytest.raises(RuntimeError, match=r"fixed sides, \[24, 24\]"):
+        onnx_file.check_model(models[(24, 24)], None, 20)
+    with pytest.raises(RuntimeError, match="to have"):
+        onnx_file.check_model(models[None], (24, 24), 20)
+    with pytest.raises(RuntimeError, match="opset 21"):
+        onnx_file.check_model(models[None], None, 21)
+
+
+class Rows(nn.Module):
+    """Code that goes through the rows of its input one by one, as no graph for any height can."""
+
+    def forward(self, x):
+        return torch.cat([x[:, :, i : i + 1] * (1 + i) for i in range(x.shape[2])], dim=2)
+
+
+def test_a_side_that_the_code_fixes_is_refused():
+    with pytest.raises(OptionError, match=r"Rows: its code fixes a side.*--no-dynamic"):
+        traced(Rows(), 3, None, (8, 1))
+
+
+@pytest.mark.parametrize("name", ["atd v2", "atd v1", "atd-u"])
+def test_atd_of_one_size(name):
+    net = trained(NETS[name])
+    model = onnx_file.onnx_model(traced(for_graph(net), 3, (20, 24)), 20)
+    onnx_file.check_model(model, (20, 24), 20)
+    x = np.random.rand(1, 3, 20, 24).astype(np.float32)
+    run, with_groups = onnx_file.OnnxNet(model, 1), onnx_file.OnnxNet(onnx_file.with_groups(model), 1)
+    agreement = compare(net, run, Sample("x", x), with_groups)
+    assert agreement.tokens > 0
+    assert agreement.faults() == []
+
+
+def test_atd_u_of_any_size():
+    net = trained(NETS["atd-u"])
+    rule = side_rule(net)
+    assert rule == (8, 8)
+    model = onnx_file.onnx_model(traced(for_graph(net), 3, None, rule), 20)
+    onnx_file.check_model(model, None, 20)
+    run, with_groups = onnx_file.OnnxNet(model, 1), onnx_file.OnnxNet(onnx_file.with_groups(model), 1)
+    for h, w in [(8, 8), (24, 32), (48, 16)]:
+        sample = Sample("x", np.random.rand(1, 3, h, w).astype(np.float32))
+        assert compare(net, run, sample, with_groups).faults() == []
+
+
+# Parity
+
+
+def agreement(**kwargs):
+    facts = {"input": "x", "height": 8, "width": 8, "mean": 1e-7, "max": 1e-6, "psnr": 30.0, "psnr_difference": 0.0}
+    return Agreement(**{**facts, "tokens": 64, "max_same_groups": 1e-6, **kwargs})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "fault"),
+    [
+        ({}, None),
+        ({"mean": 2e-5}, "mean error"),
+        ({"mean": float("nan")}, "mean error"),
+        ({"mean": 2e-5, "moved": 1, "widest_tie": 1e-6}, None),
+        ({"mean": 3e-4, "moved": 1, "widest_tie": 1e-6}, "mean error"),
+        ({"moved": 1, "widest_tie": 1e-3}, "score by which groups differ"),
+        ({"max": 0.01}, "largest error"),
+        ({"psnr_difference": -0.002}, "PSNR difference"),
+        ({"max_same_groups": 2e-5}, "largest error with the same groups"),
+    ],
+)
+def test_limits(kwargs, fault):
+    found = agreement(**kwargs)
+    faults = found.faults()
+    assert found.is_explained == (fault not in ("score by which groups differ", "largest error with the same groups"))
+    assert [text.split(" 0")[0].split(" nan")[0][: len(fault)] for text in faults] == [fault] if fault else not faults
+
+
+def test_a_token_at_a_tie_may_move(small):
+    """A runtime that moves tokens at ties is right, one that moves others is not."""
+    _, net, _ = small
+    prepared = net.prepared()
+    x = np.random.rand(1, 3, 20, 20).astype(np.float32)
+    with torch.inference_mode(), group_choices() as own:
+        prepared(torch.from_numpy(x))
+    other = own.chosen[0].clone()
+    other[0, 5] = (other[0, 5] + 1) % 4
+
+    def run(lq):
+        with torch.inference_mode(), group_choices([other]):
+            return [prepared(torch.from_numpy(lq)).numpy(), other.numpy()]
+
+    found = compare(prepared, run, Sample("x", x), run)
+    assert found.moved == 1
+    assert found.max_same_groups == 0
+    assert any("score by which groups differ" in fault for fault in found.faults())
+
+
+def test_samples_have_the_sizes_asked_for():
+    photo = drawn_picture(90, 130, 3)
+    *windows, last = samples_of(photo, "p", 2, [(20, 31), (64, 64)], (50, 50), False)
+    assert [sample.lq.shape for sample in windows] == [(1, 3, 20, 31), (1, 3, 64, 64)]
+    assert last.lq.shape == (1, 3, 45, 50)
+    assert last.gt is not None and last.gt.shape == (1, 3, 90, 100)
+    with pytest.raises(CheckpointError, match="p: has 130x90 px"):
+        samples_of(photo, "p", 2, [], (64, 64), True)
+
+
+# The command
+
+
+def test_shipped_network(shipped_export):
+    """The files of the network that comes with the repository: small, checked, and described."""
+    weights = Path(__file__).parents[2] / "pretrained_models/CATANet-XS_x4.pth"
+    manifest = json.loads((shipped_export / MANIFEST).read_text())
+    assert sorted(path.name for path in shipped_export.iterdir()) == [
+        "CATANet-XS_x4_64x64.onnx", "CATANet-XS_x4_dynamic.onnx", MANIFEST,
+    ]  # fmt: skip
+    assert manifest["name"] == "CATANet-XS-D x4"
+    assert (manifest["scale"], manifest["channels"], manifest["min_side"]) == (4, 3, 29)
+    assert manifest["source"]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    dynamic, static = manifest["files"]
+    assert (dynamic["height"], static["height"], static["width"], static["tile"]) == (None, 64, 64, 64)
+    assert (dynamic["for"], static["for"]) == (["wasm", "desktop"], ["webgpu"])
+    for facts in manifest["files"]:
+        data = (shipped_export / facts["file"]).read_bytes()
+        assert facts["sha256"] == hashlib.sha256(data).hexdigest()
+        assert facts["bytes"] == len(data) < 3_000_000
+        assert facts["nodes"] == len(onnx.load_from_string(data).graph.node) < 3_000
+        assert facts["opset"] == 20
+        parity = manifest["parity"]["files"][facts["file"]]
+        assert len(parity) == 4
+        assert all(case["max_same_groups"] < 1e-5 and case["max"] < 2 / 255 for case in parity)
+        assert abs(parity[-1]["psnr_difference"]) < 1e-3
+    assert static["nodes"] < 700
+
+
+def test_int8_and_float16(small, photos, tmp_path):
+    path, *_ = small
+    arguments = ["-m", str(path), "-o", str(tmp_path), "--no-dynamic", "--tile", "24", "--dtype", "float32", "float16"]
+    assert main([*arguments, "--int8", "--calibrate", str(photos)]) == 0
+    files = {facts["dtype"]: facts for facts in json.loads((tmp_path / MANIFEST).read_text())["files"]}
+    assert list(files) == ["float32", "float16", "int8"]
+    assert files["float16"]["bytes"] < files["float32"]["bytes"]
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / files["int8"]["file"]).graph.node)
+    assert kinds["QuantizeLinear"] > 0
+
+
+def test_existing_files_are_kept(small, tmp_path, capsys):
+    path, *_ = small
+    (tmp_path / MANIFEST).write_text("mine")
+    arguments = ["-m", str(path), "-o", str(tmp_path), "--no-dynamic", "--tile", "24"]
+    assert main(arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / MANIFEST).read_text() == "mine"
+    assert main([*arguments, "--overwrite"]) == 0
+    assert json.loads((tmp_path / MANIFEST).read_text())["name"] == "CATANet x2"
+
+
+def test_nothing_is_written_when_numbers_differ(small, tmp_path, monkeypatch, capsys):
+    path, *_ = small
+    monkeypatch.setattr("basicsr.runtimes.parity.SAME_GROUPS", 0.0)
+    assert main(["-m", str(path), "-o", str(tmp_path / "out"), "--no-dynamic", "--tile", "24"]) == 1
+    assert "differs from PyTorch" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tile", "0"], "--tile: must be at least 1 px"),
+        (["--no-dynamic", "--tile"], "--no-dynamic: leaves no file"),
+        (["--int8"], "--int8: needs photographs"),
+        (["--photo", "nowhere.png"], "nowhere.png"),
+    ],
+)
+def test_refusals(small, tmp_path, capsys, arguments, message):
+    assert main(["-m", str(small[0]), "-o", str(tmp_path / "out"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_weights_and_missing_centres(tmp_path, capsys):
+    assert main(["-m", str(tmp_path / "none.pth"), "-o", str(tmp_path)]) == 2
+    assert "none.pth: no such file" in capsys.readouterr().err
+    path = saved(build_network(ONE_BLOCK), ONE_BLOCK, tmp_path / "untrained.pth")
+    assert main(["-m", str(path), "-o", str(tmp_path / "out")]) == 2
+    assert "train it before you export it" in capsys.readouterr().err
+
+
+def test_what_is_not_installed_is_named(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(EXTRAS, "onnx", ("export", ("no_such_module",)))
+    assert main(["-m", str(small[0]), "-o", str(tmp_path)]) == 2
+    assert "pip install 'basicsr[export]'" in capsys.readouterr().err
+
+
+# Other runtimes
+
+
+def test_openvino_reads_the_file(small, tmp_path):
+    openvino = pytest.importorskip("openvino", reason="needs the extra `openvino`")
+    _, net, models = small
+    onnx.save(models[None], tmp_path / "net.onnx")
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.Core().compile_model(str(tmp_path / "net.onnx"), "CPU", settings)
+    x = np.random.rand(1, 3, 40, 33).astype(np.float32)
+    agreement = compare(net.prepared(), lambda lq: [compiled([lq])[0]], Sample("x", x))
+    assert agreement.max < 2 / 255
+    assert agreement.mean < 2e-4
+
+
+def test_executorch_program(small, tmp_path):
+    pytest.importorskip("executorch", reason="needs the extra `executorch`")
+    assert main(["-m", str(small[0]), "-o", str(tmp_path), "--for", "phone", "--tile", "24"]) == 0
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    assert [facts["file"] for facts in manifest["files"]] == ["small_24x24.pte"]
+    assert manifest["files"][0]["for"] == ["android", "ios"]
+    assert all(case["max_same_groups"] < 1e-5 for case in manifest["parity"]["files"]["small_24x24.pte"])
