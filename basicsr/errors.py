@@ -14,3 +14,8 @@ class UnknownNameError(KeyError):
 
 class CheckpointError(RuntimeError):
     """A weight or state file is missing, damaged, or does not fit the network."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

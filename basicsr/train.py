@@ -28,13 +28,14 @@ from basicsr.engine.checkpoint import (
 )
 from basicsr.engine.curves import plot_curves, read_logs
 from basicsr.engine.logging import MessageLogger, Trackers
+from basicsr.engine.random_state import random_state_kept
 from basicsr.engine.resume_check import check_changes
 from basicsr.engine.run import join_processes, make_folders, read_once, run_command
 from basicsr.engine.signals import CutShort, RunStoppedError, StopRequest
 from basicsr.errors import OptionError
 from basicsr.metrics.evaluate import Best
 from basicsr.models import build_model
-from basicsr.models.base_model import BaseModel, random_state_kept
+from basicsr.models.base_model import BaseModel
 
 logger = logging.getLogger("basicsr")
 # What states of BasicSR 1.4 and of older versions do not have, and what follows.

@@ -64,8 +64,8 @@ from basicsr.config.schema import load_options
 from basicsr.config.yaml_file import load_yaml
 from basicsr.engine.checkpoint import load_weights
 from basicsr.engine.cuda_graphs import CudaBackend, GraphBackend, reason_of
+from basicsr.engine.device import keep_freed_memory
 from basicsr.engine.launches import count_launches
-from basicsr.engine.run import keep_freed_memory
 from basicsr.errors import CheckpointError, OptionError, UnknownNameError
 from basicsr.version import __version__
 

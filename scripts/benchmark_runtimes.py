@@ -34,7 +34,8 @@ import torch
 from torch import nn
 
 from basicsr.archs import build_network
-from basicsr.engine.run import keep_freed_memory, run_command
+from basicsr.engine.device import keep_freed_memory
+from basicsr.engine.run import run_command
 from basicsr.errors import OptionError
 from basicsr.runtimes.trace import for_graph, side_rule, traced
 

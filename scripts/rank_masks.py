@@ -34,7 +34,9 @@ from basicsr.config.pruning import PruneOptions
 from basicsr.config.schema import Options, check, load_options, resolve
 from basicsr.config.section import Spec, Where, structure
 from basicsr.data.loaders import TestLoader, build_test_loader, build_train_loader
-from basicsr.engine.run import MISTAKES, keep_freed_memory, seed_everything
+from basicsr.engine.device import keep_freed_memory
+from basicsr.engine.random_state import seed_everything
+from basicsr.engine.run import MISTAKES
 from basicsr.errors import OptionError
 from basicsr.metrics import describe
 from basicsr.models import build_model

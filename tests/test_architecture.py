@@ -1,8 +1,6 @@
 """The architecture of the package: the order of its parts, who may import whom, and what importing costs."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest

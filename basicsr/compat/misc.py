@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from basicsr.engine.distributed import master_only
-from basicsr.engine.run import archive_folder, seed_everything, timestamp
+from basicsr.engine.random_state import seed_everything
+from basicsr.engine.run import archive_folder, timestamp
 
 __all__ = [
     "check_resume", "get_time_str", "make_exp_dirs", "mkdir_and_rename", "scandir", "set_random_seed", "sizeof_fmt",

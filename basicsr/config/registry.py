@@ -23,6 +23,11 @@ ABSENT = {
 }
 
 
+def is_plugin(item: Any) -> bool:
+    """Whether a class or function comes from outside this package."""
+    return not str(item.__module__).startswith("basicsr.")
+
+
 class Registry:
     """A table of named classes or functions, filled by decorators in the files of one package.
 
@@ -38,6 +43,8 @@ class Registry:
         self._suffix = suffix
         self._items: dict[str, Callable[..., Any]] = {}
         self._discovered = package is None
+        self.adapt_plugin: Callable[[Any], Any] | None = None
+        """what `get` makes of a class or function from outside the package; set by `basicsr.compat.plugins`"""
 
     def register(self, obj: T | None = None, suffix: str | None = None, *, name: str | None = None) -> Any:
         """Register `obj` under `name` (default: its own); usable as `@R.register()` or `R.register(obj)`.
@@ -79,7 +86,7 @@ class Registry:
             near = get_close_matches(str(name), self._items, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._items))}"
             raise UnknownNameError(f"no {self.kind} is called {name!r}; {hint}")
-        return found
+        return self.adapt_plugin(found) if self.adapt_plugin is not None and is_plugin(found) else found
 
     def build(self, spec: Mapping[str, Any], *args: Any, **supplied: Any) -> Any:
         """Make what `spec` describes: `{type: name, ...}` becomes `get(name)(*args, ..., **supplied)`.

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from basicsr.data import refuse_short_epoch
 from basicsr.data.paired_image_dataset import Draw, PairedImageDataset
 from basicsr.data.transforms import Orientation, Window
-from basicsr.inference.memory import memory_limit
+from basicsr.engine.device import memory_limit
 
 logger = logging.getLogger("basicsr")
 MAX_FREE_SHARE = 0.5  # of the memory that is free: what the images may take; the rest is for training

@@ -12,7 +12,7 @@ from basicsr.config.schema import DatasetOptions, Options
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.device_cache import DeviceCacheError, DeviceLoader
-from basicsr.engine.run import pick_device
+from basicsr.engine.device import pick_device
 from basicsr.errors import OptionError
 
 logger = logging.getLogger("basicsr")

@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from basicsr.images.tiling import is_out_of_memory
+from basicsr.engine.device import is_out_of_memory
 
 logger = logging.getLogger("basicsr")
 T = TypeVar("T")

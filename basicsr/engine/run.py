@@ -1,25 +1,22 @@
 """What surrounds a run: its processes, device, seeds and folders."""
 
-import ctypes
 import logging
 import os
-import platform
-import random
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
 from basicsr.config.schema import Options, copy_options_file, resolve
+from basicsr.engine.device import keep_freed_memory, repeat_exactly, set_matmul_precision
 from basicsr.engine.distributed import get_dist_info, init_dist
 from basicsr.engine.logging import get_root_logger, init_logging, log_to_file, tensorboard_folder
 from basicsr.engine.peers import end_watch, watch_peers
+from basicsr.engine.random_state import seed_everything
 from basicsr.engine.signals import RunStoppedError
 from basicsr.errors import CheckpointError, OptionError, UnknownNameError
 
@@ -97,74 +94,6 @@ def read_once(read: Callable[[], T]) -> T:
     if isinstance(answer[0], Exception):
         raise answer[0]
     return answer[0]
-
-
-def keep_freed_memory() -> None:
-    """Let malloc keep what is freed for the next image or step, instead of giving large buffers back each time.
-
-    A buffer of over 32 MB got anew costs a page fault for every 4 KB: up to two fifths of the time of a large image.
-    glibc only; the process keeps its peak. `BASICSR_MALLOC=0` leaves malloc alone.
-    """
-    if os.environ.get("BASICSR_MALLOC") == "0" or platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
-    libc.mallopt(m_mmap_max, 0)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def repeat_exactly() -> None:
-    """Use only operations that repeat bit for bit on the same hardware; one without such a form raises RuntimeError."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.backends.cudnn.benchmark = False  # which would choose algorithms by their time
-    torch.backends.cudnn.deterministic = True
-    torch.use_deterministic_algorithms(True)
-
-
-def set_matmul_precision(precision: str) -> None:
-    """Let float32 products of matrices and convolutions run with this precision, from here on, in the whole process.
-
-    PyTorch by itself has convolutions on a GPU round their factors to TF32, 10 bits, but not products of matrices. Here
-    both follow one setting.
-
-    Args:
-        precision: highest, float32 results; high, factors in TF32 where the GPU has it; medium, in bfloat16 where
-            PyTorch has that, else as high.
-    """
-    torch.set_float32_matmul_precision(precision)
-    torch.backends.cudnn.allow_tf32 = precision != "highest"
-
-
-@contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """`set_matmul_precision` for the block; afterwards both settings are as they were."""
-    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    set_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = convolutions
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch, all devices."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def pick_device(num_gpu: int | str) -> torch.device:
-    """The CPU for `num_gpu: 0`; otherwise this process's CUDA device, else MPS, else the CPU."""
-    if num_gpu == 0:
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    if num_gpu != "auto":
-        logger.warning("num_gpu is %s, but there is no GPU here: using the CPU", num_gpu)
-    return torch.device("cpu")
 
 
 def make_folders(options: Options, keep_existing: bool) -> None:

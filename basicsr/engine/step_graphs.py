@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from basicsr.compat.hooks import from_outside
 from basicsr.engine.cuda_graphs import GraphBackend, Recorded, first_error, reason_of
+from basicsr.engine.device import is_out_of_memory
 from basicsr.engine.optimizer_groups import is_capturable
-from basicsr.images.tiling import is_out_of_memory
 
 if TYPE_CHECKING:
     from basicsr.engine.step import TrainingStep

@@ -6,7 +6,6 @@ of the output from top to bottom, so that nobody has to hold all of it. `predict
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -14,14 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from basicsr.engine.device import is_out_of_memory
+
 logger = logging.getLogger("basicsr")
 OVERLAP = 32  # px of the input that neighbouring tiles share
 SMALLEST = 64  # px: side of the smallest tiles tried
-# As PyTorch says it on CPU (Linux, Windows) and MPS, C++ itself, and oneDNN. On CUDA the error has a type of its own.
-_FULL = re.compile(
-    r"can't allocate memory|not enough memory|out of memory|bad[ _]alloc|could not create a (primitive|memory)",
-    re.IGNORECASE,
-)
 
 Predict = Callable[[Tensor], Tensor]
 Crop = Callable[[slice, slice], Tensor]
@@ -163,13 +159,6 @@ def _pass_over(old: Tensor, new: Tensor, dim: int) -> Tensor:
     steps = old.shape[dim]
     ramp = (torch.arange(steps, dtype=torch.float32) + 0.5).div_(max(steps, 1)).to(old.dtype)
     return old.lerp_(new, ramp if dim == -1 else ramp[:, None])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory did not suffice, of a GPU or of the machine."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and _FULL.search(str(error)) is not None
 
 
 def tiles_when_full(predict: Predict) -> Predict:

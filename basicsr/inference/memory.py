@@ -1,10 +1,7 @@
 """How much memory there is, and how much a network takes for an image: what tiles are chosen by."""
 
-import os
 import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +10,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-UNKNOWN = 2 * 2**30  # bytes taken for free where the system says nothing
-NO_LIMIT = 2**60  # what lies above is a way to say that there is no limit
 PROBES = (48, 96)  # px: sides of the images that a network is measured on
 # For what the measured tensors do not hold: buffers inside an operation, and freed memory that cannot be used again.
 # With CATANet and ATD the process grew by 1.4 to 1.5 times the measured peak.
@@ -33,25 +28,6 @@ def parse_bytes(text: str) -> int:
     if found is None or float(found[1]) <= 0:
         raise ValueError(f"expected an amount of memory such as 2G or 800M, got {text!r}")
     return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def memory_limit(device: torch.device) -> int:
-    """Bytes that this process can still take on `device`, as far as the system says.
-
-    On a CPU the least of what the machine has available, what the control groups of the process leave it, and what
-    its resource limits do.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    known = [*_machine(), *_control_groups(), *_resource_limits()]
-    return max(0, min(known)) if known else UNKNOWN
-
-
-def resident_bytes() -> int:
-    """What this process holds of the machine's memory; 0 where the system does not say."""
-    return _status("VmRSS") or 0
 
 
 def peak_of(function: Callable[[Tensor], Any], x: Tensor) -> int:
@@ -112,60 +88,3 @@ class _LiveBytes(TorchDispatchMode):
         self._alive = {ref: size for ref, size in self._alive.items() if not ref.expired()}
         self.peak = max(self.peak, sum(self._alive.values()))
         return out
-
-
-def _machine() -> list[int]:
-    """What the machine has available."""
-    meminfo = _read("/proc/meminfo")
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
-    if found:
-        return [int(found[1]) * 1024]
-    try:  # macOS: nothing says what is in use, so half of all
-        return [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
-    except (AttributeError, ValueError, OSError):
-        return []
-
-
-def _control_groups(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> list[int]:
-    """What the control groups of this process leave it, each of them and those around it; versions 1 and 2."""
-    left = []
-    for line in _read(proc).splitlines():
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers not in ("", "memory") and "memory" not in controllers.split(","):
-            continue
-        base = Path(root) / "memory" if controllers else Path(root)
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-        inside = Path(path.lstrip("/"))
-        for folder in dict.fromkeys((base / inside, *(base / parent for parent in inside.parents), base)):
-            limit, used = (_read(folder / name).strip() for name in names)
-            if limit.isdigit() and used.isdigit() and int(limit) < NO_LIMIT:
-                cached = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
-                left.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))  # caches are given back
-    return left
-
-
-def _resource_limits() -> list[int]:
-    """What `ulimit -v` and `ulimit -d` leave."""
-    if sys.platform == "win32":
-        return []
-    import resource
-
-    left = []
-    for limit, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
-        soft, used = resource.getrlimit(limit)[0], _status(field)
-        if soft != resource.RLIM_INFINITY and soft < NO_LIMIT and used is not None:
-            left.append(soft - used)
-    return left
-
-
-def _status(field: str) -> int | None:
-    found = re.search(rf"^{field}:\s+(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
-
-
-def _read(path: str | Path) -> str:
-    """The text of a file of the system; "" where there is none."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""

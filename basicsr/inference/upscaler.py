@@ -26,7 +26,7 @@ from basicsr.archs.layers.plans import PLANS
 from basicsr.archs.published import input_channels, read_network
 from basicsr.config.schema import MatmulPrecision
 from basicsr.engine.cuda_graphs import GraphedForward
-from basicsr.engine.run import matmul_precision, pick_device
+from basicsr.engine.device import matmul_precision, memory_limit, pick_device, resident_bytes
 from basicsr.errors import OptionError
 from basicsr.images.alpha import ALPHA_SUFFIXES, decode_alpha, encode_with_alpha
 from basicsr.images.files import (
@@ -46,7 +46,7 @@ from basicsr.images.png_stream import PngStream, whole_or_nothing
 from basicsr.images.tiling import bands_of, tiles_when_full
 from basicsr.images.video import VideoReader, VideoWriter
 from basicsr.inference.comparison import Box, comparison
-from basicsr.inference.memory import Appetite, memory_limit, resident_bytes
+from basicsr.inference.memory import Appetite
 
 logger = logging.getLogger("basicsr")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

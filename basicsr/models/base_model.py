@@ -1,22 +1,20 @@
 """What every model has: device, networks, optimizer step, EMA, checkpoints. A new model overrides `compute_losses`."""
 
 import logging
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from basicsr.config.registry import OPTIMIZER_REGISTRY
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_weights, mismatch, save_atomically, select_weights
+from basicsr.engine.device import pick_device
 from basicsr.engine.distributed import gather_objects, master_only, reduce_mean_dict
+from basicsr.engine.ema import EMA
 from basicsr.engine.lr_scheduler import build_schedule, learning_rate
 from basicsr.engine.optimizer_groups import (
     arguments_on,
@@ -27,51 +25,15 @@ from basicsr.engine.optimizer_groups import (
     rate_of,
     set_rate,
 )
-from basicsr.engine.run import pick_device
+from basicsr.engine.random_state import rng_state, set_rng_state
 from basicsr.engine.step import TrainingStep
 from basicsr.engine.step_graphs import overridden_hooks
+from basicsr.engine.wrapper import bare_network
 from basicsr.errors import CheckpointError
 from basicsr.metrics.evaluate import Scores
 from basicsr.version import __version__
 
 logger = logging.getLogger("basicsr")
-
-
-class EMA(AveragedModel):
-    """Exponential moving average of a network's parameters; its buffers follow the network's.
-
-    CATANet keeps its token centres in buffers, so a copy with stale buffers would be another network.
-    """
-
-    def __init__(self, net: nn.Module, decay: float):
-        super().__init__(net)
-        self._average = get_ema_multi_avg_fn(decay)
-        self.n_averaged.fill_(1)  # the average starts at the network's initial weights
-        self.requires_grad_(False)
-
-    @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
-        """Take in the network after a step; all of it on the device, so that it can be part of a CUDA graph.
-
-        `n_averaged` stays as it is, for nothing depends on it.
-        """
-        pairs = [(p.detach(), q.detach()) for p, q in zip(self.module.parameters(), model.parameters(), strict=True)]
-        for is_float in (True, False):  # PyTorch's function looks at the first of a list alone
-            alike = [pair for pair in pairs if pair[0].is_floating_point() is is_float]
-            if alike:
-                self._average([mine for mine, _ in alike], [theirs for _, theirs in alike], self.n_averaged)
-        for own, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
-            own.copy_(buffer)
-        for own_module, module in zip(self.module.modules(), model.modules(), strict=True):
-            follow = getattr(own_module, "follow", None)
-            if callable(follow):
-                follow(module)  # Python state that mirrors buffers
-
-
-class Wrapper(nn.Module):
-    """What a model puts around the network it trains, such as a mask. `get_bare_model` looks through it."""
-
-    module: nn.Module
 
 
 class BaseModel(TrainingStep):
@@ -142,9 +104,7 @@ class BaseModel(TrainingStep):
     @staticmethod
     def get_bare_model(net: nn.Module) -> nn.Module:
         """The network inside DDP, EMA or a wrapper of the model."""
-        while isinstance(net, (DistributedDataParallel, EMA, Wrapper)):
-            net = net.module
-        return net
+        return bare_network(net)
 
     def load_network(
         self, net: nn.Module, path: str | Path, strict: bool = True, param_key: str | None = "params"
@@ -236,7 +196,7 @@ class BaseModel(TrainingStep):
             "iter": current_iter,
             "optimizers": [plain_state(optimizer) for optimizer in self.optimizers],
             "schedulers": [],  # the rate is a function of the iteration; old readers expect the key
-            "rng": gather_objects(_rng_state()),
+            "rng": gather_objects(rng_state()),
             "scaler": self.scaler.state_dict(),  # empty without float16
             "basicsr": __version__,
             "options": self.opt.written(),
@@ -288,7 +248,7 @@ class BaseModel(TrainingStep):
         """Set this process's random generators as they were; a state without them changes nothing."""
         rng = state.get("rng", [])
         if self.opt.rank < len(rng):
-            _set_rng_state(rng[self.opt.rank])
+            set_rng_state(rng[self.opt.rank])
 
     def _resume_optimizers(self, states: Sequence[Mapping[str, Any]], source: str) -> None:
         problem = ""
@@ -310,37 +270,3 @@ class BaseModel(TrainingStep):
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu() for name, value in state.items()}
-
-
-def _rng_state() -> dict[str, Any]:
-    """State of Python's, NumPy's and PyTorch's generators as plain values and tensors."""
-    numpy_state: Any = np.random.get_state()
-    version, keys, gauss = random.getstate()
-    state = {
-        "python": (version, list(keys), gauss),
-        "numpy": (numpy_state[0], torch.from_numpy(numpy_state[1].astype(np.int64)), *numpy_state[2:]),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Leave the random generators as they were, whatever the body draws from them."""
-    state = _rng_state()
-    try:
-        yield
-    finally:
-        _set_rng_state(state)
-
-
-def _set_rng_state(state: Mapping[str, Any]) -> None:
-    version, keys, gauss = state["python"]
-    random.setstate((version, tuple(keys), gauss))
-    name, numpy_keys, *rest = state["numpy"]
-    np.random.set_state((name, numpy_keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -15,12 +15,13 @@ from basicsr.compat.hooks import overrides
 from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import Options
 from basicsr.engine.cuda_graphs import GraphedForward
+from basicsr.engine.ema import EMA
 from basicsr.images.files import to_pixels, write_image
 from basicsr.images.tiling import tiles_when_full
 from basicsr.losses import build_loss
 from basicsr.metrics import both_protocols
 from basicsr.metrics.evaluate import Scores, evaluate
-from basicsr.models.base_model import EMA, BaseModel
+from basicsr.models.base_model import BaseModel
 
 # What plug-ins override to run their networks; where none is overridden, `predictor` alone does it.
 RUN_HOOKS = ("feed_data", "test", "pre_process", "process", "post_process", "get_current_visuals")

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from basicsr.archs.prunable import Gate, Prunable
 from basicsr.config.pruning import BudgetOptions, PruneOptions
-from basicsr.models.base_model import Wrapper
+from basicsr.engine.wrapper import Wrapper
 from basicsr.pruning.costs import Resource
 from basicsr.pruning.samplers import DualWeights, MaskSampler, budget_loss
 

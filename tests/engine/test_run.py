@@ -10,16 +10,10 @@ import torch
 
 from basicsr.config.schema import Options, PathOptions, resolve
 from basicsr.config.section import Spec
-from basicsr.engine import run
-from basicsr.engine.run import (
-    join_processes,
-    make_folders,
-    matmul_precision,
-    pick_device,
-    run_command,
-    seed_everything,
-    set_matmul_precision,
-)
+from basicsr.engine import device
+from basicsr.engine.device import matmul_precision, pick_device, set_matmul_precision
+from basicsr.engine.random_state import seed_everything
+from basicsr.engine.run import join_processes, make_folders, run_command
 from basicsr.errors import CheckpointError, OptionError, UnknownNameError
 
 LOGGER = logging.getLogger("basicsr")
@@ -149,15 +143,15 @@ def test_a_test_run_leaves_the_trackers_of_training(options, tmp_path):
 def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
     calls = []
     library = SimpleNamespace(mallopt=lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(run.ctypes, "CDLL", lambda name: library)
-    monkeypatch.setattr(run.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(device.platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.delenv("BASICSR_MALLOC")
-    run.keep_freed_memory()
+    device.keep_freed_memory()
     assert calls == [(-4, 0), (-1, 2**31 - 1)]
     for setting, library_name in (("0", "glibc"), ("1", "")):
         monkeypatch.setenv("BASICSR_MALLOC", setting)
-        monkeypatch.setattr(run.platform, "libc_ver", lambda name=library_name: (name, ""))
-        run.keep_freed_memory()
+        monkeypatch.setattr(device.platform, "libc_ver", lambda name=library_name: (name, ""))
+        device.keep_freed_memory()
     assert len(calls) == 2
 
 

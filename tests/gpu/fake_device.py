@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from basicsr.config.registry import OPTIMIZER_REGISTRY
-from basicsr.models.base_model import EMA
+from basicsr.engine.ema import EMA
 
 
 class Pretended(NamedTuple):

@@ -11,9 +11,9 @@ from fake_graphs import FakeBackend
 from basicsr.config.schema import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.cuda_graphs import GraphedForward
+from basicsr.engine.ema import EMA
 from basicsr.engine.step import split_batch
 from basicsr.models import build_model, sr_model
-from basicsr.models.base_model import EMA
 from basicsr.models.sr_model import compiled_for_all_sizes, self_ensemble
 
 TINY = {"type": "CATANet", "upscale": 2, "dim": 16, "block_num": 2, "qk_dim": 12, "mlp_dim": 24, "heads": 2,

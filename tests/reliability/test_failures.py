@@ -17,7 +17,8 @@ from reliability.runs import Run, feed, options
 
 from basicsr.config.schema import load_options, resolve
 from basicsr.engine.checkpoint import load_file
-from basicsr.images.tiling import SMALLEST, is_out_of_memory, predict_in_tiles, spans, tiles_when_full
+from basicsr.engine.device import is_out_of_memory
+from basicsr.images.tiling import SMALLEST, predict_in_tiles, spans, tiles_when_full
 from basicsr.models import build_model
 from basicsr.models.sr_model import SRModel
 

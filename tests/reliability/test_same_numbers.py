@@ -19,8 +19,8 @@ from basicsr.archs import build_network
 from basicsr.config.schema import load_options, resolve
 from basicsr.data.loaders import build_test_loader
 from basicsr.engine.checkpoint import save_atomically
+from basicsr.engine.device import repeat_exactly
 from basicsr.engine.distributed import get_dist_info
-from basicsr.engine.run import repeat_exactly
 from basicsr.images.files import read_image
 from basicsr.metrics.evaluate import evaluate
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_psnr_pt, calculate_ssim

@@ -1,0 +1,9 @@
+"""Attaches what plug-ins written for BasicSR 1.4 expect of the classes and functions that they register.
+
+Such a plug-in imports a registry from `basicsr.utils.registry`, its old place, which calls `attach`. A plug-in that
+imports it from `basicsr.config.registry` is written for the contract of this package and is left as it is.
+"""
+
+
+def attach() -> None:
+    """Let the registries adapt plug-ins: models to today's hooks, data sets to today's arguments."""

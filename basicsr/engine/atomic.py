@@ -1,0 +1,53 @@
+"""Files that are there whole or not at all: written next to their place, then renamed onto it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; rename it to `path` if the block ends well, delete it otherwise.
+
+    Parent folders are made. The temporary name ends in the suffix of `path`, by which writers choose a format.
+
+    Args:
+        durable: flush file and folder to the disk, so that the file survives a loss of power.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        if durable:
+            _flush(temporary, os.O_RDWR)
+        os.replace(temporary, path)
+        if durable and os.name == "posix":  # elsewhere folders cannot be opened
+            _flush(path.parent, os.O_RDONLY)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | Path, data: bytes | str, *, durable: bool = False) -> None:
+    """Write bytes, or text as UTF-8, so that `path` is whole at any time: the old content or the new.
+
+    Args:
+        durable: see `atomic_path`.
+    """
+    with atomic_path(path, durable=durable) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete the temporary files of writers that a crash cut off in `folder`."""
+    for path in Path(folder).glob(".*.tmp*"):
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
