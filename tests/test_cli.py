@@ -325,7 +325,7 @@ def fill_no_batch(options, folder):
 
 def want_an_absent_package(options, folder):
     options["logger"]["wandb"] = {"project": "p"}
-    return "project", "logger.wandb.project: needs the package wandb; pip install basicsr[wandb], or set project: ~"
+    return "project", "logger.wandb.project: needs the package wandb; install it with `pip install basicsr[wandb]`"
 
 
 MISTAKES_IN_THE_FILE = [

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from basicsr.config.registry import ABSENT
+from basicsr.config.registry import UNSUPPORTED_NAMES
 
 
 def calculate_niqe(*_: Any, **__: Any) -> float:
@@ -11,4 +11,4 @@ def calculate_niqe(*_: Any, **__: Any) -> float:
     Raises:
         NotImplementedError: always, with the reason.
     """
-    raise NotImplementedError(ABSENT["calculate_niqe"])
+    raise NotImplementedError(UNSUPPORTED_NAMES["calculate_niqe"])

@@ -13,6 +13,7 @@ from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union
 
+from basicsr.config.describe import describe, has_fixed_length
 from basicsr.config.location import MAX_VALUE_CHARS, Location, format_value
 from basicsr.config.section import Component, Hints, Section, Spec, signature_hints, to_plain
 from basicsr.config.yaml_file import MAX_INT
@@ -44,7 +45,7 @@ def build_section(section: type[Section], data: Any, where: Location) -> Any:
             extra[key] = convert(value, _hint_of_extra_key(key, section, declared, extra_hints, where), where / key)
     for name, f in declared.items():
         if name not in given and f.default is MISSING and f.default_factory is MISSING:
-            raise (where / name).error(f"is missing; expected {describe(hints[name])}. {f.metadata['doc']}")
+            raise (where / name).error(f"is missing; expected {describe(hints[name])} ({f.metadata['doc']})")
     if extra_hints is not None:
         for name in sorted(extra_hints.required - set(data)):
             raise (where / name).error(f"is missing; expected {describe(extra_hints.types[name])}")
@@ -78,7 +79,7 @@ def convert_spec(value: Any, component: Component, where: Location) -> Spec:
         OptionError: for an unknown type or key, a wrong type, or a missing parameter.
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
-        expected = f"{{type: name of a {component.registry.kind}, ...}}"
+        expected = f"{{type: <{component.registry.kind}>, ...}}"
         raise where.error(f"expected {expected}, got {format_value(to_plain(value))}")
     try:
         target = component.registry.get(value["type"])
@@ -93,11 +94,11 @@ def convert_spec(value: Any, component: Component, where: Location) -> Spec:
             values[key] = convert(item, known[key], where / key)
         elif key != "type":
             if not hints.accepts_any:
-                hint = _suggestion(key, known) or f"; it takes {', '.join(known) or 'none'}"
+                hint = _suggestion(key, known) or f"; its arguments are {', '.join(known) or 'none'}"
                 raise (where / key).error(f"{value['type']} has no such argument{hint}")
             values[key] = item
     for key in sorted(hints.required - set(values)):
-        raise (where / key).error(f"is missing; {value['type']} needs it: {describe(known[key])}")
+        raise (where / key).error(f"is missing; {value['type']} needs {describe(known[key])} here")
     return Spec(values, where)
 
 
@@ -170,7 +171,7 @@ def _convert_sequence(value: Any, hint: Any, where: Location) -> tuple[Any, ...]
 
 def _convert_tuple(value: Any, hint: Any, where: Location) -> tuple[Any, ...]:
     hints = typing.get_args(hint)
-    if not _has_fixed_length(hint) or not isinstance(value, (list, tuple)):
+    if not has_fixed_length(hint) or not isinstance(value, (list, tuple)):
         return _convert_sequence(value, hint, where)
     if len(value) != len(hints):
         raise where.error(f"expected {len(hints)} values, got {len(value)}: {format_value(list(value))}")
@@ -209,45 +210,6 @@ _CONVERTERS: dict[Any, Callable[[Any, Any, Location], Any]] = {
     Mapping: _convert_mapping,
 }
 
-_WORDS: dict[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    None: "null",
-    type(None): "null",
-    Any: "anything",
-    dict: "keys and values",
-    Mapping: "keys and values",
-    list: "a list",
-    Sequence: "a list",
-    tuple: "a list",
-}
-
-
-def describe(hint: Any) -> str:
-    """Return a type in words, for error messages and docs/options.md."""
-    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if kind is Annotated:
-        return f"{{type: {arguments[1].registry.kind}, ...}}"
-    if kind in (Union, types.UnionType):
-        words = dict.fromkeys(describe(a) for a in arguments if a is not type(None))
-        return " or ".join([*words, "null"] if type(None) in arguments else words)
-    if kind is Literal:
-        return " or ".join(repr(a) for a in arguments)
-    if _has_fixed_length(hint):
-        return f"a list of {len(arguments)}: " + ", ".join(describe(a) for a in arguments)
-    if kind in (list, tuple, Sequence) and arguments:
-        return f"a list, each {describe(arguments[0])}"
-    if inspect.isclass(kind) and issubclass(kind, Section):
-        return "a section"
-    return _WORDS.get(kind) or str(getattr(hint, "__name__", hint))
-
-
-def _has_fixed_length(hint: Any) -> bool:
-    arguments = typing.get_args(hint)
-    return typing.get_origin(hint) is tuple and bool(arguments) and arguments[-1] is not Ellipsis
-
 
 def _type_error(value: Any, hint: Any, where: Location, suggestion: str = "") -> OptionError:
     return where.error(f"expected {describe(hint)}, got {format_value(value)}{suggestion}")
@@ -262,14 +224,14 @@ def _warn_or_reject_unknown_key(key: str, known: Sequence[str], where: Location)
     near = get_close_matches(key[:MAX_VALUE_CHARS], known, n=1, cutoff=SUGGESTION_CUTOFF)
     if near and not where.for_plugin:
         raise where.error(f"unknown option; did you mean {near[0]!r}?")
-    looks = f" (it looks like {near[0]!r})" if near else ""
-    logger.warning("%s: unknown option, kept for plug-ins but read by nothing here%s", where, looks)
+    similar = f" (similar to {near[0]!r})" if near else ""
+    logger.warning("%s: unknown option, kept for plug-ins but otherwise unused%s", where, similar)
 
 
 def _check_key_is_text(key: Any, where: Location) -> None:
     if not isinstance(key, str):
         problem = f"a key must be text, got {format_value(key)}"
-        raise where.error(f"{problem}; put it in quotes (on, off, yes and no are no text)")
+        raise where.error(f"{problem}; put it in quotes (YAML reads on, off, yes and no as booleans)")
 
 
 def _suggestion(key: Any, names: Iterable[Any]) -> str:

@@ -24,24 +24,26 @@ MatmulPrecision = Literal["highest", "high", "medium"]
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions(Section):
-    """One data set and how it is read. The keys of the data set itself are the arguments of its class."""
+    """One data set and its loader. Further keys are constructor arguments of the class that `type` names."""
 
-    name: str = option("", "used in logs, tables and folder names")
-    type: str = option(doc="class of the data set, e.g. PairedImageDataset")
-    batch_size_per_gpu: int = option(1, "samples a process (GPU) takes for one step")
-    num_worker_per_gpu: int = option(0, "loader processes of each process; 0: load in the process itself")
-    dataset_enlarge_ratio: int = option(1, "times the data set is seen in one epoch, each time cropped anew")
-    prefetch_mode: Literal["cpu", "cuda"] | None = option(None, "accepted for old files; batches are always prefetched")
+    name: str = option("", "name of the data set in logs, score tables and folders")
+    type: str = option(doc="registered class, e.g. PairedImageDataset")
+    batch_size_per_gpu: int = option(1, "samples per process (GPU) and training step")
+    num_worker_per_gpu: int = option(0, "loader processes per training process; 0: load in the training process itself")
+    dataset_enlarge_ratio: int = option(1, "passes over the data set that make one epoch, each with new crops")
+    prefetch_mode: Literal["cpu", "cuda"] | None = option(
+        None, "has no effect: batches are always prefetched; accepted for files of BasicSR"
+    )
     num_prefetch_queue: int = option(2, "batches that each loader process prepares in advance")
     pin_memory: bool | None = option(
-        None, "page-locked training batches, for a copy to a GPU that nothing waits for; null: on CUDA"
+        None, "put training batches in page-locked memory, for asynchronous copies to the GPU; null: only on CUDA"
     )
-    persistent_workers: bool = option(True, "keep loader processes between epochs")
+    persistent_workers: bool = option(True, "keep the loader processes between epochs")
     cache: Literal["memory", "device"] = option(
         "memory",
-        "of a training set of PairedImageDataset: device keeps all its images on the device that trains and cuts its "
-        "batches there, the same ones, without loader processes; where they do not fit, the log says so and it is "
-        "memory, up to cache_mb",
+        "where a PairedImageDataset for training keeps its images. memory: in main memory, up to cache_mb; device: all "
+        "on the training device, which crops the same batches there without loader processes. If they do not fit "
+        "there, a warning is logged and memory is used",
     )
 
     SUPPLIED: ClassVar = ("scale", "phase", "seed")
@@ -69,49 +71,57 @@ class DatasetOptions(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class PathOptions(Section):
-    """Files to start from and folders to write to. Relative paths start at the current folder."""
+    """Files to start from and folders to write to. Relative paths are relative to the current folder."""
 
-    pretrain_network_g: str | None = option(None, "weights that `network_g` starts from, or is tested with")
+    pretrain_network_g: str | None = option(None, "weight file of `network_g`, to start training from or to test")
     param_key_g: str | None = option(
-        "params", "entry of the weight file: params or params_ema; null: the file is the dict"
+        "params", "entry of that file to load: params or params_ema; null: the file itself is the state dict"
     )
-    param_key: str | None = option(None, "another name of param_key_g, for old ATD-U files; param_key_g wins")
-    pretrain_network_t: str | None = option(None, "weights of the teacher `network_t`")
-    param_key_t: str | None = option("params", "entry of that weight file")
-    strict_load_g: bool = option(True, "every name and shape must fit; false: load what fits and say what does not")
-    resume_state: str | None = option(None, "a `.state` file to continue from")
-    ignore_resume_networks: list[str] | None = option(None, "networks that a resume does not reload, e.g. [network_g]")
-    experiments_root: str = option("experiments", "folder of all training runs")
-    results_root: str = option("results", "folder of all test runs")
+    param_key: str | None = option(None, "older name of param_key_g in files of ATD-U; param_key_g takes precedence")
+    pretrain_network_t: str | None = option(None, "weight file of the teacher `network_t`")
+    param_key_t: str | None = option("params", "entry of that file to load")
+    strict_load_g: bool = option(
+        True, "require that all names and shapes match; false: load those that match and log the others"
+    )
+    resume_state: str | None = option(None, "`.state` file to resume from")
+    ignore_resume_networks: list[str] | None = option(
+        None, "networks whose weights are not restored on resume, e.g. [network_g]"
+    )
+    experiments_root: str = option("experiments", "parent folder of all training runs")
+    results_root: str = option("results", "parent folder of all test runs")
     models: str | None = option(None, "weights of this run", run=True)
     training_states: str | None = option(None, "training states of this run", run=True)
     log: str | None = option(None, "log files of this run", run=True)
-    visualization: str | None = option(None, "pictures of this run", run=True)
+    visualization: str | None = option(None, "output images of this run", run=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValOptions(Section):
-    """Validation during training, and test runs."""
+    """Validation during training, and testing."""
 
-    val_freq: int | None = option(None, "iterations between validations; null: only at the end")
-    save_img: bool = option(False, "write the output images")
+    val_freq: int | None = option(None, "iterations between validations; null: validate only at the end")
+    save_img: bool = option(False, "save the output images")
     suffix: str | None = option(
-        None, "appended to the names of output images; null: the name of the run (tests), none (training)"
+        None, "suffix of the file names of output images; null: the name of the run in a test, none in training"
     )
     pbar: bool = option(True, "show a progress bar")
     metrics: dict[str, MetricSpec] | None = option(
-        None, "name: {type: calculate_psnr, crop_border: 4, test_y_channel: true, ...}"
+        None,
+        "metrics by a name of your choice, e.g. {psnr: {type: calculate_psnr, crop_border: 4, test_y_channel: true}}",
     )
-    amp: Literal["bf16"] | None = option(None, "run the network in bfloat16, which costs some 0.01 dB; null: float32")
+    amp: Literal["bf16"] | None = option(
+        None, "run the network in bfloat16, which lowers PSNR by about 0.01 dB; null: float32"
+    )
     compile: bool = option(
-        False, "torch.compile the network, one graph for all sizes; takes minutes, worth it on GPUs at most"
+        False, "compile the network by torch.compile, one graph for all sizes; takes minutes and pays off only on GPUs"
     )
     self_ensemble: bool = option(
-        False, "average the outputs over the 8 flips and rotations of the input; 8 times slower"
+        False, "average the outputs for the 8 flips and rotations of the input; 8 times slower"
     )
-
     expect_teacher_psnr: dict[str, tuple[float, float]] | None = option(
-        None, "with a teacher: its PSNR on a set and the tolerance in dB, e.g. {Set5: [38.28, 0.05]}; else the run ends"
+        None,
+        "expected PSNR of the teacher on a data set and tolerance in dB, e.g. {Set5: [38.28, 0.05]}; the run ends with "
+        "an error when the measured PSNR differs by more",
     )
 
     def __post_init__(self) -> None:
@@ -121,30 +131,34 @@ class ValOptions(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class WandbOptions(Section):
-    """Weights & Biases; needs `pip install basicsr[wandb]`."""
+    """Logging to Weights & Biases; needs `pip install basicsr[wandb]`."""
 
-    project: str | None = option(None, "project to log to; null: do not log there")
-    resume_id: str | None = option(None, "id of a run to continue")
+    project: str | None = option(None, "project to log to; null: no logging there")
+    resume_id: str | None = option(None, "id of the run to continue")
 
     def __post_init__(self) -> None:
         if self.project is not None and find_spec("wandb") is None:
-            raise ValueError("project: needs the package wandb; pip install basicsr[wandb], or set project: ~")
+            raise ValueError(
+                "project: needs the package wandb; install it with `pip install basicsr[wandb]` or set project: null"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoggerOptions(Section):
-    """What a training run writes, and how often."""
+    """Logs and checkpoints of a training run."""
 
     print_freq: int = option(100, "iterations between log lines")
     save_checkpoint_freq: int = option(5000, "iterations between checkpoints")
     keep_checkpoints: int | None = option(
-        None, "newest checkpoints that are kept; the others are deleted, but never one of the best scores; null: all"
+        None, "number of newest checkpoints to keep; those with the best scores are always kept; null: keep all"
     )
     checkpoint_format: Literal["pth", "safetensors", "both"] = option(
-        "pth", "of weight files; safetensors needs `pip install basicsr[safetensors]`; states are always `.state`"
+        "pth",
+        "format of weight files; safetensors needs `pip install basicsr[safetensors]`. Training states are always "
+        "`.state` files",
     )
     use_tb_logger: bool = option(False, "write TensorBoard files to tb_logger/<name>")
-    wandb: WandbOptions | None = option(None, "Weights & Biases; null: not used")
+    wandb: WandbOptions | None = option(None, "Weights & Biases; null: off")
 
     def __post_init__(self) -> None:
         at_least(1, self, "print_freq", "save_checkpoint_freq")
@@ -152,7 +166,8 @@ class LoggerOptions(Section):
             at_least(1, self, "keep_checkpoints")
         if self.checkpoint_format != "pth" and find_spec("safetensors") is None:
             raise ValueError(
-                "checkpoint_format: needs the package safetensors; pip install basicsr[safetensors], or set it to pth"
+                f"checkpoint_format: {self.checkpoint_format} needs the package safetensors; install it with "
+                "`pip install basicsr[safetensors]` or set pth"
             )
 
     @property
@@ -163,15 +178,16 @@ class LoggerOptions(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class DistOptions(Section):
-    """Several processes."""
+    """Training and testing by several processes."""
 
     backend: Literal["nccl", "gloo"] | None = option(
-        None, "null: nccl on GPUs, gloo on CPUs; nccl falls back to gloo on CPUs"
+        None, "communication library; null: nccl on GPUs, gloo on CPUs. On CPUs, nccl is replaced by gloo"
     )
-    port: int | None = option(None, "port of the rendezvous under SLURM")
+    port: int | None = option(None, "rendezvous port under SLURM")
     timeout: float = option(
         1800.0,
-        "seconds that a process waits for another one, or for a batch of its loader processes, before the run ends",
+        "seconds to wait for another process, or for a batch from the loader processes, before the run ends with an "
+        "error",
     )
 
     def __post_init__(self) -> None:
@@ -181,41 +197,48 @@ class DistOptions(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Section):
-    """One run."""
+    """All options of one run."""
 
-    name: str = option(doc="name of the run and of its folders; `debug` in it means short intervals")
-    model_type: str = option("SRModel", "class of the model, e.g. SRModel, CATANetModel")
-    scale: int = option(doc="enlargement factor of the task")
-    num_gpu: int | Literal["auto"] = option("auto", "0: CPU; otherwise the GPU of each process where there is one")
-    manual_seed: int = option(0, "seed of everything random")
+    name: str = option(
+        doc="name of the run and its folder; a name that contains `debug` makes it a debug run with short intervals"
+    )
+    model_type: str = option("SRModel", "registered class of the model, e.g. SRModel or CATANetModel")
+    scale: int = option(doc="upscaling factor")
+    num_gpu: int | Literal["auto"] = option(
+        "auto", "0: run on the CPU; any other value: each process uses its GPU if there is one"
+    )
+    manual_seed: int = option(0, "seed of all random numbers")
     deterministic: bool = option(
-        False, "the same weights from every run on the same hardware: only operations that repeat bit for bit; slower"
+        False,
+        "use only operations that repeat bit for bit, so that runs on the same hardware give the same weights; slower",
     )
     matmul_precision: MatmulPrecision = option(
         "highest",
-        "of float32 products and convolutions on a GPU, for all networks: highest, float32; high, TF32, faster; "
-        "medium, bfloat16 where PyTorch has it",
+        "precision of float32 matrix products and convolutions on a GPU. highest: float32; high: TF32, faster; "
+        "medium: bfloat16 where PyTorch supports it",
     )
-    find_unused_parameters: bool = option(False, "let DDP look for parameters that got no gradient")
-    datasets: dict[str, DatasetOptions] = option(
-        doc="train, val, val_1.. and test, test_1..: the phase is the part before `_`"
-    )
+    find_unused_parameters: bool = option(False, "let DDP search for parameters without gradient")
+    datasets: dict[str, DatasetOptions] = option(doc="data sets by phase: train, val, val_1, ... and test, test_1, ...")
     network_g: NetworkSpec = option(doc="the network, e.g. {type: CATANet-L, upscale: 4}")
     path: PathOptions = option(PathOptions(), "files and folders")
-    train: TrainOptions | None = option(None, "optimisation; needed for training")
-    prune: PruneOptions | None = option(None, "PruneDistillModel: which groups of network_g stay")
-    budget: BudgetOptions = option(BudgetOptions(), "PruneDistillModel: what the pruned network may cost")
-    kd: DistillOptions = option(DistillOptions(), "PruneDistillModel: what network_g learns from network_t")
-    compact: CompactOptions = option(CompactOptions(), "PruneDistillModel: removal of the dropped groups")
-    val: ValOptions = option(ValOptions(), "validation and test")
+    train: TrainOptions | None = option(None, "optimization; required for training")
+    prune: PruneOptions | None = option(
+        None, "PruneDistillModel: selection of the residual groups of network_g to keep"
+    )
+    budget: BudgetOptions = option(BudgetOptions(), "PruneDistillModel: limits on the cost of the pruned network")
+    kd: DistillOptions = option(DistillOptions(), "PruneDistillModel: distillation of network_t into network_g")
+    compact: CompactOptions = option(
+        CompactOptions(), "PruneDistillModel: removal of the dropped groups from the network"
+    )
+    val: ValOptions = option(ValOptions(), "validation and testing")
     logger: LoggerOptions = option(LoggerOptions(), "logs and checkpoints")
-    dist_params: DistOptions = option(DistOptions(), "several processes")
-    is_train: bool = option(False, "training rather than testing", run=True)
-    debug: bool = option(False, "short intervals, no trackers", run=True)
-    auto_resume: bool = option(False, "continue from the newest state of this name", run=True)
-    force_resume: bool = option(False, "continue although options have changed that decide the result", run=True)
+    dist_params: DistOptions = option(DistOptions(), "distributed runs")
+    is_train: bool = option(False, "whether this run trains; otherwise it tests", run=True)
+    debug: bool = option(False, "use short intervals and no TensorBoard or Weights & Biases", run=True)
+    auto_resume: bool = option(False, "resume from the newest state of the run of this name", run=True)
+    force_resume: bool = option(False, "resume although options that affect the result have changed", run=True)
     launcher: str = option("none", "none, pytorch or slurm", run=True)
-    dist: bool = option(False, "several processes work together", run=True)
+    dist: bool = option(False, "whether there are several processes", run=True)
     rank: int = option(0, "index of this process", run=True)
     world_size: int = option(1, "number of processes", run=True)
     source: str | None = option(None, "the YAML file", run=True)
@@ -228,7 +251,7 @@ class Options(Section):
             raise ValueError(f"name: must be usable as the name of a folder, got {self.name!r}")
         for key in self.datasets:
             if key.split("_")[0] not in ("train", "val", "test"):
-                raise ValueError(f"datasets.{key}: must be train, val, val_1.. or test, test_1..; rename it")
+                raise ValueError(f"datasets.{key}: must be train, val, val_1, ... or test, test_1, ...; rename it")
 
     def datasets_of(self, *phases: str) -> dict[str, DatasetOptions]:
         """Return the data sets of these phases (train, val, test), sorted by key."""

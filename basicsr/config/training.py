@@ -1,4 +1,4 @@
-"""Options of the optimisation: the section `train` of a YAML file."""
+"""Options of the optimization: the section `train` of a YAML file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,37 +16,46 @@ PUBLISHED_GRAD_CLIP = 0.01  # gradient norm that `use_grad_clip: true` stands fo
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Section):
-    """The optimisation. Every key that ends in `_opt` is a loss; the losses are added up."""
+    """The optimization. Every key that ends in `_opt` is a loss; the losses are summed."""
 
     optim_g: OptimizerSpec = option(doc="optimizer of network_g, e.g. {type: Adam, lr: 2e-4, betas: [0.9, 0.99]}")
-    scheduler: SchedulerSpec | None = option(None, "learning rate over the iterations; null: constant")
-    total_iter: int = option(doc="optimizer steps of the whole run")
-    warmup_iter: int = option(-1, "steps of linear warm-up, reaching the configured rate at the last of them; -1: none")
-    pixel_opt: LossSpec | None = option(None, "loss between output and ground truth")
-    perceptual_opt: LossSpec | None = option(None, "loss between VGG features of output and ground truth")
-    ema_decay: float = option(0.0, "moving average of the weights, per step, in [0, 1); 0: none")
-    accum_iter: int = option(1, "batches whose gradients are averaged for one optimizer step")
-    grad_clip: float | None = option(
-        None, "largest L2 norm of the gradient; above it the gradient is scaled down; null: no limit"
+    scheduler: SchedulerSpec | None = option(None, "learning-rate schedule; null: constant learning rate")
+    total_iter: int = option(doc="number of optimizer steps in the whole run")
+    warmup_iter: int = option(-1, "steps of linear warm-up; the last one has the configured learning rate; -1: none")
+    pixel_opt: LossSpec | None = option(None, "loss on the output, compared with the ground truth")
+    perceptual_opt: LossSpec | None = option(
+        None, "loss on VGG features of the output, compared with those of the ground truth"
     )
-    use_grad_clip: bool = option(False, "as published files of ATD-U say it: limit 0.01, unless grad_clip sets another")
+    ema_decay: float = option(
+        0.0, "decay per step of the exponential moving average of the weights, in [0, 1); 0: no average"
+    )
+    accum_iter: int = option(1, "number of batches whose gradients are averaged for each optimizer step")
+    grad_clip: float | None = option(
+        None, "maximum L2 norm of the gradient, which is scaled down when it is larger; null: no clipping"
+    )
+    use_grad_clip: bool = option(
+        False, "the same as grad_clip: 0.01, for published files of ATD-U; grad_clip takes precedence"
+    )
     amp: Literal["bf16", "fp16"] | None = option(
         None,
-        "autocast of forward and loss: bf16, or fp16 with scaled gradients (on CUDA; elsewhere bf16); null: float32",
+        "autocast precision of the forward pass and the loss. fp16: with gradient scaling, only on CUDA (elsewhere "
+        "bf16); null: float32",
     )
-    use_fp16: bool = option(False, "as published files of ATD say it: amp: fp16")
+    use_fp16: bool = option(False, "the same as amp: fp16, for published files of ATD")
     cuda_graph: bool | None = option(
         None,
-        "on CUDA, repeat the step as one graph, which gives the same numbers faster; null: where the model allows it "
-        "(the log says why not); true: insist; false: never",
+        "run the training step as a CUDA graph, which is faster with the same results; only on CUDA. null: if the "
+        "model allows it (otherwise the reason is logged); true: end with an error if it does not; false: never",
     )
     nan: Literal["stop", "skip"] = option(
-        "stop", "when a loss or the gradient is not finite: end the run, or skip the step; both name the files"
+        "stop",
+        "when a loss or gradient is not finite, end the run or skip the step; in both cases the log names the files "
+        "of the batch",
     )
-    nan_limit: int = option(10, "with nan: skip, steps that may be skipped before the run ends all the same")
+    nan_limit: int = option(10, "with nan: skip, the maximum number of skipped steps; the next one ends the run")
     mixing_augs: dict[str, Any] | None = option(
         None,
-        "MixUp, which published files of ATD-U configure but their code never ran; accepted, and not run here either",
+        "has no effect, with a warning: published files of ATD-U configure MixUp here, but their code never ran it",
     )
 
     key_patterns: ClassVar[Mapping[str, Any]] = {"*_opt": LossSpec, "optim_*": OptimizerSpec}
@@ -59,7 +68,7 @@ class TrainOptions(Section):
         if self.grad_clip is not None and self.grad_clip <= 0:
             raise ValueError(f"grad_clip: must be above 0, got {self.grad_clip}; null turns clipping off")
         if self.use_fp16 and self.amp == "bf16":
-            raise ValueError("use_fp16: means amp: fp16, but amp is bf16; keep one of them")
+            raise ValueError("use_fp16: means amp: fp16, but amp is bf16; remove one of them")
 
     @property
     def mixed_precision(self) -> Literal["bf16", "fp16"] | None:

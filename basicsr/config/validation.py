@@ -39,7 +39,7 @@ def check(options: Options, is_train: bool) -> None:
         raise (where / "scale").error(f"is {options.scale}, but network_g.upscale is {upscale}; make them equal")
     for section in options.datasets_of("val", "test").values():
         if section.cache == "device":
-            raise (section.where / "cache").error("device is for training sets, whose batches are crops; leave it out")
+            raise (section.where / "cache").error("device is only for training sets; remove it")
     if is_train:
         _check_training(options)
     elif not options.datasets_of("val", "test"):
@@ -54,19 +54,19 @@ def _check_network(spec: Spec) -> None:
         # The constructor of a plug-in may read numbers, as in `[x.item() for x in torch.linspace(...)]`.
         if not is_plugin(ARCH_REGISTRY.get(spec.type)):
             raise spec.where.error(f"cannot be built with these sizes ({error or 'too large'})") from error
-        logger.info("%s: not checked beforehand (%s)", spec.where, error)
+        logger.info("%s: could not be built for a check (%s)", spec.where, error)
 
 
 def _check_training(options: Options) -> None:
     where, train = options.where, options.train
     if train is None:
-        raise (where / "train").error("is missing; a training run needs optim_g, total_iter and a loss")
+        raise (where / "train").error("is missing; training needs optim_g, total_iter and a loss")
     if "train" not in options.datasets:
-        raise (where / "datasets").error("has no `train` entry to train on")
+        raise (where / "datasets").error("has no training set; add `train: {type: PairedImageDataset, ...}`")
     if not train.losses and not where.for_plugin:
         raise (where / "train").error("has no loss; add e.g. `pixel_opt: {type: L1Loss, loss_weight: 1.0}`")
     if train.mixing_augs:
-        logger.warning("%s: not run, as in the code these options are from", train.where / "mixing_augs")
+        logger.warning("%s: MixUp is not applied, as in the published code of ATD-U", train.where / "mixing_augs")
     _check_optimizer(train)
     if train.scheduler is not None:
         SCHEDULER_REGISTRY.build(train.scheduler)
