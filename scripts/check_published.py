@@ -32,18 +32,18 @@ EPSILON = 1e-9  # so that a difference of just the tolerance agrees
 ALIASES = {"bsd100": "b100", "bsds100": "b100", "kodak": "kodak24", "mcm": "mcmaster", "mcmaster18": "mcmaster"}
 PAGE_HEAD = """# Published results
 
-What the papers print, by the name of the option file that tests the network. This page is made from
-`published_results.yml` by `python scripts/check_published.py --write-page`; a test keeps it current. None of these
-numbers was measured here. To compare a test run with them:
+Results as printed in the papers, listed by the option file that tests the network. None of these numbers was measured
+here. This page is generated from `published_results.yml` by `python scripts/check_published.py --write-page`; a test
+checks that it is up to date. To compare a test run with the published numbers:
 
 ```bash
 python basicsr/test.py -opt options/test/sr/103_ATD_light_SRx4_finetune.yml
 python scripts/check_published.py -opt options/test/sr/103_ATD_light_SRx4_finetune.yml
 ```
 
-Scores agree when they differ by at most 0.01 dB and 0.0005: papers round to 0.01 dB and 0.0001, and the same weights on
-other hardware differ by some 0.002 dB and 0.0002. Both versions of ATD have the same file names; the network in the
-option file says which row counts.
+Scores agree when they differ by at most 0.01 dB and 0.0005: papers round to 0.01 dB and 0.0001, and scores of the same
+weights differ by about 0.002 dB and 0.0002 between machines. Both versions of ATD have the same file names; the network
+in the option file decides which row is compared.
 """
 
 Values = dict[str, float]  # psnr, and ssim where the paper has it
