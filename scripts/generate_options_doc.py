@@ -176,7 +176,13 @@ def _value(value: Any) -> str:
 
 def _row(key: str, kind: str, default: str, meaning: str) -> str:
     cells = (f"`{key}`", kind, f"`{default}`" if default and default != "required" else default, meaning)
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+    return f"| {' | '.join(_escape(cell) for cell in cells)} |\n"
+
+
+def _escape(cell: str) -> str:
+    """Return a cell with `|` escaped, and with `<` escaped outside code, where it would begin an HTML tag."""
+    parts = cell.replace("|", r"\|").split("`")
+    return "`".join(part if i % 2 else part.replace("<", r"\<") for i, part in enumerate(parts))
 
 
 def _code_list(names: list[str]) -> str:

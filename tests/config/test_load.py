@@ -135,8 +135,11 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "value", "key", "facts"), [(p, v, k, f) for p, v, k, *f in WRONG],
-                         ids=[f"{p}={v}"[:40] for p, v, *_ in WRONG])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "value", "key", "facts"),
+    [(path, value, key, facts) for path, value, key, *facts in WRONG],
+    ids=[f"{path}={value}"[:40] for path, value, *_ in WRONG],
+)
 def test_a_wrong_option_is_reported_with_file_key_and_suggestion(load, path, value, key, facts):
     with pytest.raises(OptionError) as error:
         load(setting(path, value))

@@ -7,10 +7,8 @@ from basicsr.config.schema import Options, PathOptions
 from basicsr.config.section import Section, Spec
 from basicsr.config.training import TrainOptions
 
-SECTIONS = {
-    item for module in (pruning, schema) for item in vars(module).values()
-    if isinstance(item, type) and issubclass(item, Section)
-}  # fmt: skip
+ITEMS = [item for module in (pruning, schema) for item in vars(module).values()]
+SECTIONS = {item for item in ITEMS if isinstance(item, type) and issubclass(item, Section)}
 
 
 def test_every_option_is_documented():

@@ -13,11 +13,21 @@ def read(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("2e-4", 2e-4), ("1E5", 1e5), ("!!float 2e-4", 2e-4), ("1_000e-2", 10.0), ("-1e-3", -1e-3), ("3", 3),
-        ("~", None), ("yes", True), ("off", False), ("e4", "e4"), ("2024-01-01", "2024-01-01"), ("[1, 2e0]", [1, 2.0]),
+        ("2e-4", 2e-4),
+        ("1E5", 1e5),
+        ("!!float 2e-4", 2e-4),
+        ("1_000e-2", 10.0),
+        ("-1e-3", -1e-3),
+        ("3", 3),
+        ("~", None),
+        ("yes", True),
+        ("off", False),
+        ("e4", "e4"),
+        ("2024-01-01", "2024-01-01"),
+        ("[1, 2e0]", [1, 2.0]),
         ("'2e-4'", "2e-4"),
     ],
-)  # fmt: skip
+)
 def test_values_have_the_expected_types(text, value):
     parsed = parse_value(text)
     assert parsed == value
@@ -47,10 +57,15 @@ def test_merged_keys_have_the_line_of_their_anchor(tmp_path):
         ("a: !!python/object/apply:os.system ['true']\n", "x.yml:1: could not determine a constructor"),
         ("a: &a [*a]\n", "nested too deeply or too large"),
         ("[1, 2]: 3\n", "x.yml:1: "),
-        ("\n".join(["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
-                   + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]), "too large"),
+        (
+            "\n".join(
+                ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+                + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+            ),
+            "too large",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_files_are_reported_with_file_and_line(tmp_path, text, message):
     with pytest.raises(OptionError) as error:
         read(tmp_path, text)
