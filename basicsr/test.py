@@ -21,11 +21,11 @@ def main(argv: list[str] | None = None, root_path: str | Path | None = None) -> 
     """The command `basicsr-test`; returns the exit code. `results` is made below `root_path`, else here."""
     args = parse_command_line("basicsr-test", __doc__ or "", argv)
     # Only now, for these import torch and --help should not wait for it.
-    from basicsr.config.schema import below, dump_options, load_options, resolve
+    from basicsr.config.load import dump_options, load_options, resolve, with_output_root
     from basicsr.engine.run import join_processes, run_command
 
     def body() -> None:
-        opt = below(root_path, load_options(args.opt, args.force_yml, is_train=False))
+        opt = with_output_root(root_path, load_options(args.opt, args.force_yml, is_train=False))
         if args.check:
             sys.stdout.write(dump_options(resolve(opt, debug=args.debug)))
         else:

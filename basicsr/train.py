@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr.config.command_line import parse_command_line
-from basicsr.config.schema import Options, below, dump_options, load_options, resolve
+from basicsr.config.load import dump_options, load_options, resolve, with_output_root
+from basicsr.config.schema import Options
 from basicsr.data.loaders import build_test_loader, build_train_loader
 from basicsr.engine.checkpoint import (
     Checkpoint,
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None, root_path: str | Path | None = None) -> 
     args = parse_command_line("basicsr-train", __doc__ or "", argv)
 
     def body() -> None:
-        opt = below(root_path, load_options(args.opt, args.force_yml, is_train=True))
+        opt = with_output_root(root_path, load_options(args.opt, args.force_yml, is_train=True))
         if args.check:
             sys.stdout.write(dump_options(resolve(opt, debug=args.debug)))
         else:

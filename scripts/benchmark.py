@@ -60,7 +60,7 @@ from torch.nn import functional as F
 
 from basicsr.archs import build_network, load_network
 from basicsr.archs.layers.plans import PLANS
-from basicsr.config.schema import load_options
+from basicsr.config.load import load_options
 from basicsr.config.yaml_file import load_yaml
 from basicsr.engine.checkpoint import load_weights
 from basicsr.engine.cuda_graphs import CudaBackend, GraphBackend, reason_of

@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     if not (args.tolerance >= 0 and args.tolerance_ssim >= 0):
         parser.error("tolerances must be numbers of at least 0")
     # Only now, for this imports torch and --help should not wait for it.
-    from basicsr.config.schema import load_options, resolve
+    from basicsr.config.load import load_options, resolve
     from basicsr.engine.run import MISTAKES
     from basicsr.test import main as run_test
 

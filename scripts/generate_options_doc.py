@@ -13,6 +13,7 @@ from typing import Any
 
 from basicsr.config import pruning as prune_options
 from basicsr.config import schema as options
+from basicsr.config.convert import describe
 from basicsr.config.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
@@ -23,7 +24,7 @@ from basicsr.config.registry import (
     SCHEDULER_REGISTRY,
     Registry,
 )
-from basicsr.config.section import Section, describe, signature_hints
+from basicsr.config.section import Section, signature_hints
 
 TARGET = Path(__file__).parents[1] / "docs" / "options.md"
 SECTIONS: list[tuple[str, type[Section]]] = [

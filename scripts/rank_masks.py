@@ -30,9 +30,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr.archs.prunable import Prunable
+from basicsr.config.convert import build_section
+from basicsr.config.load import load_options, resolve
+from basicsr.config.location import Location
 from basicsr.config.pruning import PruneOptions
-from basicsr.config.schema import Options, check, load_options, resolve
-from basicsr.config.section import Spec, Where, structure
+from basicsr.config.schema import Options
+from basicsr.config.section import Spec
+from basicsr.config.validation import check
 from basicsr.data.loaders import TestLoader, build_test_loader, build_train_loader
 from basicsr.engine.device import keep_freed_memory
 from basicsr.engine.random_state import seed_everything
@@ -131,7 +135,7 @@ class Recovery:
         if scheduler.get("type") == "CosineAnnealingRestartLR":
             others = {key: value for key, value in scheduler.items() if key != "restart_weights"}
             values["train"]["scheduler"] = {**others, "periods": [iterations]}
-        options = structure(Options, values, Where({(): str(opt.source)}))
+        options = build_section(Options, values, Location({(): str(opt.source)}))
         check(options, is_train=True)
         warmup = max(options.train.warmup_iter, options.prune.tail_warmup_iter)
         if warmup >= iterations:
@@ -153,7 +157,7 @@ class Recovery:
 
     def settings(self) -> dict[str, Any]:
         """What the recovered scores depend on beside the mask and the teacher."""
-        values = self.base.written()
+        values = self.base.to_minimal_dict()
         return {
             "iterations": self.iterations,
             "train_set": values["datasets"]["train"],
@@ -365,7 +369,7 @@ def read_search(folder: Path, masks: Sequence[str], resources: Sequence[Resource
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         mask = "".join(map(str, report["mask"]))
-        prune = structure(PruneOptions, report["options"]["prune"], Where({(): str(path)}, ("options", "prune")))
+        prune = build_section(PruneOptions, report["options"]["prune"], Location({(): str(path)}, ("options", "prune")))
         state = {name: torch.tensor(value) for name, value in report["logits"].items()}
     except OptionError:
         raise
@@ -392,7 +396,7 @@ def uniform_of(masks: Sequence[str]) -> str | None:
 
 def settings_of(opt: Options, masks: Sequence[str], recovery: Recovery | None) -> dict[str, Any]:
     """What each part of the measurements depends on, as plain values."""
-    values = opt.written()
+    values = opt.to_minimal_dict()
     val = values["val"]
     zero_shot = {
         "teacher_sha256": sha256(str(opt.path.pretrain_network_t)),

@@ -15,7 +15,7 @@ CHARACTERS = 100  # of text that count as one more value
 MAX_INT = 2**63 - 1  # what PyTorch counts with
 MAX_MESSAGE = 400  # characters of an error that quotes the file
 
-Path_ = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
@@ -64,7 +64,7 @@ def parse_value(text: str) -> Any:
     return _parse(text)[1]
 
 
-def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Path_, str]]:
+def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     """Read a YAML file whose top level is a mapping.
 
     Returns:
@@ -96,7 +96,7 @@ def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Path_, str]]:
     values = {} if node is None else values
     if not isinstance(values, dict):
         raise OptionError(f"{path}: expected `key: value` lines at the top level, got {type(values).__name__}")
-    places: dict[Path_, str] = {}
+    places: dict[KeyPath, str] = {}
     if node is not None:
         _collect_places(node, (), str(path), places)
     return values, places
@@ -164,7 +164,7 @@ def _one_line(error: object) -> str:
     return line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]}..."
 
 
-def _collect_places(node: yaml.Node, path: Path_, file: str, places: dict[Path_, str]) -> None:
+def _collect_places(node: yaml.Node, path: KeyPath, file: str, places: dict[KeyPath, str]) -> None:
     """Walk the nodes (merged keys are in place by now) and note where each key stands."""
     if isinstance(node, yaml.MappingNode):
         children = [(key.value, key, value) for key, value in node.value]

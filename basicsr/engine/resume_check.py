@@ -38,7 +38,7 @@ def check_changes(opt: Options, run: Mapping[str, Any], state: Mapping[str, Any]
     if "options" not in state:
         return
     before = dict(_flat({**state["options"], "run": state.get("run", {})}))
-    now = dict(_flat({**opt.written(), "run": dict(run)}))
+    now = dict(_flat({**opt.to_minimal_dict(), "run": dict(run)}))
     lines, decisive = [], []
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key, DEFAULT), now.get(key, DEFAULT)

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from basicsr.config.schema import Options, copy_options_file, resolve
+from basicsr.config.load import copy_options_file, resolve
+from basicsr.config.schema import Options
 from basicsr.engine.device import keep_freed_memory, repeat_exactly, set_matmul_precision
 from basicsr.engine.distributed import get_dist_info, init_dist
 from basicsr.engine.logging import get_root_logger, init_logging, log_to_file, tensorboard_folder

@@ -168,8 +168,8 @@ class TrainingStep(PluginHooks):
         for optimizer in learning:
             self.scaler.unscale_(optimizer)
         self.after_backward(current_iter)
-        if train is not None and train.largest_norm is not None:
-            limit = train.largest_norm
+        if train is not None and train.max_grad_norm is not None:
+            limit = train.max_grad_norm
             self.grad_norms = [nn.utils.clip_grad_norm_(parameters_of([o]), limit) for o in self.optimizers]
         for optimizer in learning:  # the scaler takes no step without gradients
             self.scaler.step(optimizer)

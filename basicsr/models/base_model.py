@@ -199,7 +199,7 @@ class BaseModel(TrainingStep):
             "rng": gather_objects(rng_state()),
             "scaler": self.scaler.state_dict(),  # empty without float16
             "basicsr": __version__,
-            "options": self.opt.written(),
+            "options": self.opt.to_minimal_dict(),
             **self.extra_state(),
             **self.more_state,
             **more_state,

@@ -1,3 +1,4 @@
-"""The old import path of `basicsr.config.section`."""
+"""The old import path of `basicsr.config.section` and `basicsr.config.convert`."""
 
+from basicsr.config.convert import *
 from basicsr.config.section import *

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
+from basicsr.config.location import Location
 from basicsr.config.registry import Registry
-from basicsr.config.section import Spec, Where
+from basicsr.config.section import Spec
 from basicsr.errors import OptionError, UnknownNameError
 
 
@@ -96,7 +97,7 @@ def test_building_passes_arguments_and_tells_the_place_of_a_refusal():
         return base, size, colour
 
     assert registry.build({"type": "widget", "size": 2}, 1, colour="blue") == (1, 2, "blue")
-    spec = Spec({"type": "widget", "size": -1}, Where({("a",): "x.yml:7"}, ("a",)))
+    spec = Spec({"type": "widget", "size": -1}, Location({("a",): "x.yml:7"}, ("a",)))
     with pytest.raises(OptionError, match=r"^x\.yml:7: a: size: must not be negative, got -1$"):
         registry.build(spec, 1)
     with pytest.raises(OptionError, match=r"^widget: size: must not"):

@@ -13,14 +13,8 @@ import torch
 import yaml
 
 from basicsr.archs import build_network
-from basicsr.config.schema import (
-    Options,
-    copy_options_file,
-    dump_options,
-    find_options_file,
-    load_options,
-    resolve,
-)
+from basicsr.config.load import copy_options_file, dump_options, find_options_file, load_options, resolve
+from basicsr.config.schema import Options
 from basicsr.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
@@ -286,7 +280,7 @@ class TestPublishedWords:
     )
     def test_precision_and_clipping(self, load, train, precision, norm):
         opt = load(lambda values: values["train"].update(train))
-        assert (opt.train.mixed_precision, opt.train.largest_norm) == (precision, norm)
+        assert (opt.train.mixed_precision, opt.train.max_grad_norm) == (precision, norm)
 
     @pytest.mark.parametrize(
         ("path", "key"),

@@ -5,10 +5,12 @@ from typing import Any, Literal
 
 import pytest
 
-from basicsr.config.section import Where, convert, describe, signature_hints
+from basicsr.config.convert import convert, describe
+from basicsr.config.location import Location
+from basicsr.config.section import signature_hints
 from basicsr.errors import OptionError
 
-HERE = Where({(): "x.yml", ("a",): "x.yml:4", ("a", 1): "x.yml:6"}, ("a",))
+HERE = Location({(): "x.yml", ("a",): "x.yml:4", ("a", 1): "x.yml:6"}, ("a",))
 
 
 @pytest.mark.parametrize(
@@ -56,8 +58,8 @@ def test_what_does_not_fit_is_refused_at_its_place(value, hint, message):
 
 
 def test_a_place_without_a_line_is_its_file_or_nothing():
-    assert str(Where({(): "x.yml"}, ("b", 0, "c"))) == "x.yml: b[0].c"
-    assert str(Where({}, ("b",))) == "b"
+    assert str(Location({(): "x.yml"}, ("b", 0, "c"))) == "x.yml: b[0].c"
+    assert str(Location({}, ("b",))) == "b"
 
 
 def test_types_in_words():
@@ -71,7 +73,7 @@ def test_signatures():
             pass
 
     hints = signature_hints(Widget, supplied=("base",))
-    assert (hints.types, hints.required, hints.takes_any) == ({"size": int, "colour": str}, {"size"}, True)
+    assert (hints.types, hints.required, hints.accepts_any) == ({"size": int, "colour": str}, {"size"}, True)
 
 
 def test_an_annotation_that_cannot_be_resolved_checks_nothing():

@@ -7,7 +7,7 @@ import torch
 import yaml
 from torch import nn
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.optimizers import MUON, orthogonalised
 from basicsr.errors import OptionError

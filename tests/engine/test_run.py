@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from basicsr.config.schema import Options, PathOptions, resolve
+from basicsr.config.load import resolve
+from basicsr.config.schema import Options, PathOptions
 from basicsr.config.section import Spec
 from basicsr.engine import device
 from basicsr.engine.device import matmul_precision, pick_device, set_matmul_precision

@@ -8,7 +8,7 @@ import torch
 import yaml
 from fake_graphs import FakeBackend
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.optimizer_groups import parameters_of
 from basicsr.engine.step_graphs import KEPT, GraphedStep, Outcome, overridden_hooks
 from basicsr.errors import OptionError

@@ -10,7 +10,7 @@ import yaml
 from reliability.runs import FOUR, Run, options, pruning
 
 import basicsr.train
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.curves import read_logs
 
 ATD = {"type": "ATD", "upscale": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 4,

@@ -21,8 +21,8 @@ from torch import nn
 import basicsr.test
 import basicsr.train
 from basicsr.archs import build_network
+from basicsr.config.load import load_options, resolve
 from basicsr.config.registry import ARCH_REGISTRY
-from basicsr.config.schema import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.optimizer_groups import parameters_of
 from basicsr.engine.step_graphs import GraphedStep

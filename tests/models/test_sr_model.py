@@ -8,7 +8,7 @@ import torch
 import yaml
 from fake_graphs import FakeBackend
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.ema import EMA

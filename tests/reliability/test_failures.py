@@ -15,7 +15,7 @@ import pytest
 import torch
 from reliability.runs import Run, feed, options
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.device import is_out_of_memory
 from basicsr.images.tiling import SMALLEST, predict_in_tiles, spans, tiles_when_full

@@ -17,8 +17,10 @@ from reliability.mutations import bounded, cases, option_file, override, peak_mb
 
 from basicsr import test as test_command
 from basicsr import train as train_command
-from basicsr.config.schema import Options, dump_options, load_options, resolve
-from basicsr.config.section import NOWHERE, convert
+from basicsr.config.convert import convert
+from basicsr.config.load import dump_options, load_options, resolve
+from basicsr.config.location import NO_LOCATION
+from basicsr.config.schema import Options
 from basicsr.config.yaml_file import load_yaml, parse_value
 from basicsr.errors import OptionError
 
@@ -107,7 +109,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(s
 @given(values)
 def test_any_value_is_options_or_refused(value):
     try:
-        convert(value, Options, NOWHERE)
+        convert(value, Options, NO_LOCATION)
     except OptionError as error:
         assert str(error).isprintable()
 

@@ -13,8 +13,8 @@ import yaml
 from reliability.mutations import bounded, peak_mb
 
 from basicsr.archs import build_network, load_network
+from basicsr.config.load import load_options, resolve
 from basicsr.config.registry import ARCH_REGISTRY
-from basicsr.config.schema import load_options, resolve
 from basicsr.config.yaml_file import load_yaml, parse_value
 from basicsr.engine.checkpoint import load_file, load_weights
 from basicsr.errors import CheckpointError, OptionError

@@ -16,7 +16,7 @@ from reliability.runs import ROOT, TINY, Run, options
 import basicsr.test
 import basicsr.train
 from basicsr.archs import build_network
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.data.loaders import build_test_loader
 from basicsr.engine.checkpoint import save_atomically
 from basicsr.engine.device import repeat_exactly
