@@ -36,7 +36,7 @@ from basicsr.data.loaders import TestLoader, build_test_loader, build_train_load
 from basicsr.engine.atomic import write_atomically
 from basicsr.engine.device import keep_freed_memory
 from basicsr.engine.random_state import seed_everything
-from basicsr.engine.run import MISTAKES
+from basicsr.engine.run import USER_ERRORS
 from basicsr.errors import OptionError
 from basicsr.metrics import describe
 from basicsr.models import build_model
@@ -272,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     keep_freed_memory()
     try:
         text = rank(args)
-    except MISTAKES as error:
+    except USER_ERRORS as error:
         parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n")
     except FloatingPointError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
@@ -285,7 +285,7 @@ def rank(args: argparse.Namespace) -> str:
     """Measure what is not measured yet; returns the summary.
 
     Raises:
-        OptionError: and the other `MISTAKES`.
+        OptionError: and the other `USER_ERRORS`.
     """
     opt = load_options(args.opt, args.force_yml, is_train=True)
     check_options(opt)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from basicsr.config.schema import Options
 from basicsr.engine.atomic import write_atomically
 from basicsr.errors import CheckpointError, first_line
 
@@ -261,6 +262,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     weights = load_file(weights_path)
     select_weights(weights, "params", weights_path)
     return Checkpoint(state, weights, path, weights_path)
+
+
+def find_checkpoint(opt: Options) -> Checkpoint | None:
+    """Return the checkpoint to continue from: `path.resume_state`, or with --auto_resume the newest undamaged one."""
+    if opt.path.resume_state:
+        return load_checkpoint(opt.path.resume_state)
+    return newest_checkpoint(str(opt.path.training_states)) if opt.auto_resume else None
 
 
 def newest_checkpoint(folder: str | Path) -> Checkpoint | None:
