@@ -20,7 +20,7 @@ FONT = "font-family='Helvetica, Arial, sans-serif'"
 
 
 def part_of(path: Path) -> str:
-    """Return the package, or the file directly in basicsr/, that a source file belongs to; one name for all programs."""
+    """Return the package or file of basicsr that a source file belongs to, with one name for all programs."""
     name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     return "programs" if name in PROGRAMS else name
 

@@ -25,6 +25,7 @@ from basicsr.archs.layers.atd import ATDFamily
 from basicsr.archs.layers.plans import PLANS
 from basicsr.archs.published import input_channels, read_network
 from basicsr.config.schema import MatmulPrecision
+from basicsr.engine.atomic import atomic_path, write_atomically
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.device import matmul_precision, memory_limit, pick_device, resident_bytes
 from basicsr.errors import OptionError
@@ -42,7 +43,7 @@ from basicsr.images.files import (
     write_image,
 )
 from basicsr.images.matlab_resize import imresize
-from basicsr.images.png_stream import PngStream, whole_or_nothing
+from basicsr.images.png_stream import PngStream
 from basicsr.images.tiling import bands_of, tiles_when_full
 from basicsr.images.video import VideoReader, VideoWriter
 from basicsr.inference.comparison import Box, comparison
@@ -449,13 +450,12 @@ class Upscaler:
             data = encode_with_alpha(output, target)
         else:
             data = encode_image(output if self.channels == 3 else output[..., 0], target)
-        with whole_or_nothing(target) as beside:
-            beside.write_bytes(data)
+        write_atomically(target, data)
 
     @staticmethod
     def _stream(strips: Iterator[Pixels], target: Path, shape: tuple[int, ...], bits: int) -> None:
         first = next(strips)  # what fails in the beginning leaves not even a folder
-        with whole_or_nothing(target) as beside, beside.open("wb") as file:
+        with atomic_path(target) as temporary, temporary.open("wb") as file:
             stream = PngStream(file, (shape[0], shape[1]), shape[2], bits)
             for strip in chain([first], strips):
                 stream.write(strip)

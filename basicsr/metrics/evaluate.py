@@ -100,6 +100,10 @@ class Best:
         """The best value and its iteration; None before the first."""
         return self._found.get(dataset, {}).get(metric)
 
+    def iterations(self) -> set[int]:
+        """Return the iterations that a best value is from."""
+        return {it for found in self._found.values() for _, it in found.values()}
+
     def report(self, scores: Scores) -> str:
         """The log entry of a validation, in the lines that `plot_util.read_log` and BasicSR's users know."""
         lines = [f"Validation {scores.dataset}"]
