@@ -15,17 +15,15 @@ from basicsr.engine.signals import leave_signals_to_parent
 def build_dataset(
     spec: Mapping[str, Any], *, scale: int | None = None, phase: str | None = None, seed: int = 0
 ) -> Dataset[Any]:
-    """The data set `spec["type"]`, built with those keys of `spec` that its constructor names.
+    """Build the data set `spec["type"]` from those keys of `spec` that its constructor names.
 
-    The others speak to the loader, or were warned of when the options were read; `**kwargs` takes them all.
-
-    A class from BasicSR's time, whose constructor takes a single `opt`, gets all keys in a plain dict and is wrapped so
-    that its random choices repeat (`LegacyDataset`).
+    The others are for the loader, or were warned of when the options were read. A constructor with `**kwargs` gets them
+    all, and one with a parameter `opt` gets the whole section as a plain dict, `scale` and `phase` included.
 
     Args:
         spec: section of the options, {type: name of the class, ...}.
-        scale: of the run; passed on, like `phase` and `seed`, to classes that ask for it, unless `spec` has its own.
-            None: as `spec` says, or the default of the class.
+        scale: of the run; passed to classes with a parameter of this name, like `phase` and `seed`, unless `spec` sets
+            it. None: as in `spec`, or the default of the class.
         phase: "train", "val" or "test"; None: alike.
         seed: of random crops and flips.
 
@@ -33,15 +31,15 @@ def build_dataset(
         UnknownNameError: when no data set has this name.
         ValueError, FileNotFoundError: from the data set, when it cannot be used.
     """
-    cls = DATASET_REGISTRY.get(spec["type"])
-    parameters = inspect.signature(cls).parameters
-    if list(parameters) == ["opt"]:
-        from basicsr.data.data_util import LegacyDataset
-
-        return LegacyDataset(cls({**_plain(spec), **_given(scale=scale, phase=phase)}), seed)
+    make = DATASET_REGISTRY.get(spec["type"])
+    parameters = inspect.signature(make).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    given = {**_given(scale=scale, phase=phase), "seed": seed, **spec}
-    return cls(**{key: value for key, value in given.items() if key != "type" and (takes_any or key in parameters)})
+    run = {key: value for key, value in {"scale": scale, "phase": phase}.items() if value is not None}
+    given = {**run, "seed": seed, **spec}
+    arguments = {key: value for key, value in given.items() if key != "type" and (takes_any or key in parameters)}
+    if "opt" in parameters:
+        arguments["opt"] = {**_plain(spec), **run}
+    return make(**arguments)
 
 
 def build_dataloader(
@@ -106,10 +104,6 @@ def refuse_short_epoch(sampler: Any, batch_size: int) -> None:
             f"batch_size_per_gpu: an epoch has {len(sampler)} samples a process, less than a batch of "
             f"{batch_size}; raise dataset_enlarge_ratio or lower batch_size_per_gpu"
         )
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def _start_worker(worker: int) -> None:

@@ -14,6 +14,19 @@ class SampleIndex(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index; in [0, images * ratio), of image index % images
 
 
+def locate(key: int | SampleIndex, size: int) -> tuple[SampleIndex, int]:
+    """A loader's key as a sample, and the position of its image in a data set of `size` images.
+
+    Raises:
+        IndexError: when a plain integer is not in [0, size), which ends a `for` loop over a data set.
+    """
+    if isinstance(key, SampleIndex):
+        return key, key.index % size
+    if not 0 <= key < size:
+        raise IndexError(f"sample {key} of a data set of {size} images")
+    return SampleIndex(epoch=0, index=key), key
+
+
 class EnlargedSampler(Sampler[SampleIndex]):
     """Shuffled indices of a data set that is repeated `ratio` times, dealt to the ranks like cards.
 

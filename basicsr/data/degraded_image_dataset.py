@@ -9,12 +9,12 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from basicsr.data.cache import CachedImages
-from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import chosen_names, locate
+from basicsr.data.crops import flip_and_rotate, mirror_to, random_window
+from basicsr.data.data_sampler import SampleIndex, locate
+from basicsr.data.listing import chosen_names
 from basicsr.data.paired_image_dataset import PHASES
 from basicsr.data.storage import GrayImage, StoredImage, open_store
-from basicsr.data.transforms import flip_and_rotate, mirror_to, random_window
-from basicsr.images.color import bgr2ycbcr
+from basicsr.images.color import rgb2ycbcr
 from basicsr.images.files import to_tensor
 
 logger = logging.getLogger("basicsr")
@@ -121,8 +121,7 @@ class DegradedImageDataset(Dataset[dict[str, Any]]):
         rng = np.random.default_rng([self.seed, *sample])
         clean = self._images[position]
         if self.in_ch == 1 and self.gray == "swapped_luma":
-            # Channels are in the order red, green, blue; taking them for blue, green, red is the swap.
-            clean = bgr2ycbcr(eight_bits(clean), y_only=True)[..., None]
+            clean = rgb2ycbcr(eight_bits(clean)[..., ::-1], y_only=True)[..., None]  # reversed channels are the swap
         if self.is_train:
             if self.gt_size is not None:
                 clean = mirror_to(clean, self.gt_size)

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from basicsr.data import refuse_short_epoch
+from basicsr.data.crops import Orientation, Window
 from basicsr.data.paired_image_dataset import Draw, PairedImageDataset
-from basicsr.data.transforms import Orientation, Window
 from basicsr.engine.device import memory_limit
 
 logger = logging.getLogger("basicsr")
@@ -195,7 +195,7 @@ class DeviceLoader(DataLoader[dict[str, Any]]):
 
 def _croppable(dataset: Dataset[Any]) -> PairedImageDataset:
     """Return the data set, if its samples are crops that `PairedImageDataset.draw` decides on."""
-    name = type(getattr(dataset, "dataset", dataset)).__name__  # of what a `LegacyDataset` wraps
+    name = type(getattr(dataset, "dataset", dataset)).__name__  # of the one inside a wrapper
     if not isinstance(dataset, PairedImageDataset):
         raise DeviceCacheError(f"{name} is no PairedImageDataset")
     if type(dataset).__getitem__ is not PairedImageDataset.__getitem__:

@@ -9,18 +9,11 @@ from torch.utils.data import Dataset
 
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.cache import CachedImages
-from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import chosen_names, locate, partner_names, takes_opt
+from basicsr.data.crops import UPRIGHT, Orientation, Window, downscale_window, random_orientation, random_window
+from basicsr.data.data_sampler import SampleIndex, locate
+from basicsr.data.listing import chosen_names, partner_names
+from basicsr.data.network_input import ToInput
 from basicsr.data.storage import StoredImage, open_store, refuse
-from basicsr.data.transforms import (
-    UPRIGHT,
-    Orientation,
-    ToInput,
-    Window,
-    downscale_window,
-    random_orientation,
-    random_window,
-)
 
 PHASES = ("train", "val", "test")
 
@@ -36,7 +29,6 @@ class Draw(NamedTuple):
 
 
 @DATASET_REGISTRY.register()
-@takes_opt
 class PairedImageDataset(Dataset[dict[str, Any]]):
     """`{lq, gt, lq_path, gt_path}`: float32 RGB (3, h, w) and (3, scale * h, scale * w) in [0, 1], and their files.
 
@@ -44,9 +36,8 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
     ranks and resumes change nothing. Validation and test samples are whole images, the ground truth cut at the bottom
     right to scale times the low-resolution size.
 
-    Also made by one mapping, `PairedImageDataset(opt)`; see `takes_opt`. All images are checked when the data set is
-    built. Low-resolution images must have floor(ground truth / scale) pixels a side. See
-    `read_image` for gray, 16-bit and transparent files.
+    All images are checked when the data set is built. Low-resolution images must have floor(ground truth / scale)
+    pixels a side. See `read_image` for gray, 16-bit and transparent files.
 
     Args:
         dataroot_gt: folder of ground truth, subfolders included, or an LMDB.

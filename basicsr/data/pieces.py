@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from basicsr.data.transforms import Window
+from basicsr.data.crops import Window
 from basicsr.engine.parallel import in_parallel
 from basicsr.images.files import read_image, write_image
 

@@ -7,18 +7,15 @@ from torch.utils.data import Dataset
 
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.cache import CachedImages
-from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import chosen_names, locate, takes_opt
+from basicsr.data.data_sampler import SampleIndex, locate
+from basicsr.data.listing import chosen_names
+from basicsr.data.network_input import ToInput
 from basicsr.data.storage import StoredImage, open_store
-from basicsr.data.transforms import ToInput
 
 
 @DATASET_REGISTRY.register()
-@takes_opt
 class SingleImageDataset(Dataset[dict[str, Any]]):
     """`{lq, lq_path}`: whole images, float32 RGB (3, h, w) in [0, 1], and their files' paths.
-
-    Also made by one mapping, `SingleImageDataset(opt)`; see `takes_opt`.
 
     Args:
         dataroot_lq: folder of images, subfolders included, or an LMDB.

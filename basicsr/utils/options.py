@@ -2,4 +2,4 @@
 
 from basicsr.compat.options import *
 from basicsr.config.schema import *
-from basicsr.config.schema import copy_options_file as copy_opt_file  # noqa: F401
+from basicsr.config.schema import copy_options_file as copy_opt_file

@@ -16,11 +16,12 @@ from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.config.schema import DatasetOptions, Options, TrainOptions, resolve
 from basicsr.config.section import Spec, Where
 from basicsr.data import build_dataloader, device_cache
+from basicsr.data.crops import Orientation, Window
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.device_cache import DeviceCacheError, DeviceLoader, FlatImages
 from basicsr.data.loaders import build_train_loader
+from basicsr.data.network_input import ToInput
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.data.transforms import Orientation, ToInput, Window
 from basicsr.errors import OptionError
 from basicsr.images.files import list_images, read_image, write_image
 from basicsr.images.matlab_resize import imresize

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from basicsr.data import build_dataloader, cache, paired_image_dataset
+from basicsr.data.crops import downscale_window
 from basicsr.data.data_sampler import EnlargedSampler, SampleIndex
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.data.transforms import downscale_window
 from basicsr.images.files import list_images, read_image, to_pixels, to_tensor, write_image
 from basicsr.images.matlab_resize import imresize
 

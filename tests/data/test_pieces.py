@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from basicsr.data.crops import Window
 from basicsr.data.pieces import Job, squares, starts, write_missing
-from basicsr.data.transforms import Window
 from basicsr.images.files import read_image, write_image
 
 

@@ -3,9 +3,13 @@
 import math
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from basicsr.compat.blur_kernels import Range, draw_uniform
 
 BLOCK = 8  # px
 LUMA_STEPS = (
@@ -88,3 +92,22 @@ class DiffJPEG(nn.Module):
         blocks = self.cosines.T @ (whole * steps) @ self.cosines
         blocks = blocks.view(batch, channels, height // BLOCK, width // BLOCK, BLOCK, BLOCK)
         return blocks.transpose(3, 4).reshape(batch, channels, height, width)
+
+
+def add_jpg_compression(img: np.ndarray, quality: float = 90) -> np.ndarray:
+    """`img` through a JPEG file of this quality (0 to 100) in memory, float32 in [0, 1].
+
+    Raises:
+        ValueError: when OpenCV cannot encode it.
+    """
+    pixels = (np.clip(img, 0, 1) * 255.0).round().astype(np.uint8)
+    done, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+    if not done:
+        raise ValueError(f"add_jpg_compression: cannot encode an image of {img.shape}")
+    flag = cv2.IMREAD_COLOR if img.ndim == 3 and img.shape[2] == 3 else cv2.IMREAD_GRAYSCALE
+    return np.asarray(cv2.imdecode(encoded, flag)).astype(np.float32).reshape(img.shape) / 255
+
+
+def random_add_jpg_compression(img: np.ndarray, quality_range: Range = (90, 100)) -> np.ndarray:
+    """`img` through a JPEG file of random quality."""
+    return add_jpg_compression(img, draw_uniform(quality_range))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from basicsr.data.transforms import ToInput, Window, downscale_window, flip_and_rotate, random_window
+from basicsr.data.crops import Window, downscale_window, flip_and_rotate, random_window
+from basicsr.data.network_input import ToInput
 from basicsr.images.files import read_image
 from basicsr.images.matlab_resize import imresize
 
