@@ -168,7 +168,7 @@ def random_mixed_kernels(
         return random_bivariate_generalized_Gaussian(*ranges, betag_range, noise_range=noise_range, isotropic=isotropic)
     if kind in ("plateau_iso", "plateau_aniso"):
         return random_bivariate_plateau(*ranges, betap_range, noise_range=None, isotropic=isotropic)
-    raise ValueError(f"kernel_list: knows no kernel {kind!r}; use iso, aniso, generalized_*iso or plateau_*iso")
+    raise ValueError(f"kernel_list: unknown kernel {kind!r}; use iso, aniso, generalized_*iso or plateau_*iso")
 
 
 def circular_lowpass_kernel(cutoff: float, kernel_size: int, pad_to: int = 0) -> np.ndarray:
