@@ -11,20 +11,20 @@ Range = Sequence[float]
 
 
 def sigma_matrix2(sig_x: float, sig_y: float, theta: float) -> np.ndarray:
-    """The covariance (2, 2) of a Gaussian of deviations `sig_x`, `sig_y` (pixels) turned by `theta` (radians)."""
-    turn = np.array([[math.cos(theta), -math.sin(theta)], [math.sin(theta), math.cos(theta)]])
-    return turn @ np.diag([sig_x**2, sig_y**2]) @ turn.T
+    """Return the covariance (2, 2) of a Gaussian of deviations `sig_x`, `sig_y` (px) rotated by `theta` (radians)."""
+    rotation = np.array([[math.cos(theta), -math.sin(theta)], [math.sin(theta), math.cos(theta)]])
+    return rotation @ np.diag([sig_x**2, sig_y**2]) @ rotation.T
 
 
 def mesh_grid(kernel_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places of a kernel's entries counted from its middle, in pixels: (K, K, 2) with x first, and x and y alone."""
+    """Return the positions of a kernel's entries from its centre, in pixels: (K, K, 2), x first; and x and y alone."""
     axis = np.arange(kernel_size) - (kernel_size - 1) / 2
     xx, yy = np.meshgrid(axis, axis)
     return np.stack([xx, yy], axis=2), xx, yy
 
 
 def pdf2(sigma_matrix: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """exp(-d/2) at every place, d the squared distance measured in `sigma_matrix`; not normalised."""
+    """Return exp(-d/2) at every position, d the squared Mahalanobis distance of `sigma_matrix`; not normalised."""
     return np.exp(-0.5 * _squared_distance(sigma_matrix, grid))
 
 
@@ -36,17 +36,17 @@ def bivariate_Gaussian(  # noqa: N802 - the name that is imported
     grid: np.ndarray | None = None,
     isotropic: bool = True,
 ) -> np.ndarray:
-    """A Gaussian kernel (K, K) whose sum is 1.
+    """Return a Gaussian kernel (K, K) whose sum is 1.
 
     Args:
         kernel_size: K.
-        sig_x: deviation in pixels.
-        sig_y: the other one; not read for an isotropic kernel.
-        theta: turn in radians; not read for an isotropic kernel.
-        grid: from `mesh_grid`; None: made here.
+        sig_x: standard deviation in pixels.
+        sig_y: along the other axis; not read for an isotropic kernel.
+        theta: rotation in radians; not read for an isotropic kernel.
+        grid: from `mesh_grid`; None: that of K.
         isotropic: round, with `sig_x` alone.
     """
-    return _unit(np.exp(-0.5 * _distances(kernel_size, sig_x, sig_y, theta, grid, isotropic)))
+    return _normalised(np.exp(-0.5 * _distances(kernel_size, sig_x, sig_y, theta, grid, isotropic)))
 
 
 def bivariate_generalized_Gaussian(  # noqa: N802 - the name that is imported
@@ -58,11 +58,11 @@ def bivariate_generalized_Gaussian(  # noqa: N802 - the name that is imported
     grid: np.ndarray | None = None,
     isotropic: bool = True,
 ) -> np.ndarray:
-    """Like `bivariate_Gaussian`, of shape exp(-d^beta / 2): flat for a large `beta`, peaked below 1.
+    """Return a kernel like `bivariate_Gaussian` of shape exp(-d^beta / 2): flat for a large `beta`, peaked below 1.
 
     Source: Pascal et al., "Parameter estimation for multivariate generalized Gaussian distributions", 2013.
     """
-    return _unit(np.exp(-0.5 * _distances(kernel_size, sig_x, sig_y, theta, grid, isotropic) ** beta))
+    return _normalised(np.exp(-0.5 * _distances(kernel_size, sig_x, sig_y, theta, grid, isotropic) ** beta))
 
 
 def bivariate_plateau(
@@ -74,8 +74,8 @@ def bivariate_plateau(
     grid: np.ndarray | None = None,
     isotropic: bool = True,
 ) -> np.ndarray:
-    """Like `bivariate_Gaussian`, of shape 1 / (1 + d^beta)."""
-    return _unit(1 / (1 + _distances(kernel_size, sig_x, sig_y, theta, grid, isotropic) ** beta))
+    """Return a kernel like `bivariate_Gaussian` of shape 1 / (1 + d^beta)."""
+    return _normalised(1 / (1 + _distances(kernel_size, sig_x, sig_y, theta, grid, isotropic) ** beta))
 
 
 def random_bivariate_Gaussian(  # noqa: N802 - the name that is imported
@@ -86,7 +86,7 @@ def random_bivariate_Gaussian(  # noqa: N802 - the name that is imported
     noise_range: Range | None = None,
     isotropic: bool = True,
 ) -> np.ndarray:
-    """A Gaussian kernel (K, K) of random deviations and turn.
+    """Return a Gaussian kernel (K, K) of random deviations and rotation.
 
     Args:
         kernel_size: K, odd.
@@ -97,10 +97,10 @@ def random_bivariate_Gaussian(  # noqa: N802 - the name that is imported
         isotropic: round: only `sigma_x_range` is read.
 
     Raises:
-        ValueError: for an even size or a range whose ends are the wrong way round.
+        ValueError: for an even size or a range whose first end is the larger.
     """
-    place = _random_place(kernel_size, sigma_x_range, sigma_y_range, rotation_range, isotropic)
-    return _noisy(bivariate_Gaussian(kernel_size, *place, isotropic=isotropic), noise_range)
+    shape = _draw_shape(kernel_size, sigma_x_range, sigma_y_range, rotation_range, isotropic)
+    return _with_noise(bivariate_Gaussian(kernel_size, *shape, isotropic=isotropic), noise_range)
 
 
 def random_bivariate_generalized_Gaussian(  # noqa: N802 - the name that is imported
@@ -112,10 +112,10 @@ def random_bivariate_generalized_Gaussian(  # noqa: N802 - the name that is impo
     noise_range: Range | None = None,
     isotropic: bool = True,
 ) -> np.ndarray:
-    """Like `random_bivariate_Gaussian`; `beta` is below 1 half of the time, above 1 the other half."""
-    place = _random_place(kernel_size, sigma_x_range, sigma_y_range, rotation_range, isotropic)
-    kernel = bivariate_generalized_Gaussian(kernel_size, *place, _random_beta(beta_range), isotropic=isotropic)
-    return _noisy(kernel, noise_range)
+    """Return a random generalised Gaussian; `beta` is below 1 half of the time, above 1 the other half."""
+    shape = _draw_shape(kernel_size, sigma_x_range, sigma_y_range, rotation_range, isotropic)
+    kernel = bivariate_generalized_Gaussian(kernel_size, *shape, _draw_beta(beta_range), isotropic=isotropic)
+    return _with_noise(kernel, noise_range)
 
 
 def random_bivariate_plateau(
@@ -127,9 +127,9 @@ def random_bivariate_plateau(
     noise_range: Range | None = None,
     isotropic: bool = True,
 ) -> np.ndarray:
-    """Like `random_bivariate_generalized_Gaussian`, for plateaus."""
-    place = _random_place(kernel_size, sigma_x_range, sigma_y_range, rotation_range, isotropic)
-    return _noisy(bivariate_plateau(kernel_size, *place, _random_beta(beta_range), isotropic=isotropic), noise_range)
+    """Return a random plateau, drawn like `random_bivariate_generalized_Gaussian`."""
+    shape = _draw_shape(kernel_size, sigma_x_range, sigma_y_range, rotation_range, isotropic)
+    return _with_noise(bivariate_plateau(kernel_size, *shape, _draw_beta(beta_range), isotropic=isotropic), noise_range)
 
 
 def random_mixed_kernels(
@@ -143,18 +143,18 @@ def random_mixed_kernels(
     betap_range: Range = (0.5, 8),
     noise_range: Range | None = None,
 ) -> np.ndarray:
-    """A random kernel (K, K) of a random kind.
+    """Return a random kernel (K, K) of a random kind.
 
     Args:
         kernel_list: of "iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso".
-        kernel_prob: how likely each is.
+        kernel_prob: weight of each.
         kernel_size: K, odd.
         sigma_x_range: in pixels.
         sigma_y_range: in pixels; round kinds do not read it.
         rotation_range: in radians.
-        betag_range: shape of the generalized kinds.
+        betag_range: shape of the generalised kinds.
         betap_range: shape of the plateaus.
-        noise_range: factors, drawn for each entry; plateaus get none, as in BasicSR.
+        noise_range: factors, drawn for each entry; none for plateaus, as in BasicSR.
 
     Raises:
         ValueError: for another kind.
@@ -172,12 +172,12 @@ def random_mixed_kernels(
 
 
 def circular_lowpass_kernel(cutoff: float, kernel_size: int, pad_to: int = 0) -> np.ndarray:
-    """A 2D sinc kernel (K, K), as ringing artefacts have it; its sum is 1.
+    """Return a 2D sinc kernel (K, K), which makes ringing artefacts; its sum is 1.
 
     Args:
-        cutoff: frequency in radians a pixel, up to pi.
+        cutoff: frequency in radians per pixel, up to pi.
         kernel_size: K, odd.
-        pad_to: size with zeros around; 0: none.
+        pad_to: side after padding with zeros; 0: no padding.
 
     Source: Wang et al., Real-ESRGAN, 2021, eq. 6.
 
@@ -191,7 +191,7 @@ def circular_lowpass_kernel(cutoff: float, kernel_size: int, pad_to: int = 0) ->
     kernel = cutoff * torch.special.bessel_j1(torch.from_numpy(cutoff * radius)).numpy() / (2 * math.pi * radius)
     kernel[kernel_size // 2, kernel_size // 2] = cutoff**2 / (4 * math.pi)
     margin = max(pad_to - kernel_size, 0) // 2
-    return np.pad(_unit(kernel), margin)
+    return np.pad(_normalised(kernel), margin)
 
 
 def _squared_distance(sigma_matrix: np.ndarray, grid: np.ndarray) -> np.ndarray:
@@ -201,12 +201,12 @@ def _squared_distance(sigma_matrix: np.ndarray, grid: np.ndarray) -> np.ndarray:
 def _distances(
     kernel_size: int, sig_x: float, sig_y: float, theta: float, grid: np.ndarray | None, isotropic: bool
 ) -> np.ndarray:
-    """(K, K): squared distances from the middle, measured in deviations."""
+    """Return squared distances from the centre, (K, K), in standard deviations."""
     sigma = np.eye(2) * sig_x**2 if isotropic else sigma_matrix2(sig_x, sig_y, theta)
     return _squared_distance(sigma, mesh_grid(kernel_size)[0] if grid is None else grid)
 
 
-def _unit(kernel: np.ndarray) -> np.ndarray:
+def _normalised(kernel: np.ndarray) -> np.ndarray:
     return kernel / kernel.sum()
 
 
@@ -215,10 +215,10 @@ def _check_odd(kernel_size: int) -> None:
         raise ValueError(f"Kernel size must be an odd number, got {kernel_size}.")
 
 
-def _random_place(
+def _draw_shape(
     kernel_size: int, sigma_x_range: Range, sigma_y_range: Range, rotation_range: Range, isotropic: bool
 ) -> tuple[float, float, float]:
-    """Deviations along both axes, and the turn."""
+    """Draw the deviations along both axes, and the rotation."""
     _check_odd(kernel_size)
     _check_range("sigma_x_range", sigma_x_range)
     sig_x = draw_uniform(sigma_x_range)
@@ -239,13 +239,13 @@ def _check_range(name: str, ends: Range) -> None:
         raise ValueError(f"Wrong {name}: {ends[0]} is above {ends[1]}.")
 
 
-def _random_beta(beta_range: Range) -> float:
+def _draw_beta(beta_range: Range) -> float:
     low, high = beta_range
     return np.random.uniform(low, 1) if np.random.uniform() < 0.5 else np.random.uniform(1, high)
 
 
-def _noisy(kernel: np.ndarray, noise_range: Range | None) -> np.ndarray:
+def _with_noise(kernel: np.ndarray, noise_range: Range | None) -> np.ndarray:
     if noise_range is None:
         return kernel
     _check_range("noise_range", noise_range)
-    return _unit(kernel * np.random.uniform(noise_range[0], noise_range[1], size=kernel.shape))
+    return _normalised(kernel * np.random.uniform(noise_range[0], noise_range[1], size=kernel.shape))

@@ -18,12 +18,12 @@ from basicsr.images.files import read_image
 
 
 def paths_from_folder(folder: str) -> list[str]:
-    """Paths of all images in a folder and its subfolders, sorted."""
+    """Return the paths of all images in a folder and its subfolders, sorted."""
     return [str(Path(folder, name)) for name in FolderImages(Path(folder)).names()]
 
 
 def paths_from_lmdb(folder: str) -> list[str]:
-    """Keys of all images in an LMDB, in the order of its list.
+    """Return the keys of all images in an LMDB, in the order of its list.
 
     Raises:
         ValueError: when the path does not end in `.lmdb`.
@@ -32,43 +32,43 @@ def paths_from_lmdb(folder: str) -> list[str]:
 
 
 def paired_paths_from_folder(folders: Sequence[str], keys: Sequence[str], filename_tmpl: str) -> list[dict[str, str]]:
-    """Pairs `{<input>_path: ..., <gt>_path: ...}` of the images in two folders, in the order of the ground truth.
+    """Return the images of two folders as pairs `{<input>_path: ..., <gt>_path: ...}`, in the order of the ground truth.
 
     Args:
         folders: of inputs, and of ground truth.
-        keys: what the two are called, such as `["lq", "gt"]`.
-        filename_tmpl: input's stem from the ground truth's; see `partner_names`.
+        keys: names of the two, such as `["lq", "gt"]`.
+        filename_tmpl: stem of the input from that of the ground truth; see `partner_names`.
 
     Raises:
         ValueError: when there are not two of each, or the folders hold different numbers of images.
         FileNotFoundError: when a partner is missing.
     """
-    inputs, truths = (FolderImages(Path(folder)) for folder in _two(folders, keys))
-    _refuse_different_numbers(inputs, truths, keys)
-    return _paired(folders, keys, partner_names(truths.names(), inputs, filename_tmpl), truths.names())
+    inputs, truths = (FolderImages(Path(folder)) for folder in _pair_of_folders(folders, keys))
+    _check_equal_numbers(inputs, truths, keys)
+    return _path_pairs(folders, keys, partner_names(truths.names(), inputs, filename_tmpl), truths.names())
 
 
 def paired_paths_from_meta_info_file(
     folders: Sequence[str], keys: Sequence[str], meta_info_file: str, filename_tmpl: str
 ) -> list[dict[str, str]]:
-    """Like `paired_paths_from_folder`, for the ground truth that a file lists: one a line, up to the first space."""
-    _two(folders, keys)
+    """Return pairs like `paired_paths_from_folder` of the ground truth listed in a file, one a line, up to a space."""
+    _pair_of_folders(folders, keys)
     lines = Path(meta_info_file).read_text(encoding="utf-8").splitlines()
     truths = [line.split(" ")[0].strip() for line in lines if line.strip()]
     inputs = []
     for name in truths:
         path = PurePosixPath(name)
         inputs.append(with_stem(path, filename_tmpl).as_posix() + path.suffix)
-    return _paired(folders, keys, inputs, truths)
+    return _path_pairs(folders, keys, inputs, truths)
 
 
 def paired_paths_from_lmdb(folders: Sequence[str], keys: Sequence[str]) -> list[dict[str, str]]:
-    """Like `paired_paths_from_folder`, for two LMDBs with the same keys; the paths are those keys.
+    """Return pairs like `paired_paths_from_folder` from two LMDBs with the same keys; the paths are those keys.
 
     Raises:
-        ValueError: when a path is no LMDB's, or their keys differ.
+        ValueError: when a path does not end in `.lmdb`, or their keys differ.
     """
-    inputs, truths = (paths_from_lmdb(folder) for folder in _two(folders, keys))
+    inputs, truths = (paths_from_lmdb(folder) for folder in _pair_of_folders(folders, keys))
     if set(inputs) != set(truths):
         different = sorted(set(inputs) ^ set(truths))[:3]
         raise ValueError(
@@ -81,13 +81,13 @@ def paired_paths_from_lmdb(folders: Sequence[str], keys: Sequence[str]) -> list[
 def read_img_seq(
     path: str | Sequence[str], require_mod_crop: bool = False, scale: int = 1, return_imgname: bool = False
 ) -> Any:
-    """All images of a folder, or those of a list of paths, as one tensor (T, 3, H, W), RGB in [0, 1].
+    """Return all images of a folder, or of a list of paths, as one tensor (T, 3, H, W), RGB in [0, 1].
 
     Args:
         path: folder or paths.
-        require_mod_crop: cut what `scale` does not divide.
-        scale: for that.
-        return_imgname: return also the names without suffix.
+        require_mod_crop: cut the sides to multiples of `scale`.
+        scale: see `require_mod_crop`.
+        return_imgname: return the names without suffix, too.
     """
     paths = [str(one) for one in path] if isinstance(path, (list, tuple)) else paths_from_folder(str(path))
     images: list[np.ndarray] = []
@@ -100,13 +100,13 @@ def read_img_seq(
 
 
 def generate_frame_indices(crt_idx: int, max_frame_num: int, num_frames: int, padding: str = "reflection") -> list[int]:
-    """Indices of `num_frames` frames around `crt_idx` in a video of `max_frame_num`.
+    """Return the indices of `num_frames` frames around `crt_idx` in a video of `max_frame_num`.
 
     Args:
-        crt_idx: the frame in the middle.
-        max_frame_num: in the video.
+        crt_idx: index of the middle frame.
+        max_frame_num: frames in the video.
         num_frames: odd.
-        padding: instead of frames beyond the ends: "replicate" the last one, "reflection" about it,
+        padding: replacement of frames beyond the ends: "replicate" the last one, "reflection" about it,
             "reflection_circle" (those just beyond the other side of the window), or "circle" (window moved inside).
 
     Raises:
@@ -132,13 +132,13 @@ def generate_frame_indices(crt_idx: int, max_frame_num: int, num_frames: int, pa
 
 
 def generate_gaussian_kernel(kernel_size: int = 13, sigma: float = 1.6) -> np.ndarray:
-    """A Gaussian (kernel_size, kernel_size) whose sum is 1; `sigma` in pixels."""
+    """Return a Gaussian (kernel_size, kernel_size) whose sum is 1; `sigma` in pixels."""
     row = cv2.getGaussianKernel(kernel_size, sigma, cv2.CV_64F)
     return row @ row.T
 
 
 def duf_downsample(x: Tensor, kernel_size: int = 13, scale: int = 4) -> Tensor:
-    """`x`, (B, T, C, H, W) or (T, C, H, W), blurred by a Gaussian of sigma 0.4 * scale, every `scale`-th pixel.
+    """Return every `scale`-th pixel of `x`, (B, T, C, H, W) or (T, C, H, W), after a Gaussian of sigma 0.4 * scale.
 
     Source: Jo et al., DUF, CVPR 2018.
 
@@ -150,13 +150,13 @@ def duf_downsample(x: Tensor, kernel_size: int = 13, scale: int = 4) -> Tensor:
     frames = x.flatten(0, -4) if x.ndim > 4 else x
     count, channels, height, width = frames.shape
     kernel = torch.from_numpy(generate_gaussian_kernel(kernel_size, 0.4 * scale)).to(x)
-    reach = kernel_size // 2 + 2 * scale  # as published: the border that the kernel and the phase reach
+    reach = kernel_size // 2 + 2 * scale  # as published
     padded = F.pad(frames.reshape(count * channels, 1, height, width), [reach] * 4, mode="reflect")
     small = F.conv2d(padded, kernel[None, None], stride=scale)[:, :, 2:-2, 2:-2]
     return small.reshape(*x.shape[:-2], *small.shape[-2:])
 
 
-def _two(folders: Sequence[str], keys: Sequence[str]) -> tuple[str, str]:
+def _pair_of_folders(folders: Sequence[str], keys: Sequence[str]) -> tuple[str, str]:
     if len(folders) != 2 or len(keys) != 2:
         raise ValueError(f"expected two folders and two keys (input and ground truth), got {folders} and {keys}")
     return folders[0], folders[1]
@@ -168,7 +168,7 @@ def _lmdb(folder: str) -> LmdbImages:
     return LmdbImages(Path(folder))
 
 
-def _refuse_different_numbers(inputs: ImageStore, truths: ImageStore, keys: Sequence[str]) -> None:
+def _check_equal_numbers(inputs: ImageStore, truths: ImageStore, keys: Sequence[str]) -> None:
     if len(inputs.names()) != len(truths.names()):
         raise ValueError(
             f"{keys[0]} and {keys[1]} datasets have different number of images: {len(inputs.names())} in "
@@ -176,7 +176,7 @@ def _refuse_different_numbers(inputs: ImageStore, truths: ImageStore, keys: Sequ
         )
 
 
-def _paired(
+def _path_pairs(
     folders: Sequence[str], keys: Sequence[str], inputs: Sequence[str], truths: Sequence[str]
 ) -> list[dict[str, str]]:
     pairs = zip(inputs, truths, strict=True)

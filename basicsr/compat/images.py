@@ -21,14 +21,13 @@ def tensor2img(
     out_type: type = np.uint8,
     min_max: tuple[float, float] = (0, 1),
 ) -> Any:
-    """Tensors as images the way BasicSR's plug-ins expect them: BGR unless told otherwise. See `to_pixels` for RGB.
+    """Return tensors as images, BGR unless `rgb2bgr` is False. See `to_pixels` for RGB.
 
     Args:
-        tensor: (B, 3 or 1, H, W), whose images are laid side by side in a grid; (1, C, H, W), (C, H, W) or (H, W); RGB.
-            Or a list of such.
-        rgb2bgr: channels in OpenCV's order; otherwise RGB.
+        tensor: RGB, (1, C, H, W), (C, H, W) or (H, W); (B, 3 or 1, H, W), which becomes one image in a grid; or a list.
+        rgb2bgr: return OpenCV's order of channels.
         out_type: np.uint8 rounds to [0, 255]; a float type keeps [0, 1].
-        min_max: the values that become 0 and 1; what is beyond is clamped.
+        min_max: the values that become 0 and 1; others are clamped to them.
 
     Returns:
         (H, W, 3), or (H, W) for one channel; a list of them for a list of several.
@@ -60,12 +59,12 @@ def tensor2img(
 
 
 def img2tensor(imgs: Any, bgr2rgb: bool = True, float32: bool = True) -> Any:
-    """Images (H, W, C) as tensors (C, H, W) with the same values; a list gives a list.
+    """Return images (H, W, C) as tensors (C, H, W) with the same values; a list gives a list.
 
     Args:
         imgs: one array or a list of them.
-        bgr2rgb: swap the channels of images that have three.
-        float32: convert; otherwise the type stays.
+        bgr2rgb: reverse the channels of images that have three.
+        float32: convert to float32; False: keep the type.
     """
     if isinstance(imgs, (list, tuple)):
         return [img2tensor(one, bgr2rgb, float32) for one in imgs]
@@ -77,12 +76,12 @@ def img2tensor(imgs: Any, bgr2rgb: bool = True, float32: bool = True) -> Any:
 
 
 def imfrombytes(content: bytes, flag: str = "color", float32: bool = False) -> np.ndarray:
-    """The pixels of an encoded image, uint8, BGR (H, W, 3) or gray (H, W).
+    """Return the pixels of an encoded image, uint8, BGR (H, W, 3) or gray (H, W).
 
     Args:
-        content: of the file.
-        flag: "color", "grayscale", or "unchanged" for the channels that the file has.
-        float32: floats in [0, 1] instead.
+        content: bytes of the file.
+        flag: "color", "grayscale", or "unchanged" for the channels of the file.
+        float32: return floats in [0, 1].
 
     Raises:
         ValueError: when the data are no image.
@@ -96,13 +95,13 @@ def imfrombytes(content: bytes, flag: str = "color", float32: bool = False) -> n
 
 
 def imwrite(img: np.ndarray, file_path: str, params: list[int] | None = None, auto_mkdir: bool = True) -> None:
-    """Write an image as OpenCV has it, BGR (H, W, 3) or gray, in the format that the suffix names. See `write_image`.
+    """Write an image in OpenCV's order, BGR (H, W, 3) or gray, in the format of the suffix. See `write_image`.
 
     Args:
-        img: as OpenCV has it.
-        file_path: parent folders are made.
+        img: BGR or gray.
+        file_path: of the file.
         params: as in `cv2.imwrite`.
-        auto_mkdir: make the folders.
+        auto_mkdir: make parent folders.
 
     Raises:
         OSError: when the file cannot be written.
@@ -114,10 +113,10 @@ def imwrite(img: np.ndarray, file_path: str, params: list[int] | None = None, au
 
 
 def crop_border(image: Any, border: int) -> Any:
-    """`image` (H, W) or (H, W, C), or each of a list of them, without its outer `border` pixels; 0 keeps all.
+    """Return `image` (H, W) or (H, W, C), or each of a list, without its outer `border` pixels; 0 keeps all.
 
     Raises:
-        ValueError: when nothing would be left.
+        ValueError: when no pixel would remain.
     """
     if isinstance(image, (list, tuple)):
         return [crop_border(one, border) for one in image]
@@ -128,17 +127,17 @@ def crop_border(image: Any, border: int) -> Any:
 
 
 def bgr2ycbcr(img: np.ndarray, y_only: bool = False) -> np.ndarray:
-    """Like `rgb2ycbcr`, for channels in OpenCV's order."""
+    """Return the YCbCr image, or Y alone, of a BGR image; see `rgb2ycbcr`."""
     return rgb2ycbcr(img[..., ::-1], y_only)
 
 
 def ycbcr2bgr(img: np.ndarray) -> np.ndarray:
-    """Like `ycbcr2rgb`, with the channels in OpenCV's order."""
+    """Return the BGR image of a YCbCr image; see `ycbcr2rgb`."""
     return np.ascontiguousarray(ycbcr2rgb(img)[..., ::-1])
 
 
 def _grid(images: Tensor) -> Tensor:
-    """(B, C, H, W) as one image (C, rows, columns), about as many rows as columns, 2 pixels of black around each."""
+    """Return images (B, C, H, W) as one (C, rows, columns), a square grid with 2 black pixels around each."""
     count, channels, height, width = images.shape
     if count == 1:
         return images[0]

@@ -17,7 +17,7 @@ GRAY_FROM_RGB = (0.2989, 0.587, 0.114)
 
 
 def generate_gaussian_noise(img: np.ndarray, sigma: float = 10, gray_noise: bool = False) -> np.ndarray:
-    """Gaussian noise like `img`, float32; gray noise is the same in all channels."""
+    """Return Gaussian noise of the shape of `img`, float32; gray noise is the same in all channels."""
     shape = (*img.shape[:2], 1) if gray_noise else img.shape
     noise = np.random.randn(*shape).astype(np.float32) * sigma / 255
     return np.broadcast_to(noise, img.shape).astype(np.float32)
@@ -26,26 +26,26 @@ def generate_gaussian_noise(img: np.ndarray, sigma: float = 10, gray_noise: bool
 def add_gaussian_noise(
     img: np.ndarray, sigma: float = 10, clip: bool = True, rounds: bool = False, gray_noise: bool = False
 ) -> np.ndarray:
-    """`img` with noise; see `generate_gaussian_noise`. `clip` to [0, 1], `rounds` to multiples of 1/255."""
-    return _finished(img + generate_gaussian_noise(img, sigma, gray_noise), clip, rounds)
+    """Return `img` with Gaussian noise. `clip` limits it to [0, 1], `rounds` rounds it to multiples of 1/255."""
+    return _rounded_and_clipped(img + generate_gaussian_noise(img, sigma, gray_noise), clip, rounds)
 
 
 def random_generate_gaussian_noise(img: np.ndarray, sigma_range: Range = (0, 10), gray_prob: float = 0) -> np.ndarray:
-    """Noise of a random `sigma`, gray with probability `gray_prob`."""
+    """Return Gaussian noise of a random `sigma`, gray with probability `gray_prob`."""
     return generate_gaussian_noise(img, draw_uniform(sigma_range), np.random.uniform() < gray_prob)
 
 
 def random_add_gaussian_noise(
     img: np.ndarray, sigma_range: Range = (0, 1.0), gray_prob: float = 0, clip: bool = True, rounds: bool = False
 ) -> np.ndarray:
-    """`img` with noise of a random `sigma`."""
-    return _finished(img + random_generate_gaussian_noise(img, sigma_range, gray_prob), clip, rounds)
+    """Return `img` with Gaussian noise of a random `sigma`."""
+    return _rounded_and_clipped(img + random_generate_gaussian_noise(img, sigma_range, gray_prob), clip, rounds)
 
 
 def generate_poisson_noise(img: np.ndarray, scale: float = 1.0, gray_noise: bool = False) -> np.ndarray:
-    """Shot noise like `img`, float32, times `scale`; gray noise is that of the gray image, in all channels.
+    """Return the shot noise of `img`, float32, times `scale`; gray noise is that of the gray image, in all channels.
 
-    The light is counted in as many steps as the image has levels, rounded up to a power of two, as in scikit-image.
+    Values are counts of the number of levels in the image, rounded up to a power of two, as in scikit-image.
     """
     source = cv2.cvtColor(img, cv2.COLOR_BGR2GRAY)[..., None] if gray_noise else img
     source = np.clip((source * 255.0).round(), 0, 255) / 255.0
@@ -57,58 +57,58 @@ def generate_poisson_noise(img: np.ndarray, scale: float = 1.0, gray_noise: bool
 def add_poisson_noise(
     img: np.ndarray, scale: float = 1.0, clip: bool = True, rounds: bool = False, gray_noise: bool = False
 ) -> np.ndarray:
-    """`img` with shot noise; see `generate_poisson_noise`."""
-    return _finished(img + generate_poisson_noise(img, scale, gray_noise), clip, rounds)
+    """Return `img` with shot noise; see `generate_poisson_noise`."""
+    return _rounded_and_clipped(img + generate_poisson_noise(img, scale, gray_noise), clip, rounds)
 
 
 def random_generate_poisson_noise(img: np.ndarray, scale_range: Range = (0, 1.0), gray_prob: float = 0) -> np.ndarray:
-    """Shot noise times a random factor, gray with probability `gray_prob`."""
+    """Return shot noise times a random factor, gray with probability `gray_prob`."""
     return generate_poisson_noise(img, draw_uniform(scale_range), np.random.uniform() < gray_prob)
 
 
 def random_add_poisson_noise(
     img: np.ndarray, scale_range: Range = (0, 1.0), gray_prob: float = 0, clip: bool = True, rounds: bool = False
 ) -> np.ndarray:
-    """`img` with shot noise times a random factor."""
-    return _finished(img + random_generate_poisson_noise(img, scale_range, gray_prob), clip, rounds)
+    """Return `img` with shot noise times a random factor."""
+    return _rounded_and_clipped(img + random_generate_poisson_noise(img, scale_range, gray_prob), clip, rounds)
 
 
 def generate_gaussian_noise_pt(img: Tensor, sigma: Any = 10, gray_noise: Any = 0) -> Tensor:
-    """Gaussian noise like `img`.
+    """Return Gaussian noise of the shape of `img`.
 
     Args:
         img: (B, C, H, W).
-        sigma: one, or a tensor (B,).
+        sigma: a number, or a tensor (B,).
         gray_noise: 1 for the same noise in all channels, or a tensor (B,) of 0 and 1.
     """
     noise = torch.randn_like(img)
     if _any(gray_noise):
         gray = torch.randn(img.shape[0], 1, *img.shape[2:], dtype=img.dtype, device=img.device)
-        noise = torch.lerp(noise, gray.expand_as(noise), _each(gray_noise, img))
-    return noise * (_each(sigma, img) / 255)
+        noise = torch.lerp(noise, gray.expand_as(noise), _per_image(gray_noise, img))
+    return noise * (_per_image(sigma, img) / 255)
 
 
 def add_gaussian_noise_pt(
     img: Tensor, sigma: Any = 10, gray_noise: Any = 0, clip: bool = True, rounds: bool = False
 ) -> Tensor:
-    """`img` with noise; see `generate_gaussian_noise_pt`."""
-    return _finished(img + generate_gaussian_noise_pt(img, sigma, gray_noise), clip, rounds)
+    """Return `img` with Gaussian noise; see `generate_gaussian_noise_pt`."""
+    return _rounded_and_clipped(img + generate_gaussian_noise_pt(img, sigma, gray_noise), clip, rounds)
 
 
 def random_generate_gaussian_noise_pt(img: Tensor, sigma_range: Range = (0, 10), gray_prob: float = 0) -> Tensor:
-    """Noise of a random `sigma` for each image, each gray with probability `gray_prob`."""
-    return generate_gaussian_noise_pt(img, _drawn(img, sigma_range), _drawn(img, (0, 1)) < gray_prob)
+    """Return Gaussian noise of a random `sigma` for each image, each gray with probability `gray_prob`."""
+    return generate_gaussian_noise_pt(img, _draw_per_image(img, sigma_range), _draw_per_image(img, (0, 1)) < gray_prob)
 
 
 def random_add_gaussian_noise_pt(
     img: Tensor, sigma_range: Range = (0, 1.0), gray_prob: float = 0, clip: bool = True, rounds: bool = False
 ) -> Tensor:
-    """`img` with noise of a random `sigma` for each image."""
-    return _finished(img + random_generate_gaussian_noise_pt(img, sigma_range, gray_prob), clip, rounds)
+    """Return `img` with Gaussian noise of a random `sigma` for each image."""
+    return _rounded_and_clipped(img + random_generate_gaussian_noise_pt(img, sigma_range, gray_prob), clip, rounds)
 
 
 def generate_poisson_noise_pt(img: Tensor, scale: Any = 1.0, gray_noise: Any = 0) -> Tensor:
-    """Shot noise like `img`; see `generate_poisson_noise` and, for the arguments, `generate_gaussian_noise_pt`."""
+    """Return shot noise as by `generate_poisson_noise`; the arguments are those of `generate_gaussian_noise_pt`."""
 
     def shot(source: Tensor) -> Tensor:
         source = (source * 255).round().clamp(0, 255) / 255
@@ -119,41 +119,41 @@ def generate_poisson_noise_pt(img: Tensor, scale: Any = 1.0, gray_noise: Any = 0
     if _any(gray_noise):
         weights = torch.tensor(GRAY_FROM_RGB).to(img).view(1, 3, 1, 1)
         gray = shot((img * weights).sum(1, keepdim=True))
-        noise = torch.lerp(noise, gray.expand_as(noise), _each(gray_noise, img))
-    return noise * _each(scale, img)
+        noise = torch.lerp(noise, gray.expand_as(noise), _per_image(gray_noise, img))
+    return noise * _per_image(scale, img)
 
 
 def add_poisson_noise_pt(
     img: Tensor, scale: Any = 1.0, clip: bool = True, rounds: bool = False, gray_noise: Any = 0
 ) -> Tensor:
-    """`img` with shot noise; see `generate_poisson_noise_pt`."""
-    return _finished(img + generate_poisson_noise_pt(img, scale, gray_noise), clip, rounds)
+    """Return `img` with shot noise; see `generate_poisson_noise_pt`."""
+    return _rounded_and_clipped(img + generate_poisson_noise_pt(img, scale, gray_noise), clip, rounds)
 
 
 def random_generate_poisson_noise_pt(img: Tensor, scale_range: Range = (0, 1.0), gray_prob: float = 0) -> Tensor:
-    """Shot noise times a random factor for each image, each gray with probability `gray_prob`."""
-    return generate_poisson_noise_pt(img, _drawn(img, scale_range), _drawn(img, (0, 1)) < gray_prob)
+    """Return shot noise times a random factor for each image, each gray with probability `gray_prob`."""
+    return generate_poisson_noise_pt(img, _draw_per_image(img, scale_range), _draw_per_image(img, (0, 1)) < gray_prob)
 
 
 def random_add_poisson_noise_pt(
     img: Tensor, scale_range: Range = (0, 1.0), gray_prob: float = 0, clip: bool = True, rounds: bool = False
 ) -> Tensor:
-    """`img` with shot noise times a random factor for each image."""
-    return _finished(img + random_generate_poisson_noise_pt(img, scale_range, gray_prob), clip, rounds)
+    """Return `img` with shot noise times a random factor for each image."""
+    return _rounded_and_clipped(img + random_generate_poisson_noise_pt(img, scale_range, gray_prob), clip, rounds)
 
 
 def _power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _finished(values: Any, clip: bool, rounds: bool) -> Any:
-    """Of arrays or tensors."""
+def _rounded_and_clipped(values: Any, clip: bool, rounds: bool) -> Any:
+    """Return an array or a tensor after rounding and clipping."""
     values = (values * 255.0).round() / 255.0 if rounds else values
     return values.clip(0, 1) if clip else values
 
 
-def _each(value: Any, img: Tensor) -> Tensor:
-    """One value for each image, to broadcast over it."""
+def _per_image(value: Any, img: Tensor) -> Tensor:
+    """Return one value for each image, to broadcast over it."""
     return torch.as_tensor(value).to(img).reshape(-1, 1, 1, 1)
 
 
@@ -161,5 +161,5 @@ def _any(value: Any) -> bool:
     return bool(torch.as_tensor(value).any())
 
 
-def _drawn(img: Tensor, ends: Range) -> Tensor:
+def _draw_per_image(img: Tensor, ends: Range) -> Tensor:
     return torch.rand(img.shape[0], dtype=img.dtype, device=img.device) * (ends[1] - ends[0]) + ends[0]

@@ -1,4 +1,4 @@
-"""Crops and flips as data sets written for BasicSR 1.4 import them; they draw from Python's own generator."""
+"""Crops and flips as data sets written for BasicSR 1.4 import them; they draw from Python's global generator."""
 
 import random
 from typing import Any
@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from basicsr.data.crops import Orientation
+
 
 def mod_crop(img: np.ndarray, scale: int) -> np.ndarray:
-    """A copy of `img`, (H, W) or (H, W, C), without the rows and columns at the end that `scale` does not divide.
+    """Return a copy of `img`, (H, W) or (H, W, C), cut at the bottom and right to multiples of `scale`.
 
     Raises:
         ValueError: for another number of axes.
@@ -21,17 +23,17 @@ def mod_crop(img: np.ndarray, scale: int) -> np.ndarray:
 
 
 def paired_random_crop(img_gts: Any, img_lqs: Any, gt_patch_size: int, scale: int, gt_path: str | None = None) -> Any:
-    """The same random square of ground truth and inputs.
+    """Return the same random square of ground truth and inputs.
 
     Args:
-        img_gts: array (H, W, C) or tensor (1, C, H, W), or a list of such of one size.
-        img_lqs: alike, `scale` times smaller.
+        img_gts: array (H, W, C) or tensor (1, C, H, W), or a list of them, of one size.
+        img_lqs: the same, `scale` times smaller.
         gt_patch_size: side of the square in ground-truth pixels.
-        scale: ground-truth pixels for each input pixel.
-        gt_path: named in messages.
+        scale: ratio of the sides of ground truth and inputs.
+        gt_path: for messages.
 
     Returns:
-        both, each a list where several came in.
+        Both, each a list where several were given.
 
     Raises:
         ValueError: when the sizes do not fit each other, or are smaller than the square.
@@ -64,44 +66,40 @@ def paired_random_crop(img_gts: Any, img_lqs: Any, gt_patch_size: int, scale: in
 def augment(
     imgs: Any, hflip: bool = True, rotation: bool = True, flows: Any = None, return_status: bool = False
 ) -> Any:
-    """All images (H, W, C) in the same one of eight positions, drawn from Python's generator.
+    """Return all images (H, W, C) flipped and rotated into the same random one of eight positions.
 
     Args:
         imgs: one array or a list.
         hflip: mirror left and right half of the time.
         rotation: mirror top and bottom half of the time, and swap the axes half of the time.
-        flows: optical flows (H, W, 2) to turn alike, x first.
-        return_status: return what was drawn, too.
+        flows: optical flows (H, W, 2), x first, to transform in the same way.
+        return_status: return the random choices, too.
 
     Returns:
-        images; (images, flows) with flows; (images, (hflip, vflip, rot90)) with the status and no flows.
+        Images; (images, flows) with flows; (images, (hflip, vflip, rot90)) with the status and no flows.
     """
-    flipped = hflip and random.random() < 0.5
-    upended = rotation and random.random() < 0.5
-    swapped = rotation and random.random() < 0.5
+    orientation = Orientation(*(is_allowed and random.random() < 0.5 for is_allowed in (hflip, rotation, rotation)))
 
     def turn(image: np.ndarray) -> np.ndarray:
-        image = image[:, ::-1] if flipped else image
-        image = image[::-1] if upended else image
-        return np.ascontiguousarray(image.swapaxes(0, 1) if swapped else image)
+        return np.ascontiguousarray(orientation.turn(image))
 
     def turn_flow(flow: np.ndarray) -> np.ndarray:
-        signs = np.array([-1 if flipped else 1, -1 if upended else 1], flow.dtype)
+        signs = np.array([-1 if orientation.mirror_x else 1, -1 if orientation.mirror_y else 1], flow.dtype)
         turned = turn(flow * signs)
-        return turned[..., ::-1].copy() if swapped else turned
+        return turned[..., ::-1].copy() if orientation.swap else turned
 
     done = [turn(image) for image in (imgs if isinstance(imgs, list) else [imgs])]
     result = done[0] if len(done) == 1 else done
     if flows is not None:
         moved = [turn_flow(flow) for flow in (flows if isinstance(flows, list) else [flows])]
         return result, moved[0] if len(moved) == 1 else moved
-    return (result, (flipped, upended, swapped)) if return_status else result
+    return (result, tuple(orientation)) if return_status else result
 
 
 def img_rotate(
     img: np.ndarray, angle: float, center: tuple[float, float] | None = None, scale: float = 1.0
 ) -> np.ndarray:
-    """`img` turned by `angle` degrees, counter-clockwise, about `center` (x, y; None: the middle), black beyond it."""
+    """Return `img` rotated by `angle` degrees, counter-clockwise, about `center` (x, y; None: the middle), on black."""
     height, width = img.shape[:2]
     matrix = cv2.getRotationMatrix2D(center or (width // 2, height // 2), angle, scale)
     return cv2.warpAffine(img, matrix, (width, height))
