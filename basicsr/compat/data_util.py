@@ -32,7 +32,7 @@ def paths_from_lmdb(folder: str) -> list[str]:
 
 
 def paired_paths_from_folder(folders: Sequence[str], keys: Sequence[str], filename_tmpl: str) -> list[dict[str, str]]:
-    """Return the images of two folders as pairs `{<input>_path: ..., <gt>_path: ...}`, in the order of the ground truth.
+    """Return the images of two folders as pairs `{<input>_path: ..., <gt>_path: ...}`, ordered by the ground truth.
 
     Args:
         folders: of inputs, and of ground truth.

@@ -81,7 +81,7 @@ def augment(
     orientation = Orientation(*(is_allowed and random.random() < 0.5 for is_allowed in (hflip, rotation, rotation)))
 
     def turn(image: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(orientation.turn(image))
+        return np.ascontiguousarray(orientation.apply(image))
 
     def turn_flow(flow: np.ndarray) -> np.ndarray:
         signs = np.array([-1 if orientation.mirror_x else 1, -1 if orientation.mirror_y else 1], flow.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 
 from basicsr.images.matlab_resize import imresize
 
-KERNEL_REACH = 2  # low-resolution pixels that the bicubic kernel looks beyond its own
+KERNEL_REACH = 2  # low-resolution pixels on each side that the bicubic kernel covers
 
 
 class Window(NamedTuple):
@@ -21,50 +21,50 @@ class Window(NamedTuple):
     height: int
     width: int
 
-    def times(self, scale: int) -> "Window":
-        """Return the same part of an image that is `scale` times as large."""
+    def scaled(self, scale: int) -> "Window":
+        """Return the window of the same part of an image that is `scale` times as large."""
         return Window(*(scale * value for value in self))
 
-    def cut(self, image: np.ndarray, scale: int = 1) -> np.ndarray:
-        """The part of `image` under this window, whose numbers are multiplied by `scale` first."""
-        top, left, height, width = self.times(scale)
+    def crop(self, image: np.ndarray, scale: int = 1) -> np.ndarray:
+        """Return the part of `image` in this window, scaled by `scale`."""
+        top, left, height, width = self.scaled(scale)
         return image[top : top + height, left : left + width]
 
 
 def random_window(height: int, width: int, side: int, rng: np.random.Generator) -> Window:
-    """A square of `side` pixels somewhere in an image of height x width, all places equally likely."""
+    """Return a square of `side` pixels in an image of height x width, all positions equally likely."""
     return Window(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side)
 
 
-def mirror_to(image: np.ndarray, side: int) -> np.ndarray:
-    """`image` of at least `side` pixels a side: what is missing is mirrored, edge included, at the bottom and right."""
+def pad_to_side(image: np.ndarray, side: int) -> np.ndarray:
+    """Return `image` mirrored, edge pixels included, at the bottom and right up to at least `side` pixels a side."""
     missing = [(0, max(0, side - length)) for length in image.shape[:2]]
     return np.pad(image, [*missing, (0, 0)], mode="symmetric") if any(after for _, after in missing) else image
 
 
 def downscale_window(gt: np.ndarray, window: Window, scale: int) -> np.ndarray:
-    """The part under `window` of the low-resolution image of `gt`, by MATLAB's bicubic in the type of `gt`.
+    """Return the part in `window` of the low-resolution image of `gt`, by MATLAB's bicubic in the type of `gt`.
 
-    Equal in every pixel to making the whole low-resolution image (of `gt` without the rows and columns at the bottom
-    right that `scale` does not divide) and cutting it, but only the surroundings of the window are resized.
+    Equal in every pixel to a crop of the whole low-resolution image (of `gt` cut at the bottom and right to a multiple
+    of `scale`), but only the surroundings of the window are resized.
     """
     height, width = gt.shape[0] // scale, gt.shape[1] // scale
     top, left = max(0, window.top - KERNEL_REACH), max(0, window.left - KERNEL_REACH)
     bottom = min(height, window.top + window.height + KERNEL_REACH)
     right = min(width, window.left + window.width + KERNEL_REACH)
     around = Window(top, left, bottom - top, right - left)
-    small = imresize(around.cut(gt, scale), 1 / scale)
-    return window._replace(top=window.top - top, left=window.left - left).cut(small)
+    small = imresize(around.crop(gt, scale), 1 / scale)
+    return window._replace(top=window.top - top, left=window.left - left).crop(small)
 
 
 class Orientation(NamedTuple):
-    """One of the eight positions of an image: mirrored left and right, then top and bottom, then with swapped axes."""
+    """One of the eight positions of an image: mirrored left to right, then top to bottom, then with swapped axes."""
 
     mirror_x: bool
     mirror_y: bool
     swap: bool
 
-    def turn(self, image: np.ndarray) -> np.ndarray:
+    def apply(self, image: np.ndarray) -> np.ndarray:
         """Return `image` (H, W, C) in this position, as a view."""
         image = image[:, ::-1] if self.mirror_x else image
         image = image[::-1] if self.mirror_y else image
@@ -75,14 +75,14 @@ UPRIGHT = Orientation(mirror_x=False, mirror_y=False, swap=False)
 
 
 def random_orientation(rng: np.random.Generator, *, hflip: bool = True, rot: bool = True) -> Orientation:
-    """Draw one of the eight positions, or of those that the options leave.
+    """Draw one of the eight positions, or of those that the options allow.
 
     Args:
-        rng: decides.
-        hflip: mirror left and right half of the time.
-        rot: mirror top and bottom half of the time, and swap the axes half of the time.
+        rng: the generator.
+        hflip: mirror left to right half of the time.
+        rot: mirror top to bottom half of the time, and swap the axes half of the time.
     """
-    mirror_x, mirror_y, swap = rng.random(3) < 0.5  # drawn whatever is used: an option never shifts later draws
+    mirror_x, mirror_y, swap = rng.random(3) < 0.5  # always three draws: an option never shifts later ones
     return Orientation(bool(hflip and mirror_x), bool(rot and mirror_y), bool(rot and swap))
 
 
@@ -93,9 +93,9 @@ def flip_and_rotate(
 
     Args:
         images: arrays (H, W, C), square if they are to form a batch.
-        rng: decides.
-        hflip: mirror left and right half of the time.
-        rot: mirror top and bottom half of the time, and swap the axes half of the time.
+        rng: the generator.
+        hflip: see `random_orientation`.
+        rot: see `random_orientation`.
     """
     orientation = random_orientation(rng, hflip=hflip, rot=rot)
-    return [orientation.turn(image) for image in images]
+    return [orientation.apply(image) for image in images]

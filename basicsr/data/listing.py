@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from basicsr.data.storage import ImageStore, refuse
+from basicsr.data.storage import ImageStore, raise_for_faults
 
 
 def chosen_names(store: ImageStore, meta_info_file: str | None = None) -> list[str]:
-    """Names of images in `store`: those that a meta file lists, in its order, else all that are there.
+    """Return names of images in `store`: those listed in a meta file, in its order, else all.
 
     Args:
-        store: where they are.
-        meta_info_file: text with one image a line; what follows a name, as in `0001.png (1404,2040,3)`, is ignored.
+        store: the images.
+        meta_info_file: text with one image a line; sizes after a name, as in `0001.png (1404,2040,3)`, are ignored.
 
     Raises:
         FileNotFoundError: when the meta file or a listed image is missing, or there are no images.
@@ -21,19 +21,19 @@ def chosen_names(store: ImageStore, meta_info_file: str | None = None) -> list[s
         lines = Path(meta_info_file).read_text(encoding="utf-8").splitlines()
         known, names = set(names), [line.split(" (")[0].strip() for line in lines if line.strip()]
         missing = [f"{name}: listed in {meta_info_file}, but not there" for name in names if name not in known]
-        refuse(store.root, missing, len(names), FileNotFoundError)
+        raise_for_faults(store.root, missing, len(names), FileNotFoundError)
     if not names:
         raise FileNotFoundError(f"{meta_info_file or store.root}: no images; check the path")
     return names
 
 
 def partner_names(gt_names: Sequence[str], lq_store: ImageStore, filename_tmpl: str) -> list[str]:
-    """Names in `lq_store` of the low-resolution partners of `gt_names`.
+    """Return the names in `lq_store` of the low-resolution partners of `gt_names`.
 
     Args:
         gt_names: names of ground truth.
-        lq_store: where the partners are.
-        filename_tmpl: makes the partner's stem from an image's: "{}x4" pairs `a/b.png` with `a/bx4.png` or `a/bx4.jpg`.
+        lq_store: the low-resolution images.
+        filename_tmpl: template of the partner's stem: "{}x4" pairs `a/b.png` with `a/bx4.png` or `a/bx4.jpg`.
 
     Raises:
         ValueError: when the template holds no "{}".
@@ -48,7 +48,7 @@ def partner_names(gt_names: Sequence[str], lq_store: ImageStore, filename_tmpl: 
         for name, stem in wanted.items()
         if stem not in by_stem
     ]
-    refuse(lq_store.root, missing, len(gt_names), FileNotFoundError)
+    raise_for_faults(lq_store.root, missing, len(gt_names), FileNotFoundError)
     return [by_stem[wanted[name]] for name in gt_names]
 
 

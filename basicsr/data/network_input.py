@@ -14,14 +14,14 @@ from basicsr.images.files import to_tensor
 
 @dataclass(frozen=True)
 class ToInput:
-    """From pixels (H, W, 3) to a network input (C, H, W), float32 in [0, 1] unless normalised.
+    """Converts pixels (H, W, 3) to a network input (C, H, W), float32 in [0, 1] unless normalised.
 
     Raises:
         ValueError: for an unknown colour, or a `mean` or `std` that does not fit the channels.
     """
 
     color: Literal["y"] | None = None  # "y": the luma alone, C = 1
-    mean: Sequence[float] | None = None  # taken off each channel
+    mean: Sequence[float] | None = None  # subtracted from each channel
     std: Sequence[float] | None = None  # divides each channel, after `mean`
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class ToInput:
             raise ValueError(f"std: must be positive, got {list(self.std)}")
 
     def __call__(self, image: np.ndarray) -> Tensor:
-        """The input made from one image."""
+        """Return the input made from one image."""
         values = to_tensor(image)
         if self.color == "y":
             values = rgb_to_y_pt(values[None])[0]

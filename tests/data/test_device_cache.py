@@ -128,7 +128,7 @@ def test_every_turn_of_a_window_is_three_integers():
     for turn in itertools.starmap(Orientation, itertools.product((False, True), repeat=3)):
         strides = torch.tensor([kept.strides(position, window, turn) for position in (0, 1)]).T
         for crop, image in zip(kept.crops(strides, 4), images, strict=True):
-            np.testing.assert_array_equal(crop, turn.turn(window.cut(image)))
+            np.testing.assert_array_equal(crop, turn.apply(window.crop(image)))
 
 
 class Operations(TorchDispatchMode):
@@ -276,7 +276,7 @@ def own_samples(monkeypatch, tmp_path):
 def another_luma(monkeypatch, tmp_path):
     usual = ToInput.__call__
     monkeypatch.setattr(ToInput, "__call__", lambda self, image: usual(self, image) + 1e-7 * (len(image) > 40))
-    return {"color": "y"}, "color: y, and this CPU rounds the luma of a crop otherwise than that of an image"
+    return {"color": "y"}, "color: y, and this CPU rounds the luma of a crop differently than that of an image"
 
 
 @pytest.mark.parametrize(
