@@ -30,10 +30,10 @@ from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.device import matmul_precision, memory_limit, pick_device, resident_bytes
 from basicsr.errors import OptionError
 from basicsr.images.alpha import ALPHA_SUFFIXES, decode_alpha, encode_with_alpha
+from basicsr.images.channel_order import as_rgb
 from basicsr.images.files import (
     DEEP_SUFFIXES,
     IMAGE_SUFFIXES,
-    as_rgb,
     checked_size,
     decode_gray,
     decode_image,
