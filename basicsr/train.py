@@ -32,6 +32,7 @@ from basicsr.engine.random_state import random_state_kept
 from basicsr.engine.resume_check import check_changes
 from basicsr.engine.run import join_processes, make_folders, read_once, run_command
 from basicsr.engine.signals import CutShort, RunStoppedError, StopRequest
+from basicsr.engine.training_state import restore_random_state
 from basicsr.errors import OptionError
 from basicsr.metrics.evaluate import Best
 from basicsr.models import build_model
@@ -136,7 +137,7 @@ def train(opt: Options) -> None:
             )
 
     if checkpoint:  # again, for what was built since may have drawn random numbers
-        model.restore_random_state(state)
+        restore_random_state(state)
     on_terminal = sys.stderr.isatty()
     bar = tqdm(total=total_iter, initial=start_iter, desc=opt.name, unit="it", disable=opt.rank != 0,
                mininterval=0.5 if on_terminal else 10)  # fmt: skip
