@@ -25,6 +25,7 @@ from basicsr.engine.random_state import random_state_kept
 from basicsr.engine.resume_check import check_changes, run_facts
 from basicsr.engine.run import join_processes, make_folders, read_on_rank0_and_broadcast, run_command
 from basicsr.engine.signals import InterruptibleLoader, StopRequest
+from basicsr.engine.training_state import restore_random_state
 from basicsr.errors import OptionError
 from basicsr.metrics.evaluate import Best
 from basicsr.models import build_model
@@ -103,7 +104,7 @@ class Trainer:
         make_folders(opt, keep_existing=progress.iter > 0)
         self.log = RunLog(opt, progress.iter, progress.total_iter)
         self.stop = StopRequest(opt.dist_params.timeout)
-        self.model.restore_random_state(state)  # again: set-up may have consumed random numbers
+        restore_random_state(state)  # again: set-up may have consumed random numbers
 
     def run(self) -> None:
         """Iterate to `train.total_iter`: fetch, step, log, validate, save, and stop if requested."""

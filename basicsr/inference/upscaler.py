@@ -44,6 +44,7 @@ from basicsr.images.files import (
 )
 from basicsr.images.matlab_resize import imresize
 from basicsr.images.png_stream import PngStream
+from basicsr.images.self_ensemble import self_ensemble as mean_over_turns
 from basicsr.images.tiling import bands_of, tiles_when_full
 from basicsr.images.video import VideoReader, VideoWriter
 from basicsr.inference.comparison import Box, comparison
@@ -385,9 +386,7 @@ class Upscaler:
         run = _padded(run, getattr(net, "min_side", 1), getattr(net, "multiple_of", 1), self.upscale)
         if not self_ensemble:
             return run
-        from basicsr.models.sr_model import self_ensemble as over_turns  # with all that trains; only for this
-
-        return lambda lq: over_turns(run, lq)
+        return lambda lq: mean_over_turns(run, lq)
 
     def _enlarged_alpha(self, image: Pixels, top: int, bottom: int) -> Pixels:
         """Rows [top, bottom) of the transparency of the output, floats (rows, s*W, 1): the bicubic enlargement."""
