@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("tolerances must be numbers of at least 0")
     # Only now, for this imports torch and --help should not wait for it.
     from basicsr.config.load import load_options, resolve
-    from basicsr.engine.run import MISTAKES
+    from basicsr.engine.run import USER_ERRORS
     from basicsr.test import main as run_test
 
     try:
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         scores = read_scores(args.scores or Path(str(options.path.log)) / "scores.json", args.opt)
         tolerances = {"psnr": args.tolerance, "ssim": args.tolerance_ssim}
         lines, notes = compare(row, scores, options, tolerances)
-    except (ValueError, *MISTAKES) as error:
+    except (ValueError, *USER_ERRORS) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(f"{row.name}, {row.network}{', self-ensemble' if row.self_ensemble else ''}\n")
     if lines:

@@ -16,10 +16,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from basicsr.data.data_util import partner_names
+from basicsr.data.crops import Window
+from basicsr.data.listing import partner_names
 from basicsr.data.pieces import Job, squares, write_missing
 from basicsr.data.storage import FolderImages
-from basicsr.data.transforms import Window
 
 DIV2K_HR, DIV2K_LR = Path("datasets/DIV2K/DIV2K_train_HR"), Path("datasets/DIV2K/DIV2K_train_LR_bicubic")
 SCALES = (2, 3, 4)

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from basicsr.data.crops import Window
 from basicsr.data.pieces import Job, squares, write_missing
 from basicsr.data.storage import FolderImages
-from basicsr.data.transforms import Window
 from basicsr.engine.parallel import in_parallel
 from basicsr.images.files import read_image
 

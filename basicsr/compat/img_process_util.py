@@ -1,4 +1,4 @@
-"""Filters on batches of images, on any device."""
+"""Filters on images and on batches of them, as plug-ins written for BasicSR 1.4 import them."""
 
 import cv2
 import numpy as np
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 def filter2D(img: Tensor, kernel: Tensor) -> Tensor:  # noqa: N802 - the name that is imported
-    """`img` (B, C, H, W) filtered, as `cv2.filter2D` does it with mirrored borders.
+    """Return `img` (B, C, H, W) filtered as by `cv2.filter2D` with mirrored borders.
 
     Args:
-        img: sides above half of the kernel's.
+        img: its sides are larger than K / 2.
         kernel: (B, K, K), one for each image, or (1, K, K) or (K, K) for all; K is odd.
 
     Raises:
@@ -31,13 +31,13 @@ def filter2D(img: Tensor, kernel: Tensor) -> Tensor:  # noqa: N802 - the name th
 
 
 def usm_sharp(img: np.ndarray, weight: float = 0.5, radius: int = 50, threshold: float = 10) -> np.ndarray:
-    """An image (H, W, C) of floats in [0, 1], its edges sharpened by unsharp masking.
+    """Return an image (H, W, C) of floats in [0, 1] with its edges sharpened by unsharp masking.
 
     Args:
-        img: what is sharpened.
-        weight: factor on what blurring takes away.
+        img: the image to sharpen.
+        weight: factor on the difference from the blurred image.
         radius: side of the Gaussian in pixels, made odd.
-        threshold: least difference from the blurred image, in units of 1/255, that counts as an edge.
+        threshold: difference from the blurred image, in units of 1/255, above which a pixel is an edge.
     """
     side = radius + 1 - radius % 2
     blurred = cv2.GaussianBlur(img, (side, side), 0)
@@ -52,7 +52,7 @@ class USMSharp(nn.Module):
 
     Args:
         radius: side of the Gaussian in pixels, made odd.
-        sigma: of the Gaussian in pixels; 0: what suits the side, as in `cv2.getGaussianKernel`.
+        sigma: of the Gaussian in pixels; 0: from the side, as in `cv2.getGaussianKernel`.
     """
 
     kernel: Tensor
@@ -64,7 +64,7 @@ class USMSharp(nn.Module):
         self.register_buffer("kernel", torch.from_numpy(row @ row.T).float()[None])
 
     def forward(self, img: Tensor, weight: float = 0.5, threshold: float = 10) -> Tensor:
-        """The sharpened images; see `usm_sharp`."""
+        """Return the sharpened images; see `usm_sharp`."""
         residual = img - filter2D(img, self.kernel)
         soft = filter2D((residual.abs() * 255 > threshold).to(img), self.kernel)
         return soft * (img + weight * residual).clamp(0, 1) + (1 - soft) * img

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,28 +90,8 @@ def smooth_data(values: list[float], smooth_weight: float) -> list[float]:
     return smoothed
 
 
-def read_data_from_txt_1v(path: str | Path, pattern: str) -> list[float]:
-    """The number that the one group of `pattern` holds, for each line that it matches from the start."""
-    return [_number(match[1]) for match in _matches(path, pattern)]
-
-
-def read_data_from_txt_2v(path: str | Path, pattern: str, step_one: bool = False) -> tuple[list[int], list[float]]:
-    """Iterations (plus 1 with `step_one`) and values: the two groups of `pattern`, for each line that it matches."""
-    matches = list(_matches(path, pattern))
-    return [_integer(match[1]) + step_one for match in matches], [_number(match[2]) for match in matches]
-
-
-def _matches(path: str | Path, pattern: str) -> Iterator[re.Match[str]]:
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return (match for line in lines if (match := re.match(pattern, line.strip())))
-
-
 def _integer(text: str) -> int:
     return int(text.replace(",", ""))
-
-
-def _number(text: str) -> float:
-    return float(text.replace(",", ""))
 
 
 def _place(tag: str) -> tuple[str, str]:

@@ -6,6 +6,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from basicsr.config.schema import Options
 from basicsr.errors import OptionError
 
@@ -21,6 +23,25 @@ HARMLESS = (
 # With a teacher these count after all: its weights, and the length of the run, which its share follows.
 DECISIVE_WITH_TEACHER = ("path.pretrain_network_?", "path.param_key_?", "train.total_iter")
 DEFAULT = "(default)"
+# Keys that states of BasicSR 1.4 and of older versions do not have -> the consequence.
+MISSING_IN_OLD_STATES = {
+    "rng": "the random state (random numbers start again from manual_seed)",
+    "data": "the position in the data (it follows from the iteration; the order of the samples is the present one)",
+    "options": "the options of its run (check that they are the same)",
+    "best": "the best scores (they start again)",
+    "scaler": "the scale of float16 gradients (it is searched again)",
+}
+
+
+def run_facts(opt: Options, device: torch.device, samples_per_process: int) -> dict[str, Any]:
+    """Return what decides the numbers of a run besides its options, for the training state."""
+    return {
+        "world_size": opt.world_size,
+        "device": device.type,
+        "samples_per_epoch": samples_per_process * opt.world_size,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+    }
 
 
 def check_changes(opt: Options, run: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> None:
@@ -35,6 +56,8 @@ def check_changes(opt: Options, run: Mapping[str, Any], state: Mapping[str, Any]
     Raises:
         OptionError: when the run would end elsewhere than it would have, unless `opt.force_resume`.
     """
+    if missing := [text for key, text in MISSING_IN_OLD_STATES.items() if key not in state]:
+        logger.warning("%s: is of an older version and lacks %s", path, "; ".join(missing))
     if "options" not in state:
         return
     before = dict(_flat({**state["options"], "run": state.get("run", {})}))

@@ -13,16 +13,17 @@ import torch.distributed as dist
 
 from basicsr.config.load import copy_options_file, resolve
 from basicsr.config.schema import Options
+from basicsr.engine.atomic import remove_leftovers
 from basicsr.engine.device import keep_freed_memory, repeat_exactly, set_matmul_precision
 from basicsr.engine.distributed import get_dist_info, init_dist
-from basicsr.engine.logging import get_root_logger, init_logging, log_to_file, tensorboard_folder
+from basicsr.engine.logging import init_logging, log_to_file, tensorboard_folder
 from basicsr.engine.peers import end_watch, watch_peers
 from basicsr.engine.random_state import seed_everything
 from basicsr.engine.signals import RunStoppedError
-from basicsr.errors import CheckpointError, OptionError, UnknownNameError
+from basicsr.errors import CheckpointError, OptionError, UnknownNameError, first_line
 
 logger = logging.getLogger("basicsr")
-MISTAKES = (OptionError, UnknownNameError, CheckpointError, OSError)
+USER_ERRORS = (OptionError, UnknownNameError, CheckpointError, OSError)
 T = TypeVar("T")
 
 
@@ -37,23 +38,23 @@ def run_command(prog: str, body: Callable[[], None]) -> int:
     failure: BaseException | None = None
     try:
         body()
-    except MISTAKES as error:
+    except USER_ERRORS as error:
         failure = error
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            get_root_logger().critical("%s: %s", prog, _one_line(error))
+            logger.critical("%s: %s", prog, _one_line(error))
         return 2
     except RunStoppedError as error:
-        get_root_logger().warning("%s: %s", prog, error)
+        logger.warning("%s: %s", prog, error)
         return error.exit_code
     except KeyboardInterrupt:
-        get_root_logger().warning("%s: stopped by SIGINT; nothing new was saved", prog)
+        logger.warning("%s: stopped by SIGINT; nothing new was saved", prog)
         return 128 + signal.SIGINT
     except FloatingPointError as error:
-        get_root_logger().critical("%s: %s", prog, error)
+        logger.critical("%s: %s", prog, error)
         return 1
     except Exception as error:  # the log, too, should say why it ends here
         failure = error
-        get_root_logger().critical("%s: %s: %s", prog, type(error).__name__, (str(error).splitlines() or [""])[0])
+        logger.critical("%s: %s: %s", prog, type(error).__name__, first_line(error))
         raise
     finally:
         end_watch(failure)
@@ -80,7 +81,7 @@ def join_processes(options: Options, launcher: str, *, debug: bool = False, auto
                    force_resume=force_resume)  # fmt: skip
 
 
-def read_once(read: Callable[[], T]) -> T:
+def read_on_rank0_and_broadcast(read: Callable[[], T]) -> T:
     """What `read` returns in rank 0, in every process, so that they need not see the same storage; its errors too."""
     rank, world_size = get_dist_info()
     if world_size == 1:
@@ -89,7 +90,7 @@ def read_once(read: Callable[[], T]) -> T:
     if rank == 0:
         try:
             answer = [read()]
-        except MISTAKES as error:
+        except USER_ERRORS as error:
             answer = [error]
     dist.broadcast_object_list(answer)
     if isinstance(answer[0], Exception):
@@ -116,6 +117,7 @@ def make_folders(options: Options, keep_existing: bool) -> None:
         for folder in (path.log, path.models, path.training_states, path.visualization):
             if folder is not None:
                 Path(folder).mkdir(parents=True, exist_ok=True)
+                remove_leftovers(folder)
         kind = "train" if options.is_train else "test"
         log_to_file(root / f"{kind}_{options.name}_{timestamp()}.log")
         if source is not None:

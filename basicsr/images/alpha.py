@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from basicsr.images.files import FORMATS, PILLOW_FAULTS
+from basicsr.images.files import PILLOW_ERRORS, PILLOW_FORMATS
 
 ALPHA_SUFFIXES = (".png", ".tif", ".tiff", ".webp")
 
@@ -31,9 +31,9 @@ def decode_alpha(data: bytes, path: str | Path, dtype: np.dtype | type) -> np.nd
         if deep is not None and deep.dtype == np.uint16 and deep.ndim == 3 and deep.shape[2] == 4:
             return np.ascontiguousarray(deep[..., 3])
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
             alpha = np.array(image.convert("RGBA").getchannel("A"))
-    except (*PILLOW_FAULTS, Image.DecompressionBombError, MemoryError) as error:
+    except (*PILLOW_ERRORS, Image.DecompressionBombError, MemoryError) as error:
         raise ValueError(f"{path}: its transparency cannot be decoded; replace the file") from error
     return alpha.astype(np.uint16) * 257 if dtype == np.uint16 else alpha
 

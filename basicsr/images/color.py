@@ -24,20 +24,10 @@ def rgb2ycbcr(img: np.ndarray, y_only: bool = False) -> np.ndarray:
     return _as_input(ycbcr[..., 0] if y_only else ycbcr, img.dtype)
 
 
-def bgr2ycbcr(img: np.ndarray, y_only: bool = False) -> np.ndarray:
-    """Like `rgb2ycbcr`, for channels in OpenCV's order."""
-    return rgb2ycbcr(img[..., ::-1], y_only)
-
-
 def ycbcr2rgb(img: np.ndarray) -> np.ndarray:
     """RGB (H, W, 3) of a YCbCr image (H, W, 3), in the type and range of the input; the inverse of `rgb2ycbcr`."""
     rgb = (_unit_floats(img) * 255 - OFFSET) @ np.linalg.inv(YCBCR_FROM_RGB).T * 255
     return _as_input(rgb, img.dtype)
-
-
-def ycbcr2bgr(img: np.ndarray) -> np.ndarray:
-    """Like `ycbcr2rgb`, with the channels in OpenCV's order."""
-    return np.ascontiguousarray(ycbcr2rgb(img)[..., ::-1])
 
 
 def rgb_to_y(img: np.ndarray) -> np.ndarray:

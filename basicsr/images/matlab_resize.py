@@ -8,10 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr.images.color import bgr2ycbcr, rgb2ycbcr, ycbcr2bgr, ycbcr2rgb
-
-__all__ = ["bgr2ycbcr", "imresize", "rgb2ycbcr", "ycbcr2bgr", "ycbcr2rgb"]  # the colours: where BasicSR has them
-
 Image = TypeVar("Image", np.ndarray, Tensor)
 
 SUPPORT = 4  # width of the cubic kernel, in samples of the coarser of the two grids

@@ -3,16 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from basicsr.config.registry import METRIC_REGISTRY
+from basicsr.config.registry import METRIC_REGISTRY, UNSUPPORTED_NAMES
 
 _LAZY = ("calculate_psnr", "calculate_psnr_pt", "calculate_ssim", "calculate_ssim_pt")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "calculate_niqe":
-        from basicsr.compat.niqe import calculate_niqe
-
-        return calculate_niqe
     if name in _LAZY:
         return METRIC_REGISTRY.get(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -41,9 +37,9 @@ def protocol(spec: Mapping[str, Any]) -> str:
     return getattr(METRIC_REGISTRY.get(spec["type"]), "protocol", "uint8")
 
 
-def takes_bgr(spec: Mapping[str, Any]) -> bool:
-    """Whether the metric is a plug-in's that declares no `protocol`, as for BasicSR: it gets 8-bit images, BGR."""
-    return not hasattr(METRIC_REGISTRY.get(spec["type"]), "protocol")
+def calculate_niqe(*_: Any, **__: Any) -> float:
+    """Raise NotImplementedError: BasicSR's Natural Image Quality Evaluator is here by name only."""
+    raise NotImplementedError(UNSUPPORTED_NAMES["calculate_niqe"])
 
 
 def describe(spec: Mapping[str, Any]) -> str:

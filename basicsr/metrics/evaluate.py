@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from basicsr.config.registry import METRIC_REGISTRY
 from basicsr.engine.distributed import gather_objects
-from basicsr.images.files import tensor2img, to_pixels
-from basicsr.metrics import calculate_metric, describe, direction, protocol, takes_bgr
+from basicsr.images.files import to_pixels
+from basicsr.metrics import calculate_metric, describe, direction, protocol
 
+CONVERSIONS: dict[str, Callable[[Tensor], Any]] = {"uint8": to_pixels, "float": lambda image: image}  # by protocol
 Record = tuple[str, str, dict[str, float]]  # path, name and scores of one image
 
 
@@ -99,6 +101,10 @@ class Best:
     def get(self, dataset: str, metric: str) -> tuple[float, int] | None:
         """The best value and its iteration; None before the first."""
         return self._found.get(dataset, {}).get(metric)
+
+    def iterations(self) -> set[int]:
+        """Return the iterations that a best value is from."""
+        return {it for found in self._found.values() for _, it in found.values()}
 
     def report(self, scores: Scores) -> str:
         """The log entry of a validation, in the lines that `plot_util.read_log` and BasicSR's users know."""
@@ -192,13 +198,20 @@ def gather_scores(records: list[Record], everywhere: bool = True) -> dict[str, d
 
 def _score(sr: Tensor, gt: Tensor, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Every metric of one image; `sr` and `gt` are (1, 3, H, W)."""
-    data: dict[str, dict[str, Any]] = {"float": {"img": sr, "img2": gt}}
-    if any(protocol(spec) == "uint8" for spec in metrics.values()):
-        data["uint8"] = {"img": to_pixels(sr[0]), "img2": to_pixels(gt[0])}
-    if any(takes_bgr(spec) for spec in metrics.values()):
-        data["bgr"] = {"img": tensor2img(sr[0]), "img2": tensor2img(gt[0])}
-    kinds = {name: "bgr" if takes_bgr(spec) else protocol(spec) for name, spec in metrics.items()}
-    return {name: float(calculate_metric(data[kinds[name]], spec)) for name, spec in metrics.items()}
+    data: dict[Callable[[Tensor], Any], dict[str, Any]] = {}
+    scores = {}
+    for name, spec in metrics.items():
+        convert = conversion(spec)
+        if convert not in data:
+            data[convert] = {"img": convert(sr), "img2": convert(gt)}
+        scores[name] = float(calculate_metric(data[convert], spec))
+    return scores
+
+
+def conversion(spec: Mapping[str, Any]) -> Callable[[Tensor], Any]:
+    """Return the function from a tensor (1, 3, H, W) to the input of a metric: its `convert`, or its protocol's."""
+    convert = getattr(METRIC_REGISTRY.get(spec["type"]), "convert", None)
+    return convert if convert is not None else CONVERSIONS[protocol(spec)]
 
 
 def _name(path: str, root: str | Path | None) -> str:

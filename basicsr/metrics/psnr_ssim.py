@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from basicsr.config.registry import METRIC_REGISTRY
+from basicsr.images.channel_order import as_rgb
 from basicsr.images.color import rgb_to_y, rgb_to_y_pt
-from basicsr.images.files import as_rgb
 
 WINDOW = 11  # px: side of SSIM's Gaussian window, whose sigma is 1.5 px
 PSNR_FLOOR = 1e-8  # added to the mean squared error of floats in [0, 1]

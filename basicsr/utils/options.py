@@ -2,5 +2,5 @@
 
 from basicsr.compat.options import *
 from basicsr.config.load import *
-from basicsr.config.load import copy_options_file as copy_opt_file  # noqa: F401
+from basicsr.config.load import copy_options_file as copy_opt_file
 from basicsr.config.schema import *

@@ -19,11 +19,12 @@ from basicsr.config.schema import DatasetOptions, Options
 from basicsr.config.section import Spec
 from basicsr.config.training import TrainOptions
 from basicsr.data import build_dataloader, device_cache
+from basicsr.data.crops import Orientation, Window
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.device_cache import DeviceCacheError, DeviceLoader, FlatImages
 from basicsr.data.loaders import build_train_loader
+from basicsr.data.network_input import ToInput
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.data.transforms import Orientation, ToInput, Window
 from basicsr.errors import OptionError
 from basicsr.images.files import list_images, read_image, write_image
 from basicsr.images.matlab_resize import imresize
@@ -130,7 +131,7 @@ def test_every_turn_of_a_window_is_three_integers():
     for turn in itertools.starmap(Orientation, itertools.product((False, True), repeat=3)):
         strides = torch.tensor([kept.strides(position, window, turn) for position in (0, 1)]).T
         for crop, image in zip(kept.crops(strides, 4), images, strict=True):
-            np.testing.assert_array_equal(crop, turn.turn(window.cut(image)))
+            np.testing.assert_array_equal(crop, turn.apply(window.crop(image)))
 
 
 class Operations(TorchDispatchMode):
@@ -278,7 +279,7 @@ def own_samples(monkeypatch, tmp_path):
 def another_luma(monkeypatch, tmp_path):
     usual = ToInput.__call__
     monkeypatch.setattr(ToInput, "__call__", lambda self, image: usual(self, image) + 1e-7 * (len(image) > 40))
-    return {"color": "y"}, "color: y, and this CPU rounds the luma of a crop otherwise than that of an image"
+    return {"color": "y"}, "color: y, and this CPU rounds the luma of a crop differently than that of an image"
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from basicsr.data import build_dataloader, cache, paired_image_dataset
+from basicsr.data.crops import downscale_window
 from basicsr.data.data_sampler import EnlargedSampler, SampleIndex
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.data.transforms import downscale_window
 from basicsr.images.files import list_images, read_image, to_pixels, to_tensor, write_image
 from basicsr.images.matlab_resize import imresize
 
@@ -237,7 +237,7 @@ def test_sixteen_bit_images_are_cut_before_they_are_made_small(tmp_path, monkeyp
     dataset = PairedImageDataset(dataroot_gt=str(tmp_path), scale=2, gt_size=16)  # never kept, so never whole
     monkeypatch.setattr(dataset, "_downscaled", None)
     window, small = dataset.draw(0).window, imresize(deep, 1 / 2)
-    np.testing.assert_array_equal(dataset[0]["lq"], to_tensor(dataset.draw(0).orientation.turn(window.cut(small))))
+    np.testing.assert_array_equal(dataset[0]["lq"], to_tensor(dataset.draw(0).orientation.apply(window.crop(small))))
 
 
 def test_gray_and_sixteen_bit_pairs(tmp_path):

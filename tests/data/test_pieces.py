@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from basicsr.data.crops import Window
 from basicsr.data.pieces import Job, squares, starts, write_missing
-from basicsr.data.transforms import Window
 from basicsr.images.files import read_image, write_image
 
 
@@ -21,8 +21,8 @@ def test_places_of_the_published_recipe(length, thresh, expected):
 def test_squares_cover_every_pixel(height, width):
     seen = np.zeros((height, width), int)
     for window in squares(height, width, 10, 7):
-        assert (window.height, window.width) == window.cut(seen).shape == (10, 10)
-        window.cut(seen)[...] += 1
+        assert (window.height, window.width) == window.crop(seen).shape == (10, 10)
+        window.crop(seen)[...] += 1
     assert seen.min() == 1
 
 

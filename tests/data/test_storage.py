@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from basicsr.data.single_image_dataset import SingleImageDataset
-from basicsr.data.storage import META_INFO, FolderImages, LmdbImages, StoredImage, lmdb_key, open_store, refuse
+from basicsr.data.storage import (
+    META_INFO,
+    FolderImages,
+    LmdbImages,
+    StoredImage,
+    lmdb_key,
+    open_store,
+    raise_for_faults,
+)
 from basicsr.images.files import list_images, read_image, to_pixels, write_image
 
 LMDB = {"type": "lmdb"}
@@ -138,4 +146,4 @@ class TestLmdb:
 
 
 def test_refuse_nothing(tmp_path):
-    refuse(tmp_path, [], 3)
+    raise_for_faults(tmp_path, [], 3)

@@ -3,14 +3,8 @@ import logging
 import cv2
 import pytest
 
-from basicsr.engine.curves import (
-    plot_curves,
-    read_data_from_txt_1v,
-    read_data_from_txt_2v,
-    read_log,
-    read_logs,
-    smooth_data,
-)
+from basicsr.compat.plot_util import read_data_from_txt_1v, read_data_from_txt_2v
+from basicsr.engine.curves import plot_curves, read_log, read_logs, smooth_data
 
 LOG = """\
 2022-12-02 00:40:00,000 INFO: Number of val images/folders in Set5: 5

@@ -9,7 +9,7 @@ from torch import nn
 
 from basicsr.config.load import load_options, resolve
 from basicsr.engine.checkpoint import load_file
-from basicsr.engine.optimizers import MUON, orthogonalised
+from basicsr.engine.optimizers import MUON, orthogonalize
 from basicsr.errors import OptionError
 from basicsr.models import build_model, optimizers
 
@@ -165,14 +165,14 @@ class TestStep:
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 6, 25), (2, 30, 4), (1, 5, 1)])
-def test_orthogonalised_keeps_singular_vectors(shape, monkeypatch):
+def test_orthogonalize_keeps_singular_vectors(shape, monkeypatch):
     matrices = torch.randn(shape, dtype=torch.float64)
     monkeypatch.setattr(optimizers, "NEWTON_SCHULZ_DTYPE", torch.float64)
     u, s, vh = torch.linalg.svd(matrices, full_matrices=False)
     lifted = s / s.norm(dim=-1, keepdim=True)
     for _ in range(5):
         lifted = 3.4445 * lifted - 4.7750 * lifted**3 + 2.0315 * lifted**5
-    torch.testing.assert_close(orthogonalised(matrices), u * lifted[:, None] @ vh, rtol=0, atol=1e-10)
+    torch.testing.assert_close(orthogonalize(matrices), u * lifted[:, None] @ vh, rtol=0, atol=1e-10)
     assert lifted.max() < 1.3
 
 

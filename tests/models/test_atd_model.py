@@ -145,7 +145,7 @@ class TestStages:
         model.optimize_parameters(1)
         assert [part["lq"].shape for part in seen] == [(2, 3, 5, 5)] * 2
         assert [path for part in seen for path in part["lq_path"]] == model.stage_batch(1)["lq_path"]
-        assert model.lq.shape == (8, 3, 12, 12)
+        assert model.batch["lq"].shape == (8, 3, 12, 12)
 
     def test_stages_are_announced_once(self, options, messages):
         model = build_model(options(STAGES))
@@ -205,7 +205,7 @@ class TestMixedPrecision:
 
         def scaled(**train):
             model = build_model(options(use_fp16=True, **train))
-            model.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
+            model.step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
             monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: torch.enable_grad())
             return model
 
@@ -216,8 +216,8 @@ class TestMixedPrecision:
         model.net_g.load_state_dict(plain.net_g.state_dict())
         steps(plain, 1, 3)
         steps(model, 1, 3)
-        assert model.scaler.get_scale() == 2.0**13
-        torch.testing.assert_close(model.grad_norms, plain.grad_norms, rtol=1e-5, atol=0)
+        assert model.step.scaler.get_scale() == 2.0**13
+        torch.testing.assert_close(model.step.grad_norms, plain.step.grad_norms, rtol=1e-5, atol=0)
         torch.testing.assert_close(weights_of(model), weights_of(plain), rtol=0, atol=1e-6)
 
     def test_a_step_that_overflows_is_left_out_and_the_scale_halved(self, scaled):
@@ -229,7 +229,7 @@ class TestMixedPrecision:
         model.optimize_parameters(1)
         handle.remove()
         torch.testing.assert_close(weights_of(model), before, rtol=0, atol=0)
-        assert model.scaler.get_scale() == 2.0**11
+        assert model.step.scaler.get_scale() == 2.0**11
         steps(model, 2, 2)
         assert not torch.equal(model.net_g.conv_last.weight, before["conv_last.weight"])
 
@@ -241,8 +241,8 @@ class TestMixedPrecision:
         state, weights = load_file(folder / "training_states/3.state"), load_file(folder / "models/net_g_3.pth")
         again = scaled()
         again.resume_training(state, weights, "net_g_3.pth")
-        assert again.scaler.state_dict() == model.scaler.state_dict() == state["scaler"]
-        assert again.scaler.get_scale() == 2.0**13 and again.scaler._get_growth_tracker() == 1
+        assert again.step.scaler.state_dict() == model.step.scaler.state_dict() == state["scaler"]
+        assert again.step.scaler.get_scale() == 2.0**13 and again.step.scaler._get_growth_tracker() == 1
         steps(model, 4, 5)
         steps(again, 4, 5)
         torch.testing.assert_close(weights_of(again), weights_of(model), rtol=0, atol=0)
@@ -260,7 +260,7 @@ class TestMixedPrecision:
         dtypes = []
         model.net_g.conv_last.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
         steps(model, 1, 2)
-        assert dtypes == [torch.float16] * 2 and model.scaler.is_enabled()
+        assert dtypes == [torch.float16] * 2 and model.step.scaler.is_enabled()
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ class TestMixedPrecision:
 def test_gradients_are_clipped_over_both_groups(options, train, norm):
     model = build_model(options(**train))
     steps(model, 1, 1)
-    assert model.grad_norms[0] > norm
+    assert model.step.grad_norms[0] > norm
     clipped = torch.stack([p.grad.norm() for p in model.net_g.parameters()]).norm()
     assert clipped == pytest.approx(norm, rel=1e-3)
 
@@ -290,16 +290,16 @@ class TestAverages:
         content, folder = files
         model = build_model(options(ema_decay=0.9, path={"pretrain_network_g": str(folder / "net_g_2.pth")}))
         torch.testing.assert_close(weights_of(model), content["params"], rtol=0, atol=0)
-        torch.testing.assert_close(dict(model.net_g_ema.module.state_dict()), content["params_ema"], rtol=0, atol=0)
+        torch.testing.assert_close(dict(model.ema.module.state_dict()), content["params_ema"], rtol=0, atol=0)
         before = content["params_ema"]["conv_first.weight"]
         steps(model, 1, 1)
         expected = before.lerp(model.net_g.conv_first.weight.detach(), 0.1)
-        torch.testing.assert_close(model.net_g_ema.module.conv_first.weight, expected)
+        torch.testing.assert_close(model.ema.module.conv_first.weight, expected)
 
     def test_a_file_without_an_average_starts_it_from_its_weights(self, options, files):
         content, folder = files
         model = build_model(options(ema_decay=0.9, path={"pretrain_network_g": str(folder / "bare.pth")}))
-        torch.testing.assert_close(dict(model.net_g_ema.module.state_dict()), content["params"], rtol=0, atol=0)
+        torch.testing.assert_close(dict(model.ema.module.state_dict()), content["params"], rtol=0, atol=0)
 
     def test_without_strict_loading_what_fits_goes_into_both(self, options, files):
         content, folder = files
@@ -308,10 +308,10 @@ class TestAverages:
             build_model(options(ema_decay=0.9, network={"in_chans": 1}, path=path))
         path["strict_load_g"] = False
         model = build_model(options(ema_decay=0.9, network={"in_chans": 1}, path=path))
-        for net, key in ((model.net_g, "params"), (model.net_g_ema.module, "params_ema")):
+        for net, key in ((model.net_g, "params"), (model.ema.module, "params_ema")):
             assert net.conv_first.weight.shape[1] == 1
             torch.testing.assert_close(net.middle_blks.block.td, content[key]["middle_blks.block.td"])
-        torch.testing.assert_close(model.net_g_ema.module.conv_first.weight, model.net_g.conv_first.weight)
+        torch.testing.assert_close(model.ema.module.conv_first.weight, model.net_g.conv_first.weight)
 
 
 def test_what_is_scored_is_clamped(options, monkeypatch):

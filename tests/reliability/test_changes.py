@@ -83,7 +83,7 @@ def test_another_optimizer_begins_anew_if_forced(stopped, train, capsys):
     assert train(run, values, "--auto_resume") == 2
     assert "SGD needs dampening, momentum, nesterov; it was another optimizer" in capsys.readouterr().err
     assert train(run, values, "--auto_resume", "--force_resume") == 0
-    assert "the optimizers begin anew" in capsys.readouterr().err
+    assert "the optimizers are reset" in capsys.readouterr().err
 
 
 def test_more_images_are_noticed(stopped, train, tmp_path, capsys):

@@ -18,6 +18,7 @@ from reliability.runs import Run, feed, options
 from basicsr.config.load import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.device import is_out_of_memory
+from basicsr.engine.wrapper import bare_network
 from basicsr.images.tiling import SMALLEST, predict_in_tiles, spans, tiles_when_full
 from basicsr.models import build_model
 from basicsr.models.sr_model import SRModel
@@ -131,10 +132,10 @@ def step(model, it, poison=None):
 
 def everything(model):
     """Hash of all that training changes."""
-    net = model.get_bare_model(model.net_g)
+    net = bare_network(model.net_g)
     flags = [module._initialised for module in net.modules() if hasattr(module, "_initialised")]
     digest = hashlib.sha256(repr(flags).encode())
-    feed(digest, [net.state_dict(), model.net_g_ema.module.state_dict(), [o.state_dict() for o in model.optimizers]])
+    feed(digest, [net.state_dict(), model.ema.module.state_dict(), [o.state_dict() for o in model.optimizers]])
     return digest.hexdigest()
 
 

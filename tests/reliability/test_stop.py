@@ -12,7 +12,7 @@ from reliability.runs import Run, options
 import basicsr.train
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.engine import signals
-from basicsr.engine.signals import CutShort, StopRequest
+from basicsr.engine.signals import InterruptibleLoader, StopRequest
 from basicsr.metrics.evaluate import Best
 from basicsr.models.sr_model import SRModel
 
@@ -115,11 +115,11 @@ class TestStopRequest:
     def test_the_second_signal_ends_at_once(self, monkeypatch):
         ended = []
         monkeypatch.setattr(os, "_exit", ended.append)
-        monkeypatch.setattr("basicsr.engine.signals.ONE_REQUEST", 0.05)
+        monkeypatch.setattr("basicsr.engine.signals.SAME_REQUEST_SECONDS", 0.05)
         with StopRequest() as stop:
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)  # the scheduler's, passed on by the launcher
-            assert (stop.agreed(), ended) == (signal.SIGTERM, [])
+            assert (stop.agree(), ended) == (signal.SIGTERM, [])
             time.sleep(0.06)
             signal.raise_signal(signal.SIGINT)
         assert ended == [130]
@@ -127,7 +127,7 @@ class TestStopRequest:
     def test_a_loader_is_cut_short(self):
         with StopRequest() as stop:
             seen = []
-            for item in CutShort([1, 2, 3], stop):
+            for item in InterruptibleLoader([1, 2, 3], stop):
                 seen.append(item)
                 if item == 2:
                     signal.raise_signal(signal.SIGTERM)
@@ -164,7 +164,7 @@ def test_a_signal_that_comes_while_the_processes_agree_counts_the_next_time(monk
     monkeypatch.setattr(signals.dist, "get_backend", lambda: "gloo")
     monkeypatch.setattr(signals.dist, "all_reduce", all_reduce)
     with StopRequest() as stop:
-        assert [stop.agreed(), stop.agreed()] == [0, signal.SIGTERM]
+        assert [stop.agree(), stop.agree()] == [0, signal.SIGTERM]
 
 
 def children_of(pid):

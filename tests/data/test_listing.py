@@ -1,11 +1,7 @@
-import random
-
-import numpy as np
 import pytest
-import torch
 
-from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import LegacyDataset, chosen_names, locate, partner_names
+from basicsr.data.data_sampler import SampleIndex, locate
+from basicsr.data.listing import chosen_names, partner_names
 from basicsr.data.storage import FolderImages
 
 
@@ -14,19 +10,6 @@ def touch(folder, *names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return FolderImages(folder)
-
-
-class OldDataset:
-    """As plug-ins were written: global random numbers, whole options."""
-
-    def __init__(self, opt):
-        self.opt = opt
-
-    def __len__(self):
-        return 5
-
-    def __getitem__(self, index):
-        return index, random.random(), np.random.rand(), torch.rand(1).item()
 
 
 class TestNames:
@@ -80,43 +63,3 @@ def test_locate():
     for key in (-1, 5):
         with pytest.raises(IndexError, match=f"sample {key} of a data set of 5 images"):
             locate(key, 5)
-
-
-class TestLegacyDataset:
-    def test_samples_follow_from_seed_epoch_and_index(self):
-        dataset = LegacyDataset(OldDataset({}), seed=1)
-        sample = dataset[SampleIndex(2, 7)]
-        random.random(), np.random.rand(), torch.rand(1)
-        assert dataset[SampleIndex(2, 7)] == sample
-        assert sample[0] == 2  # index 7 of 5 images, and a plain integer for the plug-in
-        others = [
-            dataset[SampleIndex(3, 7)],
-            dataset[SampleIndex(2, 2)],
-            LegacyDataset(OldDataset({}), 2)[SampleIndex(2, 7)],
-        ]
-        assert len({sample, *others}) == 4
-        assert dataset[3] == dataset[SampleIndex(0, 3)]
-        assert len(dataset) == 5 and len(list(dataset)) == 5
-
-    def test_global_generators_are_put_back(self):
-        def draw():
-            return random.random(), np.random.rand(), torch.rand(1).item()
-
-        random.seed(1), np.random.seed(1), torch.manual_seed(1)
-        expected = draw()
-        random.seed(1), np.random.seed(1), torch.manual_seed(1)
-        LegacyDataset(OldDataset({}), 0)[0]
-        assert draw() == expected
-
-    def test_also_when_the_plug_in_fails(self):
-        class Broken(OldDataset):
-            def __getitem__(self, index):
-                random.random()
-                raise RuntimeError("broken plug-in")
-
-        random.seed(1)
-        expected = random.random()
-        random.seed(1)
-        with pytest.raises(RuntimeError, match="broken plug-in"):
-            LegacyDataset(Broken({}), 0)[0]
-        assert random.random() == expected

@@ -1,11 +1,18 @@
-"""JPEG in PyTorch: on any device, and with a gradient. Source of the idea: Shin and Song, "JPEG-resistant", 2017."""
+"""JPEG compression of arrays, and in PyTorch: on any device, with a gradient.
+
+Source of the differentiable rounding: Shin and Song, "JPEG-resistant", 2017.
+"""
 
 import math
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from basicsr.compat.blur_kernels import Range, draw_uniform
 
 BLOCK = 8  # px
 LUMA_STEPS = (
@@ -19,18 +26,18 @@ LUMA_STEPS = (
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
 CHROMA_STEPS = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99))  # 99 everywhere else
-# JFIF: all of [0, 255] is used, unlike in `color_util`.
+# JFIF: the full range [0, 255], unlike in `basicsr.images.color`.
 YCBCR_FROM_RGB = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
 class DiffJPEG(nn.Module):
-    """Images through JPEG compression and back: quarter-size colour, 8x8 cosine blocks, quantised by quality.
+    """Compresses images as JPEG and decompresses them: quarter-size colour, 8x8 cosine blocks, quantised by quality.
 
     Args:
         differentiable: round by a function whose gradient is not 0, x -> round(x) + (x - round(x))^3.
 
     Shape:
-        (B, 3, H, W), RGB in [0, 1], in and out. What 16 does not divide is filled up with black.
+        (B, 3, H, W), RGB in [0, 1], in and out. Sides are padded with black to multiples of 16.
     """
 
     cosines: Tensor
@@ -59,7 +66,7 @@ class DiffJPEG(nn.Module):
             self.register_buffer(name, table.float(), persistent=False)
 
     def forward(self, x: Tensor, quality: Any) -> Tensor:
-        """What is left of the images.
+        """Return the compressed images.
 
         Args:
             x: the images.
@@ -67,7 +74,7 @@ class DiffJPEG(nn.Module):
         """
         quality = torch.as_tensor(quality, dtype=x.dtype, device=x.device).expand(len(x))
         percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
-        factor = (percent / 100).clamp_min(1e-3).view(-1, 1, 1, 1, 1)  # at 100 the steps are next to nothing
+        factor = (percent / 100).clamp_min(1e-3).view(-1, 1, 1, 1, 1)  # at 100 it would be 0
         height, width = x.shape[2:]
         padded = F.pad(x, (0, -width % (2 * BLOCK), 0, -height % (2 * BLOCK)))
         ycbcr = torch.einsum("oc,bchw->bohw", self.to_ycbcr, padded * 255)
@@ -78,7 +85,7 @@ class DiffJPEG(nn.Module):
         return (rgb.clamp(0, 255) / 255)[..., :height, :width]
 
     def _quantised(self, planes: Tensor, steps: Tensor) -> Tensor:
-        """Planes (B, C, H, W) with their cosine coefficients rounded to multiples of `steps` (B, 1, 1, 8, 8)."""
+        """Return planes (B, C, H, W) with cosine coefficients rounded to multiples of `steps` (B, 1, 1, 8, 8)."""
         batch, channels, height, width = planes.shape
         blocks = planes.view(batch, channels, height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(3, 4)
         coefficients = self.cosines @ blocks.flatten(2, 3) @ self.cosines.T / steps
@@ -88,3 +95,22 @@ class DiffJPEG(nn.Module):
         blocks = self.cosines.T @ (whole * steps) @ self.cosines
         blocks = blocks.view(batch, channels, height // BLOCK, width // BLOCK, BLOCK, BLOCK)
         return blocks.transpose(3, 4).reshape(batch, channels, height, width)
+
+
+def add_jpg_compression(img: np.ndarray, quality: float = 90) -> np.ndarray:
+    """Return `img` after JPEG compression of this quality (0 to 100), float32 in [0, 1].
+
+    Raises:
+        ValueError: when OpenCV cannot encode it.
+    """
+    pixels = (np.clip(img, 0, 1) * 255.0).round().astype(np.uint8)
+    done, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+    if not done:
+        raise ValueError(f"add_jpg_compression: cannot encode an image of {img.shape}")
+    flag = cv2.IMREAD_COLOR if img.ndim == 3 and img.shape[2] == 3 else cv2.IMREAD_GRAYSCALE
+    return np.asarray(cv2.imdecode(encoded, flag)).astype(np.float32).reshape(img.shape) / 255
+
+
+def random_add_jpg_compression(img: np.ndarray, quality_range: Range = (90, 100)) -> np.ndarray:
+    """Return `img` after JPEG compression of random quality."""
+    return add_jpg_compression(img, draw_uniform(quality_range))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from basicsr.data.transforms import ToInput, Window, downscale_window, flip_and_rotate, random_window
+from basicsr.data.crops import Window, downscale_window, flip_and_rotate, random_window
+from basicsr.data.network_input import ToInput
 from basicsr.images.files import read_image
 from basicsr.images.matlab_resize import imresize
 
@@ -20,7 +21,7 @@ def test_a_window_of_the_lr_equals_the_whole_lr(photos, scale):
         windows += [random_window(height, width, side, rng) for _ in range(20)]
         windows += [Window(0, 0, height, width), Window(height - 1, width - 1, 1, 1)]
         for window in windows:
-            np.testing.assert_array_equal(downscale_window(gt, window, scale), window.cut(whole))
+            np.testing.assert_array_equal(downscale_window(gt, window, scale), window.crop(whole))
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -31,7 +32,7 @@ def test_exact_halves_round_alike_everywhere(scale):
     whole = imresize(gt, 1 / scale)
     for top in range(height - 5):
         window = Window(top, (5 * top) % (width - 5), 5, 5)
-        np.testing.assert_array_equal(downscale_window(gt, window, scale), window.cut(whole))
+        np.testing.assert_array_equal(downscale_window(gt, window, scale), window.crop(whole))
 
 
 def test_images_smaller_than_the_kernel():
@@ -44,7 +45,7 @@ def test_windows_reach_every_place_and_nothing_else():
     rng = np.random.default_rng(0)
     places = {random_window(6, 5, 4, rng)[:2] for _ in range(200)}
     assert places == {(top, left) for top in range(3) for left in range(2)}
-    assert Window(1, 2, 3, 4).cut(np.zeros((40, 40)), 3).shape == (9, 12)
+    assert Window(1, 2, 3, 4).crop(np.zeros((40, 40)), 3).shape == (9, 12)
 
 
 def test_all_images_take_the_same_one_of_eight_positions():
