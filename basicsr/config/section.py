@@ -159,7 +159,8 @@ def signature_hints(target: Callable[..., Any], supplied: Sequence[str] = ()) ->
     function = target.__init__ if inspect.isclass(target) else target
     try:
         annotations = typing.get_type_hints(function)
-    except (NameError, TypeError):  # an annotation of a plug-in that cannot be resolved: its arguments are not checked
+    except (NameError, TypeError, SyntaxError, AttributeError):
+        # An annotation of a plug-in cannot be resolved, such as `x: "list of int"`: its arguments are not checked.
         annotations = {}
     hints: dict[str, Any] = {}
     required = set()

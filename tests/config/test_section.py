@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from basicsr.config.section import signature_hints
 
 
@@ -14,8 +16,10 @@ def test_signatures():
     assert (hints.types, hints.required, hints.accepts_any) == ({"size": int, "colour": str}, {"size"}, True)
 
 
-def test_an_annotation_that_cannot_be_resolved_checks_nothing():
-    def widget(size: "NoSuchType", colour=1):  # noqa: F821
+@pytest.mark.parametrize("annotation", ["NoSuchType", "a list of int", "int.none", "1 + None"])
+def test_arguments_are_not_checked_if_an_annotation_cannot_be_resolved(annotation):
+    def widget(size, colour: int = 1):
         pass
 
+    widget.__annotations__["size"] = annotation
     assert signature_hints(widget).types == {"size": Any, "colour": Any}
