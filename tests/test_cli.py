@@ -597,6 +597,7 @@ class TestTwoProcesses:
         assert len(re.findall(r"iter: +\d,", log)) == log.count("Validation Photos") == 2
         assert len(load(tmp_path / "two" / STATES / "2.state")["rng"]) == 2
 
+    @pytest.mark.slow
     def test_testing(self, test_options, tmp_path):
         test_options["val"]["save_img"] = True
         (tmp_path / "one").mkdir()

@@ -82,7 +82,7 @@ CASES = {  # fault -> under torchrun, seconds, what the logs say
 QUICK = ("hang:1:3", "loader-killed:1:0")  # of these cases; BASICSR_FULL=1 (`make fuzz`) runs all
 
 
-@pytest.mark.parametrize("fault", CASES if FULL else QUICK)
+@pytest.mark.parametrize("fault", CASES if FULL else [pytest.param(QUICK[0], marks=pytest.mark.slow), *QUICK[1:]])
 def test_every_process_ends_and_the_log_names_the_first(fault, tmp_path, monkeypatch, record_property):
     torchrun, seconds, said = CASES[fault]
     workers = {"num_worker_per_gpu": 1} if fault.startswith("loader") else {}
@@ -191,6 +191,7 @@ def test_without_skip_the_run_ends_and_the_last_checkpoint_stays(poison, said, m
     assert all(value.isfinite().all() for value in stopped.net_g.state_dict().values())
 
 
+@pytest.mark.slow
 def test_all_processes_skip_what_one_of_them_cannot_use(tmp_path, monkeypatch):
     changes = {**TWO, "train": {"nan": "skip", "ema_decay": 0.9}, "logger": {"save_checkpoint_freq": 1}}
     run = FaultyRun(tmp_path, options(tmp_path, 4, **changes), 2)
@@ -281,6 +282,7 @@ with torch.inference_mode():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits on memory that hold")
+@pytest.mark.slow
 def test_a_process_whose_memory_is_limited_goes_on_in_tiles():
     env = {**os.environ, "PYTHONPATH": str(FAULTY.parents[2])}
     done = subprocess.run([sys.executable, "-c", LITTLE_MEMORY], env=env, capture_output=True, text=True, timeout=200)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from reliability.mutations import bounded, cases, option_file, override, peak_mb, quiet, report
+from reliability.mutations import bounded, campaign, cases, option_file, override, peak_mb, quiet, report
 
 from basicsr import test as test_command
 from basicsr import train as train_command
@@ -63,7 +63,8 @@ def attempt(number, path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mutated_option_files(tmp_path):
+@pytest.mark.parametrize("numbers", campaign(200, 10_000))
+def test_mutated_option_files(tmp_path, numbers):
     path = tmp_path / "x.yml"
     counts, slowest, failures = Counter(), (0.0, -1), []
     with quiet():
@@ -71,7 +72,7 @@ def test_mutated_option_files(tmp_path):
             ROOT / "options/train/sr/101_ATD_light_SRx2_scratch.yml", is_train=True
         )  # imports are no part of the measured time and memory
     before = peak_mb()
-    for number in cases(200, 10_000):
+    for number in numbers:
         start = time.process_time()
         try:
             with quiet(), bounded(MAX_SECONDS, f"case {number}"):

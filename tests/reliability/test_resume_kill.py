@@ -28,10 +28,12 @@ KINDS = {
     "two processes, everything": EVERYTHING,
     "pruning": {},
 }
-QUICK = {"everything": 2, "two processes": 1, "pruning": 1}  # kills
+QUICK = {"pruning": 1, "everything": 2, "two processes": 1}  # kills
 
 
-@pytest.mark.parametrize("kind", KINDS if FULL else QUICK)
+@pytest.mark.parametrize(
+    "kind", KINDS if FULL else [pytest.param(kind, marks=pytest.mark.slow if k else ()) for k, kind in enumerate(QUICK)]
+)
 def test_killed_runs_end_like_undisturbed_ones(kind, tmp_path):
     kills = 20 if FULL else QUICK[kind]
     total_iter = 2 * kills + 6

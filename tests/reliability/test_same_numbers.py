@@ -103,6 +103,7 @@ def scored(tested):
     return tested("plain")
 
 
+@pytest.mark.slow
 def test_workers_and_processes_change_no_score(tested, scored):
     plain, _ = scored
     assert len(plain["per_image"]) == 5 and len(plain["mean"]) == 4  # both protocols
