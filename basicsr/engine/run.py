@@ -1,4 +1,4 @@
-"""What surrounds a run: its processes, device, seeds and folders."""
+"""Start and end of a run: error messages, exit codes, processes, seeds, folders and log files."""
 
 import logging
 import os
@@ -16,8 +16,8 @@ from basicsr.engine.atomic import remove_leftovers
 from basicsr.engine.device import keep_freed_memory, repeat_exactly, set_matmul_precision
 from basicsr.engine.distributed import get_dist_info, init_dist
 from basicsr.engine.logging import init_logging, log_to_file, tensorboard_folder
-from basicsr.engine.peers import end_watch, watch_peers
 from basicsr.engine.random_state import seed_everything
+from basicsr.engine.rank_monitor import start_rank_monitor, stop_rank_monitor
 from basicsr.engine.signals import RunStoppedError
 from basicsr.errors import CheckpointError, OptionError, UnknownNameError, first_line
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def run_command(prog: str, body: Callable[[], None]) -> int:
-    """Run the body of a command: 0 when it ends well, 2 with one line on stderr for the user's mistakes.
+    """Run the body of a command and return its exit code.
 
     1 when the numbers went wrong; 143 and 130 when SIGTERM or SIGINT stopped it (a training run has then saved its
     state). Our own bugs keep their traceback. Of several processes on one machine, one speaks.
@@ -56,7 +56,7 @@ def run_command(prog: str, body: Callable[[], None]) -> int:
         logger.critical("%s: %s: %s", prog, type(error).__name__, first_line(error))
         raise
     finally:
-        end_watch(failure)
+        stop_rank_monitor(failure)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return 0
@@ -74,7 +74,7 @@ def join_processes(options: Options, launcher: str, *, debug: bool = False, auto
     timeout = options.dist_params.timeout
     init_dist(launcher, backend, options.dist_params.port, timeout)  # type: ignore[arg-type]
     rank, world_size = get_dist_info()
-    watch_peers(rank, world_size, timeout)
+    start_rank_monitor(rank, world_size, timeout)
     seed_everything(options.manual_seed + rank)
     return resolve(options, launcher=launcher, rank=rank, world_size=world_size, debug=debug, auto_resume=auto_resume,
                    force_resume=force_resume)  # fmt: skip
