@@ -26,12 +26,17 @@ ROOT = Path(__file__).parents[2]
 SEEDS = [
     (ROOT / "options" / name).read_text(encoding="utf-8")
     for name in (
-        "train/train_CATANet_S_x2_scratch.yml", "train/train_CATANet_x4_finetune.yml", "test/test_CATANet_S_x4.yml",
-        "train/prune/01_search_XS_x4.yml", "train/prune/02_finetune_XS-D_x4.yml",
-        "train/sr/101_ATD_light_SRx2_scratch.yml", "train/denoising/303_ATD_U_denoising_gray_sigma50.yml",
-        "train/jpegcar/401_ATD_U_jpegcar_gray_q10.yml", "test/test_demo_Bicubic_x2.yml",
+        "train/train_CATANet_S_x2_scratch.yml",
+        "train/train_CATANet_x4_finetune.yml",
+        "test/test_CATANet_S_x4.yml",
+        "train/prune/01_search_XS_x4.yml",
+        "train/prune/02_finetune_XS-D_x4.yml",
+        "train/sr/101_ATD_light_SRx2_scratch.yml",
+        "train/denoising/303_ATD_U_denoising_gray_sigma50.yml",
+        "train/jpegcar/401_ATD_U_jpegcar_gray_q10.yml",
+        "test/test_demo_Bicubic_x2.yml",
     )
-]  # fmt: skip
+]
 SECONDS = 20  # of CPU time for one file
 MESSAGE = 2000  # characters
 MERGES = "b0: &b0 {x: 1}\n" + "\n".join(f"b{k}: &b{k} {{<<: [{', '.join([f'*b{k - 1}'] * 9)}]}}" for k in range(1, 30))
@@ -147,7 +152,7 @@ def test_any_bytes_are_a_mapping_or_refused(tmp_path_factory, data):
         ("a: b\x07", "special characters are not allowed"),
     ],
     ids=range(11),
-)  # fmt: skip
+)
 def test_known_tricks(tmp_path, text, message):
     path = tmp_path / "x.yml"
     path.write_text(text, encoding="utf-8")
