@@ -57,9 +57,9 @@ class RankMonitor:
         self.timeout = timeout
         self._name = f"rank {rank} (process {os.getpid()} on {socket.gethostname()})"
         self._location, self._since = "", 0.0  # function of the main thread, and the time it was first seen there
-        self._first_failure = ""  # as the store says
+        self._first_failure = ""  # of any process, once this one has read it in the store
         self._store_error = ""  # why the store cannot be reached
-        self._is_failing = False  # this process has an error to report
+        self._is_failing = False  # set by `report`
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="basicsr-rank-monitor", daemon=True)
         self._thread.start()
