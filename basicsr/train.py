@@ -198,6 +198,11 @@ class Progress:
         state: the training state to continue from; empty for a new run.
         per_epoch: batches in an epoch.
         facts: see `run_facts`.
+
+    Attributes:
+        batches: number that this process has taken since the beginning of the run.
+        to_validate: a validation is due; after a stop has interrupted it, in the resumed run.
+        finished: the last validation is done as well, so that there is nothing left to do.
     """
 
     def __init__(self, opt: Options, state: Mapping[str, Any], per_epoch: int, facts: Mapping[str, Any]):
@@ -209,8 +214,8 @@ class Progress:
         self.facts = facts
         self.best = Best(opt.val.metrics or {})
         self.best.load_state_dict(state.get("best", {}))
-        self.to_validate: bool = state.get("to_validate", False)  # a validation is due and not completed
-        is_finished = state.get("finished", "run" not in state)  # old states do not tell
+        self.to_validate: bool = state.get("to_validate", False)
+        is_finished = state.get("finished", "run" not in state)  # old states, without `run`, count as finished
         self.finished: bool = self.iter > self.total_iter or (self.iter == self.total_iter and is_finished)
 
     def advance(self, epoch: int) -> None:

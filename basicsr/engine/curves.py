@@ -1,4 +1,4 @@
-"""Curves from the text log of a training run."""
+"""Read the text log of a training run and plot its curves."""
 
 import logging
 import re
@@ -21,10 +21,10 @@ _SCORE = re.compile(r"^\s*# (\S+): (\S+)(?:\s+Best: \S+ @ ([\d,]+) iter)?")
 
 
 def read_log(path: str | Path) -> dict[str, Series]:
-    """The series of a BasicSR log by TensorBoard tag: `losses/l_pix`, `lr` (more groups: `lr/1`), `metrics/Set5/psnr`.
+    """Return the series of a log by TensorBoard tag: `losses/l_pix`, `lr` (more groups: `lr/1`), `metrics/Set5/psnr`.
 
-    Scores carry no iteration of their own and get that of the last training line before them, or of their `Best` if
-    that is later. Of two values for one iteration, as a resumed run leaves in one log, the later counts.
+    Lines of scores have no iteration: they get that of the last training line before them, or of their `Best` if that
+    is later. If a resumed run has logged an iteration twice, the later value counts.
     """
     series: dict[str, Series] = {}
     it, dataset = 0, ""
@@ -47,7 +47,7 @@ def read_log(path: str | Path) -> dict[str, Series]:
 
 
 def read_logs(paths: Iterable[str | Path]) -> dict[str, Series]:
-    """`read_log` over the logs of a run and its resumes, in the order of their names; later values count."""
+    """Return the series of several logs of one run (`read_log`), in the order of their names; later values count."""
     series: dict[str, Series] = {}
     for path in sorted(map(str, paths)):
         for tag, values in read_log(path).items():
@@ -56,11 +56,11 @@ def read_logs(paths: Iterable[str | Path]) -> dict[str, Series]:
 
 
 def plot_curves(series: dict[str, Series], path: str | Path, title: str = "") -> None:
-    """Draw what `read_log` returns: one panel for the losses, one for the learning rate, one for each metric.
+    """Plot the series of `read_log`: a panel for the losses, one for the learning rate and one for each metric.
 
-    Losses are drawn pale, under their running mean. Without any series there is no picture, only a warning in the log.
+    Losses are drawn pale, under their running mean. Without any series, only a warning is logged.
     """
-    from matplotlib.figure import Figure  # not pyplot: no window, no global state, and Agg is the canvas of savefig
+    from matplotlib.figure import Figure  # unlike pyplot, without windows and global state
 
     panels: dict[str, dict[str, Series]] = {}
     for tag, values in series.items():
@@ -82,7 +82,7 @@ def plot_curves(series: dict[str, Series], path: str | Path, title: str = "") ->
 
 
 def smooth_data(values: list[float], smooth_weight: float) -> list[float]:
-    """The exponential running mean: 0 keeps the values, towards 1 is smoother."""
+    """Return the exponential running mean: a weight of 0 keeps the values, towards 1 is smoother."""
     smoothed: list[float] = []
     for value in values:
         last = smoothed[-1] if smoothed else value
@@ -95,7 +95,7 @@ def _integer(text: str) -> int:
 
 
 def _place(tag: str) -> tuple[str, str]:
-    """Title of the panel and label of the curve of a series."""
+    """Return the title of the panel and the label of the curve of a series."""
     kind, _, name = tag.partition("/")
     if kind == "metrics":
         dataset, _, metric = name.rpartition("/")

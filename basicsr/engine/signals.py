@@ -43,11 +43,11 @@ class RunStoppedError(Exception):
 
 
 class StopRequest:
-    """A request to stop by SIGTERM or SIGINT, which end the process at its next agreement with the others.
+    """A request to stop, by SIGTERM or SIGINT to any of the processes.
 
-    Within `with`, a signal is recorded in `received`; `agree` makes it the same in all processes. A second signal, over
-    `SAME_REQUEST_SECONDS` after the first, ends the process at once with 128 + the signal. Python delivers signals to
-    the main thread only; in other threads `with` changes nothing.
+    Within `with`, a signal does not end the process: `received` holds it, and `agree` exchanges it with the other
+    processes. A second signal, over `SAME_REQUEST_SECONDS` after the first, ends the process at once with 128 + the
+    signal. Python delivers signals to the main thread only; in other threads `with` changes nothing.
 
     Args:
         timeout: seconds that `agree` waits for the other processes.

@@ -41,8 +41,11 @@ class FaultyRun(Run):
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.number}"]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(FAULTY.parents[2])}
         argv = [*launcher, str(FAULTY), "-opt", "run.yml"]
-        self.processes = [subprocess.Popen(argv, cwd=self.folder, env=env, text=True, stdout=subprocess.DEVNULL,
-                                           stderr=subprocess.PIPE)]  # fmt: skip
+        self.processes = [
+            subprocess.Popen(
+                argv, cwd=self.folder, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        ]
         threading.Thread(target=self._follow, args=tuple(self.processes), daemon=True).start()
 
     def end(self, iteration):
@@ -105,8 +108,13 @@ def model(tmp_path):
     """Builds a model whose folders are in `tmp_path`."""
 
     def model(**train):
-        values = options(tmp_path, 9, train={"ema_decay": 0.5, **train}, path={"experiments_root": str(tmp_path)},
-                         val={"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}})  # fmt: skip
+        values = options(
+            tmp_path,
+            9,
+            train={"ema_decay": 0.5, **train},
+            path={"experiments_root": str(tmp_path)},
+            val={"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
+        )
         (tmp_path / "run.yml").write_text(json.dumps(values))
         torch.manual_seed(0)
         return build_model(resolve(load_options(tmp_path / "run.yml", is_train=True)))
@@ -158,8 +166,9 @@ def test_a_skipped_step_changes_nothing(poison, model, tmp_path, caplog, monkeyp
     assert everything(poisoned) == everything(clean)
     lines = [json.loads(line) for line in (tmp_path / "run" / "non_finite.jsonl").read_text().splitlines()]
     assert [(line["iter"], line["action"], line["files"]) for line in lines] == [
-        (9, "skip", ["9a.png", "9b.png"]), (8, "skip", ["8a.png", "8b.png"])
-    ]  # fmt: skip
+        (9, "skip", ["9a.png", "9b.png"]),
+        (8, "skip", ["8a.png", "8b.png"]),
+    ]
 
 
 def test_no_more_steps_are_skipped_than_the_limit(model):
@@ -252,8 +261,10 @@ def test_validation_goes_on_in_tiles_and_says_so(error, model, monkeypatch, capl
     torch.manual_seed(0)
     small, large = torch.rand(1, 3, 60, 60), torch.rand(1, 3, 90, 256)
     names = {"lq_path": ["a"], "gt_path": ["a"]}
-    loader = [{"lq": x, "gt": torch.nn.functional.interpolate(x, scale_factor=2), **names, "gt_path": [name]}
-              for x, name in ((small, "small"), (large, "large"), (large, "larger"))]  # fmt: skip
+    loader = [
+        {"lq": x, "gt": torch.nn.functional.interpolate(x, scale_factor=2), **names, "gt_path": [name]}
+        for x, name in ((small, "small"), (large, "large"), (large, "larger"))
+    ]
     scores = model().validation(loader, 1)
     assert {name: found["psnr"] for name, found in scores.per_image.items()} == dict.fromkeys(
         ("small", "large", "larger"), float("inf")
