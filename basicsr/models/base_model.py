@@ -10,14 +10,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from basicsr.archs.layers.plans import PLANS
-from basicsr.config.registry import OPTIMIZER_REGISTRY
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_weights, mismatch, save_atomically, select_weights
 from basicsr.engine.device import pick_device
 from basicsr.engine.distributed import master_only, reduce_mean_dict
 from basicsr.engine.ema import EMA
 from basicsr.engine.lr_scheduler import build_schedule, learning_rate
-from basicsr.engine.optimizer_groups import arguments_on, put_rates_on_device, rate_of, set_rate
+from basicsr.engine.optimizer_groups import (
+    arguments_on,
+    build_optimizer,
+    put_rates_on_device,
+    rate_of,
+    set_rate,
+)
 from basicsr.engine.step import TrainingStep
 from basicsr.engine.step_graphs import STEP_METHODS, graph_doubt, graph_obstacle, methods_of_plugins
 from basicsr.engine.training_state import gather_state, restore_optimizers, restore_random_state, write_on_rank0
@@ -119,11 +124,8 @@ class BaseModel:
             spec: such as `train.optim_g`.
             scheduled: whether `train.scheduler` and the warm-up apply to it; otherwise its rate stays as it is.
         """
-        trainable: list[Any] = [p for p in parameters if p.requires_grad]
-        if getattr(OPTIMIZER_REGISTRY.get(spec["type"]), "takes_names", False):  # such as MUON
-            names = {p: name for name, p in self.net_g.named_parameters()}
-            trainable = [(names.get(p, ""), p) for p in trainable]
-        optimizer = OPTIMIZER_REGISTRY.build(spec, trainable, **arguments_on(self.device, spec))
+        trainable = [p for p in parameters if p.requires_grad]
+        optimizer = build_optimizer(spec, trainable, self.net_g, **arguments_on(self.device, spec))
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
             group["scheduled"] = scheduled
