@@ -57,7 +57,7 @@ class BaseModel:
         self.optimizers: list[torch.optim.Optimizer] = []
         self.log: dict[str, Tensor] = {}
         """the losses of the last step by name."""
-        self.step = TrainingStep(self, PLANS.recorded)
+        self.training_step = TrainingStep(self, PLANS.recorded)
         self._schedule = build_schedule(opt.train.scheduler if opt.train else None)
 
     # Methods that a concrete model implements or extends.
@@ -161,7 +161,7 @@ class BaseModel:
         Raises:
             FloatingPointError: see `TrainingStep`.
         """
-        losses = self.step(batch, current_iter)
+        losses = self.training_step(batch, current_iter)
         if losses is not None:
             self.log = losses
 
@@ -171,7 +171,7 @@ class BaseModel:
         Raises:
             FloatingPointError: naming the iteration, the values, the files and the newest checkpoint.
         """
-        self.step.check_finite(current_iter, self.log)
+        self.training_step.check_finite(current_iter, self.log)
 
     def get_current_log(self) -> dict[str, float]:
         """Return the losses of the last step, averaged over the processes; all of them must call it together."""
@@ -188,7 +188,7 @@ class BaseModel:
 
     def graph_obstacle(self) -> str:
         """Return why steps cannot be repeated by a CUDA graph, as the end of a sentence; "" where they can."""
-        return graph_obstacle(self.opt, self.step.scaler, self.optimizers, type(self))
+        return graph_obstacle(self.opt, self.training_step.scaler, self.optimizers, type(self))
 
     def graph_doubt(self) -> str:
         """Return why they should not be without being asked for, as the end of a sentence; "" where they may."""
@@ -251,7 +251,7 @@ class BaseModel:
         state = {
             "epoch": epoch,
             "iter": current_iter,
-            **gather_state(self.optimizers, self.step.scaler),
+            **gather_state(self.optimizers, self.training_step.scaler),
             "basicsr": __version__,
             "options": self.opt.written(),
             **self.extra_state(),
@@ -284,6 +284,6 @@ class BaseModel:
                 bare_network(self.ema).load_state_dict(select_weights(weights, "params_ema", source)[1])
         restore_optimizers(self.optimizers, state["optimizers"], source, reset_on_mismatch=self.opt.force_resume)
         if state.get("scaler"):
-            self.step.scaler.load_state_dict(state["scaler"])
+            self.training_step.scaler.load_state_dict(state["scaler"])
         self.load_extra_state(state, int(state["iter"]))
         restore_random_state(state)

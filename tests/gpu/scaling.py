@@ -12,7 +12,7 @@ SCALE = 2.0**12
 def scaled(folder, device):
     """A model that trains in float16; its scale doubles after every second good step."""
     model = build_model(model_options(folder, on(device, catanet_float16(folder))))
-    model.step.scaler = torch.amp.GradScaler(device, init_scale=SCALE, growth_interval=2)
+    model.training_step.scaler = torch.amp.GradScaler(device, init_scale=SCALE, growth_interval=2)
     return model
 
 
@@ -33,18 +33,18 @@ def parameters(model):
 def scale_grows_and_is_resumed(folder, device):
     model = scaled(folder, device)
     steps(model, 1, 3)
-    assert model.step.scaler.get_scale() == 2 * SCALE
+    assert model.training_step.scaler.get_scale() == 2 * SCALE
     model.save(0, 3)
     saved = folder / "experiments/run"
     again = scaled(folder, device)
     again.resume_training(
         load_file(saved / "training_states/3.state"), load_file(saved / "models/net_g_3.pth"), "net_g_3.pth"
     )
-    assert again.step.scaler.state_dict() == model.step.scaler.state_dict()
+    assert again.training_step.scaler.state_dict() == model.training_step.scaler.state_dict()
     before = parameters(model)
     for one in (model, again):
         steps(one, 4, 5)
-        assert one.step.scaler.get_scale() == 4 * SCALE
+        assert one.training_step.scaler.get_scale() == 4 * SCALE
     assert difference(parameters(again), parameters(model)) < 0.05 * difference(before, parameters(model))
 
 
@@ -55,7 +55,7 @@ def overflow_halves_the_scale(folder, device):
     handle = model.net_g.last_conv.weight.register_hook(lambda grad: grad * float("inf"))
     steps(model, 2, 2)
     handle.remove()
-    assert model.step.scaler.get_scale() == SCALE / 2
+    assert model.training_step.scaler.get_scale() == SCALE / 2
     torch.testing.assert_close(parameters(model), before, rtol=0, atol=0)
     steps(model, 3, 3)
     assert not torch.equal(model.net_g.last_conv.weight, before["last_conv.weight"])

@@ -214,7 +214,7 @@ class TestMixedPrecision:
 
         def scaled(**train):
             model = build_model(options(use_fp16=True, **train))
-            model.step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
+            model.training_step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
             monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: torch.enable_grad())
             return model
 
@@ -225,8 +225,8 @@ class TestMixedPrecision:
         model.net_g.load_state_dict(plain.net_g.state_dict())
         steps(plain, 1, 3)
         steps(model, 1, 3)
-        assert model.step.scaler.get_scale() == 2.0**13
-        torch.testing.assert_close(model.step.grad_norms, plain.step.grad_norms, rtol=1e-5, atol=0)
+        assert model.training_step.scaler.get_scale() == 2.0**13
+        torch.testing.assert_close(model.training_step.grad_norms, plain.training_step.grad_norms, rtol=1e-5, atol=0)
         torch.testing.assert_close(weights_of(model), weights_of(plain), rtol=0, atol=1e-6)
 
     def test_a_step_that_overflows_is_left_out_and_the_scale_halved(self, scaled):
@@ -238,7 +238,7 @@ class TestMixedPrecision:
         model.optimize_parameters(1)
         handle.remove()
         torch.testing.assert_close(weights_of(model), before, rtol=0, atol=0)
-        assert model.step.scaler.get_scale() == 2.0**11
+        assert model.training_step.scaler.get_scale() == 2.0**11
         steps(model, 2, 2)
         assert not torch.equal(model.net_g.conv_last.weight, before["conv_last.weight"])
 
@@ -250,8 +250,10 @@ class TestMixedPrecision:
         state, weights = load_file(folder / "training_states/3.state"), load_file(folder / "models/net_g_3.pth")
         again = scaled()
         again.resume_training(state, weights, "net_g_3.pth")
-        assert again.step.scaler.state_dict() == model.step.scaler.state_dict() == state["scaler"]
-        assert again.step.scaler.get_scale() == 2.0**13 and again.step.scaler._get_growth_tracker() == 1
+        assert again.training_step.scaler.state_dict() == model.training_step.scaler.state_dict() == state["scaler"]
+        assert (
+            again.training_step.scaler.get_scale() == 2.0**13 and again.training_step.scaler._get_growth_tracker() == 1
+        )
         steps(model, 4, 5)
         steps(again, 4, 5)
         torch.testing.assert_close(weights_of(again), weights_of(model), rtol=0, atol=0)
@@ -269,7 +271,7 @@ class TestMixedPrecision:
         dtypes = []
         model.net_g.conv_last.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
         steps(model, 1, 2)
-        assert dtypes == [torch.float16] * 2 and model.step.scaler.is_enabled()
+        assert dtypes == [torch.float16] * 2 and model.training_step.scaler.is_enabled()
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,7 @@ class TestMixedPrecision:
 def test_gradients_are_clipped_over_both_groups(options, train, norm):
     model = build_model(options(**train))
     steps(model, 1, 1)
-    assert model.step.grad_norms[0] > norm
+    assert model.training_step.grad_norms[0] > norm
     clipped = torch.stack([p.grad.norm() for p in model.net_g.parameters()]).norm()
     assert clipped == pytest.approx(norm, rel=1e-3)
 
