@@ -82,11 +82,9 @@ def test_results_are_those_without_graphs(model, train):
     if "ema_decay" in train:
         mine, theirs = (m.ema.module.state_dict() for m in (repeated, plain))
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
-    assert len(repeated.training_step.grad_norms) == len(plain.training_step.grad_norms) == ("grad_clip" in str(train))
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(repeated.training_step.grad_norms, plain.training_step.grad_norms, strict=True)
-    )
+    norms = [one.training_step.grad_norms for one in (repeated, plain)]
+    assert len(norms[0]) == len(norms[1]) == ("grad_clip" in str(train))
+    assert all(torch.equal(a, b) for a, b in zip(*norms, strict=True))
 
 
 def test_another_shape_is_warmed_up_and_recorded_by_itself(model):

@@ -250,10 +250,9 @@ class TestMixedPrecision:
         state, weights = load_file(folder / "training_states/3.state"), load_file(folder / "models/net_g_3.pth")
         again = scaled()
         again.resume_training(state, weights, "net_g_3.pth")
-        assert again.training_step.scaler.state_dict() == model.training_step.scaler.state_dict() == state["scaler"]
-        assert (
-            again.training_step.scaler.get_scale() == 2.0**13 and again.training_step.scaler._get_growth_tracker() == 1
-        )
+        scaler = again.training_step.scaler
+        assert scaler.state_dict() == model.training_step.scaler.state_dict() == state["scaler"]
+        assert scaler.get_scale() == 2.0**13 and scaler._get_growth_tracker() == 1
         steps(model, 4, 5)
         steps(again, 4, 5)
         torch.testing.assert_close(weights_of(again), weights_of(model), rtol=0, atol=0)
