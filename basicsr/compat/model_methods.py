@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from basicsr.config.registry import OPTIMIZER_REGISTRY
 from basicsr.engine.distributed import reduce_mean_dict
+from basicsr.engine.optimizer_groups import build_optimizer
 from basicsr.engine.step_graphs import methods_of_plugins
 from basicsr.engine.wrapper import bare_network
 from basicsr.metrics import direction
@@ -121,11 +121,7 @@ class ModelMethods(_SRModel):
         Raises:
             UnknownNameError: when there is none of this name.
         """
-        spec = {"type": optim_type, "lr": lr, **kwargs}
-        if getattr(OPTIMIZER_REGISTRY.get(optim_type), "takes_names", False):
-            names = {p: name for name, p in self.net_g.named_parameters()}
-            params = [(names.get(p, ""), p) for p in params]
-        return OPTIMIZER_REGISTRY.build(spec, params)
+        return build_optimizer({"type": optim_type, "lr": lr, **kwargs}, params, self.net_g)
 
     def setup_schedulers(self) -> None:
         """Do nothing: `train.scheduler` gives every optimizer's rate as a function of the iteration."""

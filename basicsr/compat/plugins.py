@@ -1,7 +1,7 @@
-"""Attaches what plug-ins written for BasicSR 1.4 expect of the classes and functions that they register.
+"""Lets the registries adapt plug-ins written for BasicSR 1.4 when they give them out.
 
-Such a plug-in imports a registry from `basicsr.utils.registry`, its old place, which calls `attach`. A plug-in that
-imports it from `basicsr.config.registry` is written for the contract of this package and is left as it is.
+Such a plug-in imports a registry from `basicsr.utils.registry`, its old place, which calls `attach`. A project whose
+plug-ins all import it from `basicsr.config.registry` is written for this package, and nothing in it is adapted.
 """
 
 from functools import cache
@@ -16,7 +16,7 @@ from basicsr.data.single_image_dataset import SingleImageDataset
 
 @cache
 def attach() -> None:
-    """Let the registries adapt plug-ins, and our data sets be built as those of BasicSR are."""
+    """Let the registries adapt plug-ins: models to the calls of a run, data sets to arguments in place of one dict."""
     MODEL_REGISTRY.adapt_plugin = adapt_model
     DATASET_REGISTRY.adapt_plugin = adapt_dataset
     METRIC_REGISTRY.adapt_plugin = adapt_metric

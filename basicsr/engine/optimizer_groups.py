@@ -1,14 +1,14 @@
-"""Optimizers on a GPU and in files: arguments for CUDA, rates as tensors and as numbers, states that move.
+"""Optimizers: built from options, with arguments for CUDA and rates as tensors; saved, checked and loaded as states.
 
 A rate that a CUDA graph reads is a tensor on the device. Python code reads the number that was put there last instead,
 because reading the tensor would make the CPU wait for the GPU.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from basicsr.config.registry import OPTIMIZER_REGISTRY
 from basicsr.engine.optimizers import MUON
@@ -18,6 +18,27 @@ RATE = "rate"  # key of a group for the number that its rate tensor holds
 FLAGS = ("fused", "foreach", "capturable", "differentiable")  # how a step is computed, not its result
 # Keys of groups that states of older versions, of PyTorch and BasicSR, may lack.
 ADDED_KEYS = {"scheduled", "initial_lr", "maximize", "decoupled_weight_decay", RATE, *FLAGS}
+
+
+def build_optimizer(
+    spec: Mapping[str, Any], parameters: Iterable[Any], net: nn.Module, **arguments: Any
+) -> torch.optim.Optimizer:
+    """Build the optimizer of a spec; one that `takes_names`, such as MUON, gets (name, parameter) pairs.
+
+    Args:
+        spec: such as `train.optim_g`.
+        parameters: as PyTorch's optimizers take them.
+        net: gives the names; parameters of other modules are called "".
+        arguments: in addition to those of the spec.
+
+    Raises:
+        UnknownNameError: when there is no optimizer of this type.
+        OptionError: for an argument that it rejects.
+    """
+    if getattr(OPTIMIZER_REGISTRY.get(spec["type"]), "takes_names", False):
+        names = {parameter: name for name, parameter in net.named_parameters()}
+        parameters = [(names.get(parameter, ""), parameter) for parameter in parameters]
+    return OPTIMIZER_REGISTRY.build(spec, parameters, **arguments)
 
 
 def arguments_on(device: torch.device, spec: Mapping[str, Any]) -> dict[str, bool]:

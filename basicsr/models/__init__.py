@@ -15,6 +15,6 @@ logger = logging.getLogger("basicsr")
 def build_model(opt: "Options") -> "BaseModel":
     """Return the model that `model_type` names, built with the options of the run."""
     model = MODEL_REGISTRY.get(opt.model_type)(opt)
-    model.step.setup_graphs()
+    model.training_step.setup_graphs()
     logger.info("Model [%s] is created.", type(model).__name__)
     return model

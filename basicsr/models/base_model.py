@@ -10,14 +10,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from basicsr.archs.layers.plans import PLANS
-from basicsr.config.registry import OPTIMIZER_REGISTRY
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_weights, mismatch, save_atomically, select_weights
 from basicsr.engine.device import pick_device
 from basicsr.engine.distributed import master_only, reduce_mean_dict
 from basicsr.engine.ema import EMA
 from basicsr.engine.lr_scheduler import build_schedule, learning_rate
-from basicsr.engine.optimizer_groups import arguments_on, put_rates_on_device, rate_of, set_rate
+from basicsr.engine.optimizer_groups import (
+    arguments_on,
+    build_optimizer,
+    put_rates_on_device,
+    rate_of,
+    set_rate,
+)
 from basicsr.engine.step import TrainingStep
 from basicsr.engine.step_graphs import STEP_METHODS, graph_doubt, graph_obstacle, methods_of_plugins
 from basicsr.engine.training_state import gather_state, restore_optimizers, restore_random_state, write_on_rank0
@@ -52,7 +57,7 @@ class BaseModel:
         self.optimizers: list[torch.optim.Optimizer] = []
         self.log: dict[str, Tensor] = {}
         """the losses of the last step by name."""
-        self.step = TrainingStep(self, PLANS.recorded)
+        self.training_step = TrainingStep(self, PLANS.recorded)
         self._schedule = build_schedule(opt.train.scheduler if opt.train else None)
 
     # Methods that a concrete model implements or extends.
@@ -119,11 +124,8 @@ class BaseModel:
             spec: such as `train.optim_g`.
             scheduled: whether `train.scheduler` and the warm-up apply to it; otherwise its rate stays as it is.
         """
-        trainable: list[Any] = [p for p in parameters if p.requires_grad]
-        if getattr(OPTIMIZER_REGISTRY.get(spec["type"]), "takes_names", False):  # such as MUON
-            names = {p: name for name, p in self.net_g.named_parameters()}
-            trainable = [(names.get(p, ""), p) for p in trainable]
-        optimizer = OPTIMIZER_REGISTRY.build(spec, trainable, **arguments_on(self.device, spec))
+        trainable = [p for p in parameters if p.requires_grad]
+        optimizer = build_optimizer(spec, trainable, self.net_g, **arguments_on(self.device, spec))
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
             group["scheduled"] = scheduled
@@ -159,7 +161,7 @@ class BaseModel:
         Raises:
             FloatingPointError: see `TrainingStep`.
         """
-        losses = self.step(batch, current_iter)
+        losses = self.training_step(batch, current_iter)
         if losses is not None:
             self.log = losses
 
@@ -169,7 +171,7 @@ class BaseModel:
         Raises:
             FloatingPointError: naming the iteration, the values, the files and the newest checkpoint.
         """
-        self.step.check_finite(current_iter, self.log)
+        self.training_step.check_finite(current_iter, self.log)
 
     def get_current_log(self) -> dict[str, float]:
         """Return the losses of the last step, averaged over the processes; all of them must call it together."""
@@ -186,7 +188,7 @@ class BaseModel:
 
     def graph_obstacle(self) -> str:
         """Return why steps cannot be repeated by a CUDA graph, as the end of a sentence; "" where they can."""
-        return graph_obstacle(self.opt, self.step.scaler, self.optimizers, type(self))
+        return graph_obstacle(self.opt, self.training_step.scaler, self.optimizers, type(self))
 
     def graph_doubt(self) -> str:
         """Return why they should not be without being asked for, as the end of a sentence; "" where they may."""
@@ -249,7 +251,7 @@ class BaseModel:
         state = {
             "epoch": epoch,
             "iter": current_iter,
-            **gather_state(self.optimizers, self.step.scaler),
+            **gather_state(self.optimizers, self.training_step.scaler),
             "basicsr": __version__,
             "options": self.opt.to_minimal_dict(),
             **self.extra_state(),
@@ -282,6 +284,6 @@ class BaseModel:
                 bare_network(self.ema).load_state_dict(select_weights(weights, "params_ema", source)[1])
         restore_optimizers(self.optimizers, state["optimizers"], source, reset_on_mismatch=self.opt.force_resume)
         if state.get("scaler"):
-            self.step.scaler.load_state_dict(state["scaler"])
+            self.training_step.scaler.load_state_dict(state["scaler"])
         self.load_extra_state(state, int(state["iter"]))
         restore_random_state(state)

@@ -402,7 +402,7 @@ class PruneDistillModel(SRModel):
             return
         sampler = search.sampler
         rates = self.get_current_learning_rate()
-        norms = [float(norm) for norm in self.step.grad_norms] or [float("nan")]
+        norms = [float(norm) for norm in self.training_step.grad_norms] or [float("nan")]
         log.append(
             {
                 "iter": current_iter, "phase": search.phase(current_iter), "tau": search.tau(current_iter),

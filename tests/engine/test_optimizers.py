@@ -113,12 +113,19 @@ class TestStep:
     def test_groups(self):
         net = Net()
         by_name = dict(net.named_parameters())
-        groups = [{name for p in group["params"] for name in by_name if by_name[name] is p}
-                  for group in muon(net).param_groups]  # fmt: skip
+        groups = [
+            {name for p in group["params"] for name in by_name if by_name[name] is p}
+            for group in muon(net).param_groups
+        ]
         assert groups[0] == {
-            "depthwise.weight", "layers.0.weight", "layers.1.weight", "grow.weight", "shrink.weight", "table",
+            "depthwise.weight",
+            "layers.0.weight",
+            "layers.1.weight",
+            "grow.weight",
+            "shrink.weight",
+            "table",
             "conv_last.weight",
-        }  # fmt: skip
+        }
         assert groups[1] == set(by_name) - groups[0]
 
     def test_matrices_move_as_with_torchs_muon(self):
@@ -244,10 +251,13 @@ class TestModel:
                 "path": {"experiments_root": str(tmp_path / "experiments")},
                 "datasets": {"train": {"type": "PairedImageDataset", "dataroot_gt": "unused"}},
                 "train": {
-                    "total_iter": 20, "optim_g": optim_g, "pixel_opt": {"type": "L1Loss"}, "grad_clip": 0.01,
+                    "total_iter": 20,
+                    "optim_g": optim_g,
+                    "pixel_opt": {"type": "L1Loss"},
+                    "grad_clip": 0.01,
                     "scheduler": {"type": "MultiStepLR", "milestones": [3], "gamma": 0.5},
                 },
-            }  # fmt: skip
+            }
             path = tmp_path / "x.yml"
             path.write_text(yaml.safe_dump(values))
             return resolve(load_options(path, is_train=True))

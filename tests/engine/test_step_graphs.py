@@ -50,7 +50,7 @@ def batch(seed, size=2, side=12):
 
 def graphed(model, **backend):
     fake = FakeBackend(**backend)
-    model.step.graphs = GraphedStep(fake, lambda: parameters_of(model.optimizers))
+    model.training_step.graphs = GraphedStep(fake, lambda: parameters_of(model.optimizers))
     return fake
 
 
@@ -82,8 +82,9 @@ def test_results_are_those_without_graphs(model, train):
     if "ema_decay" in train:
         mine, theirs = (m.ema.module.state_dict() for m in (repeated, plain))
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
-    assert len(repeated.step.grad_norms) == len(plain.step.grad_norms) == ("grad_clip" in str(train))
-    assert all(torch.equal(a, b) for a, b in zip(repeated.step.grad_norms, plain.step.grad_norms, strict=True))
+    norms = [one.training_step.grad_norms for one in (repeated, plain)]
+    assert len(norms[0]) == len(norms[1]) == ("grad_clip" in str(train))
+    assert all(torch.equal(a, b) for a, b in zip(*norms, strict=True))
 
 
 def test_another_shape_is_warmed_up_and_recorded_by_itself(model):
@@ -205,7 +206,7 @@ class TestWhoMay:
         one.opt = SimpleNamespace(dist=True, train=one.opt.train)
         assert one.graph_obstacle() == "several processes work together"
         one.opt.dist = False
-        one.step.scaler = SimpleNamespace(is_enabled=lambda: True)
+        one.training_step.scaler = SimpleNamespace(is_enabled=lambda: True)
         assert one.graph_obstacle() == "the scaler of float16 decides in Python"
 
     def test_plugins_with_a_step_of_their_own(self, model):
@@ -234,9 +235,9 @@ class TestWhoMay:
 
     def test_true_on_the_cpu_is_noted(self, model, caplog):
         caplog.set_level(logging.INFO, logger="basicsr")
-        assert model().step.graphs is None
+        assert model().training_step.graphs is None
         assert not any("graph" in m for m in caplog.messages)
-        assert model(cuda_graph=True).step.graphs is None
+        assert model(cuda_graph=True).training_step.graphs is None
         assert "train.cuda_graph: there are none on cpu; the run goes on without" in caplog.messages
 
     def test_on_cuda(self, model, caplog):
@@ -244,19 +245,19 @@ class TestWhoMay:
         for train, is_graphed in (({}, True), ({"cuda_graph": True}, True), ({"cuda_graph": False}, False)):
             one = model(**train)
             one.device = torch.device("cuda")
-            one.step.setup_graphs()
-            assert (one.step.graphs is not None) is is_graphed
+            one.training_step.setup_graphs()
+            assert (one.training_step.graphs is not None) is is_graphed
         one = model(nan="skip")
         one.device = torch.device("cuda")
-        one.step.setup_graphs()
-        assert one.step.graphs is None
+        one.training_step.setup_graphs()
+        assert one.training_step.graphs is None
         assert caplog.messages[-1] == (
             "Without CUDA graphs in training: train.nan: skip looks at the numbers of every step"
         )
         one = model(nan="skip", cuda_graph=True)
         one.device = torch.device("cuda")
         with pytest.raises(OptionError, match=r"x.yml:\d+: train.cuda_graph: cannot be used, because train.nan: skip"):
-            one.step.setup_graphs()
+            one.training_step.setup_graphs()
 
     def test_what_distillation_draws_and_changes(self):
         def prune_model(search=None, zoom=0.0, sa=0.0, anchors=0):
@@ -270,7 +271,7 @@ class TestWhoMay:
                 ),
             )
             one.prune = SimpleNamespace(tail_warmup_iter=4)
-            one.step, one.optimizers = SimpleNamespace(scaler=None), []
+            one.training_step, one.optimizers = SimpleNamespace(scaler=None), []
             return one
 
         assert "search" in prune_model(search=object()).graph_obstacle()

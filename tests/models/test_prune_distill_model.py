@@ -463,12 +463,12 @@ class TestFineTuning:
             torch.manual_seed(0)
             model = model_of(values)
             if graph and device == "cpu":
-                model.step.graphs = GraphedStep(backend, lambda model=model: parameters_of(model.optimizers))
+                model.training_step.graphs = GraphedStep(backend, lambda model=model: parameters_of(model.optimizers))
             for it in range(1, 17):
                 model.update_learning_rate(it)
                 model.feed_data(batch(it))
                 model.optimize_parameters(it)
-            assert (model.step.graphs is not None) is graph
+            assert (model.training_step.graphs is not None) is graph
             models.append(model)
         for part in ("net_g", "ema", "distillation"):
             plain, graphed = (getattr(model, part).state_dict() for model in models)

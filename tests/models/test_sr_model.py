@@ -32,9 +32,12 @@ def options(tmp_path):
             "path": {"experiments_root": str(tmp_path / "experiments")},
             "datasets": {k: {"type": "PairedImageDataset", "dataroot_gt": "unused"} for k in ("train", "val")},
             "train": {
-                "total_iter": 20, "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "L1Loss"}, **train,
+                "total_iter": 20,
+                "optim_g": {"type": "Adam", "lr": 1e-3},
+                "pixel_opt": {"type": "L1Loss"},
+                **train,
             },
-        }  # fmt: skip
+        }
         path = tmp_path / "x.yml"
         path.write_text(yaml.safe_dump(values))
         return resolve(load_options(path, is_train=is_train))
