@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def page() -> str:
-    """The whole page as Markdown."""
+    """Return the whole page as Markdown."""
     parts = [HEAD]
     for path, section in SECTIONS:
         parts += [
@@ -94,12 +94,17 @@ def page() -> str:
         "PyTorch's own, with the arguments that its documentation of `torch.optim` gives.\n"
     )
     for title, path, registry, supplied in COMPONENTS:
-        parts.append(f"\n## {title}\n\n`{path}: {{type: ..., ...}}`; the keys beside `type` are those of the type.\n")
+        parts.append(f"\n## {title}\n\n`{path}: {{type: ..., ...}}`; the other keys are the arguments of that type.\n")
         shared = {k: v for _, target in registry for k, v in _documented_arguments(target).items()}
         for name, target in registry:
-            heading = " ".join((inspect.getdoc(target) or "").split("\n\n")[0].split())
-            parts += [f"\n### {name}\n\n{heading}\n\n", *_component_table(target, supplied, shared)]
+            parts += [f"\n### {name}\n\n{_summary(target)}\n\n", *_component_table(target, supplied, shared)]
     return "".join(parts)
+
+
+def _summary(target: Any) -> str:
+    """Return the first paragraph of a docstring in one line, without a leading "Return"."""
+    text = " ".join((inspect.getdoc(target) or "").split("\n\n")[0].split()).removeprefix("Return ")
+    return text[:1].upper() + text[1:]
 
 
 def _section_table(section: type[Section]) -> Iterator[str]:
@@ -116,7 +121,7 @@ def _section_table(section: type[Section]) -> Iterator[str]:
 
 
 def _component_table(target: Any, supplied: tuple[str, ...], shared: dict[str, str]) -> Iterator[str]:
-    """`shared` explains what a target leaves to its siblings (presets to the class, SSIM to PSNR)."""
+    """Yield the rows of a component; `shared` explains arguments documented by a sibling (SSIM by PSNR)."""
     hints, documented = signature_hints(target, supplied), {**shared, **_documented_arguments(target)}
     if not hints.types:
         return
@@ -129,7 +134,7 @@ def _component_table(target: Any, supplied: tuple[str, ...], shared: dict[str, s
 
 
 def _documented_arguments(target: Any) -> dict[str, str]:
-    """The `Args:` of Google-style docstrings, base classes included, and the text under a dataclass's fields."""
+    """Return the `Args:` of Google-style docstrings, base classes included, and texts under a dataclass's fields."""
     found: dict[str, str] = {}
     for owner in reversed(target.__mro__) if inspect.isclass(target) else [target]:
         name = ""
