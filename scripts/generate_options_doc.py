@@ -102,9 +102,14 @@ def page() -> str:
             )
         shared = {k: v for _, target in documented for k, v in _documented_arguments(target).items()}
         for name, target in documented:
-            heading = " ".join((inspect.getdoc(target) or "").split("\n\n")[0].split())
-            parts += [f"\n### {name}\n\n{heading}\n\n", *_component_table(target, supplied, shared)]
+            parts += [f"\n### {name}\n\n{_summary(target)}\n\n", *_component_table(target, supplied, shared)]
     return "".join(parts)
+
+
+def _summary(target: Any) -> str:
+    """Return the first paragraph of a docstring in one line, without a leading "Return"."""
+    text = " ".join((inspect.getdoc(target) or "").split("\n\n")[0].split()).removeprefix("Return ")
+    return text[:1].upper() + text[1:]
 
 
 def _section_table(section: type[Section]) -> Iterator[str]:
@@ -121,10 +126,7 @@ def _section_table(section: type[Section]) -> Iterator[str]:
 
 
 def _component_table(target: Any, supplied: tuple[str, ...], shared: dict[str, str]) -> Iterator[str]:
-    """Yield the lines of a table of arguments; `shared` has the texts of those that `target` itself does not document.
-
-    E.g. the presets of a network leave them to its class, and SSIM to PSNR.
-    """
+    """Yield the rows of a component; `shared` explains arguments documented by a sibling (SSIM by PSNR)."""
     hints, documented = signature_hints(target, supplied), {**shared, **_documented_arguments(target)}
     if not hints.types:
         return
@@ -137,7 +139,7 @@ def _component_table(target: Any, supplied: tuple[str, ...], shared: dict[str, s
 
 
 def _documented_arguments(target: Any) -> dict[str, str]:
-    """Return the `Args:` of Google-style docstrings, with base classes, and the texts below a dataclass's fields."""
+    """Return the `Args:` of Google-style docstrings, base classes included, and texts under a dataclass's fields."""
     found: dict[str, str] = {}
     for owner in reversed(target.__mro__) if inspect.isclass(target) else [target]:
         name = ""

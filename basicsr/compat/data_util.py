@@ -147,11 +147,9 @@ def duf_downsample(x: Tensor, kernel_size: int = 13, scale: int = 4) -> Tensor:
     """
     if scale not in (2, 3, 4):
         raise ValueError(f"Only support scale (2, 3, 4), but got {scale}.")
-    frames = x.flatten(0, -4) if x.ndim > 4 else x
-    count, channels, height, width = frames.shape
     kernel = torch.from_numpy(generate_gaussian_kernel(kernel_size, 0.4 * scale)).to(x)
     reach = kernel_size // 2 + 2 * scale  # as published
-    padded = F.pad(frames.reshape(count * channels, 1, height, width), [reach] * 4, mode="reflect")
+    padded = F.pad(x.reshape(-1, 1, *x.shape[-2:]), [reach] * 4, mode="reflect")
     small = F.conv2d(padded, kernel[None, None], stride=scale)[:, :, 2:-2, 2:-2]
     return small.reshape(*x.shape[:-2], *small.shape[-2:])
 

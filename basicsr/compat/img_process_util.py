@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 
@@ -20,14 +21,15 @@ def filter2D(img: Tensor, kernel: Tensor) -> Tensor:  # noqa: N802 - the name th
     side = kernel.shape[-1]
     if side % 2 == 0:
         raise ValueError(f"filter2D: wrong kernel size, must be odd, got {side}")
-    batch, channels, height, width = img.shape
+    batch, channels = img.shape[:2]
     weights = kernel.reshape(-1, side, side).to(img)
     padded = F.pad(img, [side // 2] * 4, mode="reflect")
     if len(weights) == 1:
-        flat = padded.flatten(0, 1)[:, None]
-        return F.conv2d(flat, weights[:, None]).view(batch, channels, height, width)
-    groups = weights.repeat_interleave(channels, dim=0)[:, None]
-    return F.conv2d(padded.flatten(0, 1)[None], groups, groups=batch * channels).view(batch, channels, height, width)
+        planes = rearrange(padded, "b c h w -> (b c) 1 h w")
+        return rearrange(F.conv2d(planes, weights[:, None]), "(b c) 1 h w -> b c h w", b=batch)
+    planes = rearrange(padded, "b c h w -> 1 (b c) h w")
+    filters = repeat(weights, "b h w -> (b c) 1 h w", c=channels)
+    return rearrange(F.conv2d(planes, filters, groups=batch * channels), "1 (b c) h w -> b c h w", b=batch)
 
 
 def usm_sharp(img: np.ndarray, weight: float = 0.5, radius: int = 50, threshold: float = 10) -> np.ndarray:

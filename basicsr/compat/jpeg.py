@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from basicsr.compat.blur_kernels import Range, draw_uniform
@@ -86,15 +87,13 @@ class DiffJPEG(nn.Module):
 
     def _quantised(self, planes: Tensor, steps: Tensor) -> Tensor:
         """Return planes (B, C, H, W) with cosine coefficients rounded to multiples of `steps` (B, 1, 1, 8, 8)."""
-        batch, channels, height, width = planes.shape
-        blocks = planes.view(batch, channels, height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(3, 4)
-        coefficients = self.cosines @ blocks.flatten(2, 3) @ self.cosines.T / steps
+        blocks = rearrange(planes, "b c (rows h) (columns w) -> b c (rows columns) h w", h=BLOCK, w=BLOCK)
+        coefficients = self.cosines @ blocks @ self.cosines.T / steps
         whole = coefficients.round()
         if self.differentiable:
             whole = whole.detach() + (coefficients - whole.detach()) ** 3
         blocks = self.cosines.T @ (whole * steps) @ self.cosines
-        blocks = blocks.view(batch, channels, height // BLOCK, width // BLOCK, BLOCK, BLOCK)
-        return blocks.transpose(3, 4).reshape(batch, channels, height, width)
+        return rearrange(blocks, "b c (rows columns) h w -> b c (rows h) (columns w)", rows=planes.shape[2] // BLOCK)
 
 
 def add_jpg_compression(img: np.ndarray, quality: float = 90) -> np.ndarray:

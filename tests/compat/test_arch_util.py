@@ -30,8 +30,11 @@ def test_blocks():
     x = torch.rand(2, 6, 5, 7)
     block = arch_util.make_layer(arch_util.ResidualBlockNoBN, 2, num_feat=6, res_scale=0.5)
     assert [name for name, _ in block[0].named_parameters()] == [
-        "conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias",
-    ]  # fmt: skip
+        "conv1.weight",
+        "conv1.bias",
+        "conv2.weight",
+        "conv2.bias",
+    ]
     one = block[0]
     torch.testing.assert_close(one(x), x + 0.5 * one.conv2(F.relu(one.conv1(x))))
 

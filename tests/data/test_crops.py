@@ -41,7 +41,7 @@ def test_images_smaller_than_the_kernel():
     np.testing.assert_array_equal(downscale_window(gt, Window(0, 0, 2, 1), 4), imresize(gt[:8, :4], 0.25))
 
 
-def test_windows_reach_every_place_and_nothing_else():
+def test_windows_reach_every_position_and_nothing_else():
     rng = np.random.default_rng(0)
     places = {random_window(6, 5, 4, rng)[:2] for _ in range(200)}
     assert places == {(top, left) for top in range(3) for left in range(2)}
@@ -100,6 +100,6 @@ def test_to_input():
         ((None, None, [1, 0, 1]), r"std: must be positive, got \[1, 0, 1\]"),
     ],
 )
-def test_to_input_refusals(arguments, message):
+def test_to_input_with_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ToInput(*arguments)

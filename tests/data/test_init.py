@@ -36,10 +36,16 @@ def registered(monkeypatch):
 class TestBuildDataset:
     def test_a_section_of_a_yaml_file(self, photos):
         spec = {
-            "name": "Photos", "type": "PairedImageDataset", "dataroot_gt": str(photos), "gt_size": 32,
-            "batch_size_per_gpu": 4, "num_worker_per_gpu": 2, "dataset_enlarge_ratio": 10, "use_shuffle": True,
+            "name": "Photos",
+            "type": "PairedImageDataset",
+            "dataroot_gt": str(photos),
+            "gt_size": 32,
+            "batch_size_per_gpu": 4,
+            "num_worker_per_gpu": 2,
+            "dataset_enlarge_ratio": 10,
+            "use_shuffle": True,
             "task": "SR",
-        }  # fmt: skip
+        }
         before = dict(spec)
         dataset = build_dataset(spec, **RUN)
         assert isinstance(dataset, PairedImageDataset)

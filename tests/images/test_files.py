@@ -103,7 +103,7 @@ class TestDamagedFiles:
         ("a.pgm", np.zeros((4, 4, 3), np.uint8), "cannot write uint8"),
     ],
 )
-def test_write_refusals(tmp_path, name, image, message):
+def test_images_that_cannot_be_written(tmp_path, name, image, message):
     with pytest.raises(ValueError, match=f"{name}: .*{message}"):
         write_image(tmp_path / name, image)
     assert os.listdir(tmp_path) == []
