@@ -7,21 +7,11 @@ import pytest
 import torch
 
 from basicsr.config.pruning import DualOptions, InterBlockOptions, PruneOptions
+from basicsr.pruning.budget import DualWeights, budget_loss
 from basicsr.pruning.costs import Resource
-from basicsr.pruning.samplers import (
-    BernoulliSampler,
-    DualWeights,
-    FixedSampler,
-    NMSampler,
-    SubsetSampler,
-    best_mask,
-    budget_loss,
-    build_sampler,
-    corrode,
-    expand,
-    feasible_masks,
-    uniform_mask,
-)
+from basicsr.pruning.feasible import best_mask, feasible_masks, uniform_mask
+from basicsr.pruning.samplers import BernoulliSampler, FixedSampler, NMSampler, SubsetSampler, build_sampler
+from basicsr.pruning.samplers.draws import corrode, expand
 
 FIXED = {2: 59_963, 4: 117_723}  # parameters of CATANet-L outside its groups, by scale
 GROUP = 52_184
@@ -272,7 +262,7 @@ def test_uniform_draws_carry_no_gradient_and_ignore_the_logits(sampler):
     assert not any(sampler.sample(i, 1.0, eps=1.0).requires_grad for i in range(20))
     found = draws(sampler, 1500, eps=1.0)
     expected = {"SubsetSampler": 20, "NMSampler": 52, "BernoulliSampler": 20}[type(sampler).__name__]
-    if isinstance(sampler, NMSampler) and not sampler.pairs:
+    if isinstance(sampler, NMSampler) and not sampler.blocks.pairs:
         expected = 24
     assert len(found) == expected
     assert max(found.values()) < 2.2 * 1500 / expected
@@ -472,8 +462,8 @@ def test_pairs_need_not_be_neighbours():
 
 
 def test_chain_pairs_neighbours_and_leaves_the_last_alone():
-    assert nm([(1, 2)] * 5).pairs == [(0, 1), (2, 3)]
-    assert nm(inter_block=InterBlockOptions(enable=False)).pairs == []
+    assert nm([(1, 2)] * 5).blocks.pairs == [(0, 1), (2, 3)]
+    assert nm(inter_block=InterBlockOptions(enable=False)).blocks.pairs == []
 
 
 def test_expand_and_corrode():
@@ -494,7 +484,7 @@ def test_cost_range_is_that_of_the_reachable_masks():
     for options in ({}, {"force_keep": [3], "force_drop": [4]}, {"min_keep_per_block": 1}):
         sampler = nm(**options)
         reached = [costs.total(mask) for mask in draws(sampler, 500, eps=1.0)]
-        assert sampler.cost_range(costs) == (min(reached), max(reached))
+        assert sampler.blocks.cost_range(costs) == (min(reached), max(reached))
 
 
 @pytest.mark.parametrize(
