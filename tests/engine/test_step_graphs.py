@@ -268,7 +268,7 @@ class TestWhoMay:
                     alpha=lambda it: 0.5 if it < 10 else 0.0, feature_weight=lambda it: max(0.0, 1 - it / 12)
                 ),
             )
-            one.prune = SimpleNamespace(tail_warmup_iter=4)
+            one.tail_warmup = SimpleNamespace(active=lambda it: it <= 4)
             return one
 
         assert "search" in prune_model(search=object()).graph_obstacle()

@@ -44,15 +44,15 @@ class TestSearch:
         assert [i for i in range(6) if bool(net.blocks[i][0].initted)] == kept
 
     @pytest.mark.parametrize("stage", ["search", "finetune"])
-    def test_the_teacher_is_the_same_after_20_steps(self, search_values, finetune_values, model_of, stage):
-        prune = {"warmup_iter": 4, "search_iter": 12, "settle_iter": 4}
+    def test_training_never_changes_the_teacher(self, search_values, finetune_values, model_of, stage):
+        prune = {"warmup_iter": 2, "search_iter": 4, "settle_iter": 2}
         if stage == "search":
-            values = search_values(prune=prune, train={"total_iter": 20}, kd={"search_taps": "last"})
+            values = search_values(prune=prune, train={"total_iter": 8}, kd={"search_taps": "last"})
         else:
-            values = finetune_values(train={"total_iter": 20}, kd={"zoom": {"weight": 0.1}})
+            values = finetune_values(train={"total_iter": 8}, kd={"zoom": {"weight": 0.1}})
         model = model_of(values)
         before = state_of(model.teacher)
-        for it in range(1, 21):
+        for it in range(1, 9):
             step(model, it)
             assert not model.teacher.training
         assert moved(before, model.teacher) == set()
