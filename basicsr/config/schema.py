@@ -5,6 +5,7 @@
 Options are input. Nothing writes to them; what a run decides (rank, folders) is set once, by `resolve`.
 """
 
+import functools
 import logging
 import os
 import sys
@@ -378,9 +379,11 @@ def find_options_file(path: str | Path) -> Path:
 def check(options: Options, is_train: bool) -> None:
     """What types cannot say: the model exists, the phases are there, and each constructor accepts its values.
 
-    The network is built without memory (on the meta device) and the optimizer over one number.
+    Networks are built for their shapes only, see `construction.py`, and the optimizer over one number.
     """
     import torch
+
+    from basicsr.config.construction import TooLargeError, build_for_shapes
 
     where = options.where
     try:
@@ -389,13 +392,11 @@ def check(options: Options, is_train: bool) -> None:
         raise (where / "model_type").error(str(error)) from error
     for spec in (options[key] for key in options if key.startswith("network_")):
         try:
-            with torch.device("meta"):
-                ARCH_REGISTRY.build(spec)
-        except (NotImplementedError, RuntimeError, OverflowError, MemoryError) as error:
-            # Constructors of plug-ins may read numbers, as in `[x.item() for x in torch.linspace(...)]`.
-            if ARCH_REGISTRY.get(spec.type).__module__.startswith("basicsr."):
-                raise spec.where.error(f"cannot be built with these sizes ({error or 'too large'})") from error
+            build_for_shapes(functools.partial(ARCH_REGISTRY.build, spec))
+        except TooLargeError as error:
             logger.info("%s: not checked beforehand (%s)", spec.where, error)
+        except (RuntimeError, OverflowError, MemoryError) as error:
+            raise spec.where.error(f"cannot be built with these sizes ({error or 'too large'})") from error
     upscale = options.network_g.get("upscale", options.scale)
     if upscale != options.scale:
         raise (where / "scale").error(f"is {options.scale}, but network_g.upscale is {upscale}; make them equal")

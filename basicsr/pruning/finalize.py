@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from basicsr.archs import build_network
 from basicsr.archs.prunable import Prunable
+from basicsr.config.construction import build_for_shapes
 from basicsr.config.pruning import PruneOptions
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_weights, save_atomically
@@ -229,8 +230,8 @@ def criteria(opt: Options, small: nn.Module, errors: Mapping[str, float], precis
     params, note = _parameters(small), "parameters"
     if "upscale" in spec:
         try:
-            with torch.device("meta"):
-                params, note = _parameters(type(small)(**{**spec, "upscale": 2})), "parameters at x2"
+            at_x2 = build_for_shapes(lambda: type(small)(**{**spec, "upscale": 2}))
+            params, note = _parameters(at_x2), "parameters at x2"
         except ValueError:  # the network has no x2
             note = f"parameters at x{spec['upscale']}"
     error = max(errors.values())
