@@ -58,8 +58,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr.archs import build_network, load_network
+from basicsr.archs import build_network
 from basicsr.archs.layers.plans import PLANS
+from basicsr.archs.published import load_network
 from basicsr.config.load import load_options
 from basicsr.config.yaml_file import load_yaml
 from basicsr.engine.atomic import write_atomically

@@ -141,17 +141,16 @@ def published_row(options: Any) -> Row:
     Raises:
         OptionError: when there is none, naming what there is.
     """
-    import torch
-
     from basicsr.archs import build_network
+    from basicsr.config.construction import build_for_shapes
 
     everything = rows()
     names = (Path(options.source).stem, options.name)
     named = next((found for name in names if (found := [row for row in everything if row.name == name])), [])
     if not named:
         raise OptionError(f"{options.source}: nothing is published under its name; {PAGE.name} lists the names")
-    with torch.device("meta"):
-        network = getattr(build_network(options.network_g), "relative", options.network_g["type"].split("-")[0])
+    net = build_for_shapes(lambda: build_network(options.network_g))
+    network = getattr(net, "relative", options.network_g["type"].split("-")[0])
     of_network = [row for row in named if row.network == network]
     if not of_network:
         published = " and ".join(dict.fromkeys(row.network for row in named))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from basicsr.archs.layers.atd import ATDFamily
+from basicsr.archs.layers.atd_family import ATDFamily
 from basicsr.archs.layers.plans import PLANS
 from basicsr.archs.published import input_channels, read_network
 from basicsr.config.schema import MatmulPrecision

@@ -11,9 +11,10 @@ import yaml
 
 import basicsr.test
 import basicsr.train
-from basicsr.archs import build_network, load_network
+from basicsr.archs import build_network
 from basicsr.archs.atd_arch import ATD
 from basicsr.archs.prunable import Prunable
+from basicsr.archs.published import load_network
 from basicsr.config.load import load_options, resolve
 from basicsr.config.pruning import BudgetOptions
 from basicsr.engine.checkpoint import save_atomically

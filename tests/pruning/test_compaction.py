@@ -139,7 +139,7 @@ def test_the_cut_network_has_mode_precision_and_state_of_the_whole_one_but_memor
     state, whole = small.state_dict(), net.state_dict()
     assert {value.dtype for value in state.values()} == {torch.float64, torch.bool}
     assert torch.equal(state["blocks.1.0.means"], whole["blocks.4.0.means"])
-    assert bool(state["blocks.0.0.initted"]) and small.blocks[0][0]._initialised
+    assert bool(state["blocks.0.0.initted"]) and small.blocks[0][0].initialised
     assert torch.equal(state["mid_convs.1.weight"], whole["mid_convs.4.weight"])
     with torch.no_grad():
         small.mid_convs[0].weight.zero_()

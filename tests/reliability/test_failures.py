@@ -141,7 +141,7 @@ def step(model, it, poison=None):
 def everything(model):
     """Hash of all that training changes."""
     net = bare_network(model.net_g)
-    flags = [module._initialised for module in net.modules() if hasattr(module, "_initialised")]
+    flags = [module.initialised for module in net.modules() if hasattr(module, "initialised")]
     digest = hashlib.sha256(repr(flags).encode())
     feed(digest, [net.state_dict(), model.ema.module.state_dict(), [o.state_dict() for o in model.optimizers]])
     return digest.hexdigest()

@@ -14,7 +14,8 @@ from basicsr.archs import build_network
 from basicsr.archs.atd_arch import TINY as TINY_ATD
 from basicsr.archs.atdu_arch import TINY as TINY_ATDU
 from basicsr.archs.catanet_arch import TINY as TINY_CATANET
-from basicsr.archs.layers.export_mode import GraphForm, counting_order, graph_form, group_choices
+from basicsr.archs.layers.export_mode import GraphForm, counting_order, graph_form
+from basicsr.archs.layers.group_hook import group_choices
 from basicsr.archs.layers.patches import PatchGrid
 from basicsr.errors import CheckpointError, OptionError
 from basicsr.export import EXTRAS, MANIFEST, main

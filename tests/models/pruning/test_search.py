@@ -37,7 +37,7 @@ class TestSearch:
         net = model.masked.module
         for block in net.blocks:
             block[0].initted.fill_(False)
-            block[0]._initialised = False
+            block[0].initialised = False
         step(model, 1)
         assert all(p.grad is not None for p in net.parameters())
         kept = kept_groups(model.masked.mask)
