@@ -10,7 +10,7 @@ from basicsr.archs import build_network
 from basicsr.config.schema import load_options
 from basicsr.engine.checkpoint import save_atomically
 from basicsr.images.files import list_images, read_image, write_image
-from basicsr.infer import TASKS
+from basicsr.inference.tasks import TASKS
 from basicsr.metrics import both_protocols, describe
 
 SCRIPT = "check_published.py"

@@ -288,6 +288,7 @@ _ADVICE = {
 class ATDFamily(nn.Module):
     """A network that knows the weights of its relatives, which come in files of the same names."""
 
+    family = "ATD"  # in the names of outputs, as the published command has them
     relative: str
     """What it is itself, in the words of `describe_state`."""
 
