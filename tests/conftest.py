@@ -4,6 +4,8 @@ import os
 import random
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; two processes on two cores, small tensors
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,8 @@ os.environ.setdefault("BASICSR_MALLOC", "0")
 from basicsr.images.files import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
+# Processes that tests start import this checkout, wherever they run and whatever their environment has installed.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 SHIPPED = ROOT / "pretrained_models/CATANet-XS_x4.pth"
 # Windows (top, left, height, width) of photographs that scikit-image's wheel holds; odd sizes on purpose.
 PHOTOS = {
@@ -33,7 +37,7 @@ def seed():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
