@@ -18,4 +18,4 @@ class CheckpointError(RuntimeError):
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its type where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

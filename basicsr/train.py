@@ -19,12 +19,12 @@ from tqdm import tqdm
 from basicsr.config.command_line import parse_command_line
 from basicsr.config.schema import Options, below, dump_options, load_options, resolve
 from basicsr.data.loaders import build_test_loader, build_train_loader
+from basicsr.engine.atomic import remove_leftovers
 from basicsr.engine.checkpoint import (
     Checkpoint,
     load_checkpoint,
     newest_checkpoint,
     prune_checkpoints,
-    remove_leftovers,
 )
 from basicsr.engine.curves import plot_curves, read_logs
 from basicsr.engine.logging import MessageLogger, Trackers

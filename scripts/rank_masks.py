@@ -16,7 +16,6 @@ import argparse
 import csv
 import io
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from basicsr.config.pruning import PruneOptions
 from basicsr.config.schema import Options, check, load_options, resolve
 from basicsr.config.section import Spec, Where, structure
 from basicsr.data.loaders import TestLoader, build_test_loader, build_train_loader
+from basicsr.engine.atomic import write_atomically
 from basicsr.engine.device import keep_freed_memory
 from basicsr.engine.random_state import seed_everything
 from basicsr.engine.run import MISTAKES
@@ -190,7 +190,7 @@ class Table:
                 raise OptionError(f"{path}: has lost or gained masks since it was written; {ANEW}")
             self.rows = rows
         self._settings = settings
-        write_text(beside, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(beside, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
     def put(self, mask: str, part: str, scores: Mapping[str, float]) -> None:
         """Enter the scores of a mask and write the file."""
@@ -213,7 +213,7 @@ class Table:
         for mask, row in self.rows.items():
             kept = " ".join(map(str, kept_groups(bits(mask))))
             writer.writerow([mask, kept, *(row.get(column, "") for column in self.columns[2:])])
-        write_text(self.path, text.getvalue())
+        write_atomically(self.path, text.getvalue())
 
     @property
     def iterations(self) -> int:
@@ -309,7 +309,7 @@ def rank(args: argparse.Namespace) -> str:
         chosen = chosen_masks(args.masks, table.ranking(ZERO_SHOT), special)
         measure_recovered(table, chosen, recovery, sets)
     text = summary(opt, table, learned.mask if learned else None, uniform)
-    write_text(args.output.with_suffix(".md"), text)
+    write_atomically(args.output.with_suffix(".md"), text)
     return text
 
 
@@ -612,17 +612,6 @@ def mask_choice(text: str) -> str:
             f"expected all, sample:M with M at least 2, or a mask of 0 and 1, got {text!r}"
         )
     return text
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from basicsr.data import refuse_short_epoch
 from basicsr.data.paired_image_dataset import Draw, PairedImageDataset
 from basicsr.data.transforms import Orientation, Window
 from basicsr.engine.device import memory_limit
+from basicsr.errors import first_line
 
 logger = logging.getLogger("basicsr")
 MAX_FREE_SHARE = 0.5  # of the memory that is free: what the images may take; the rest is for training
@@ -164,7 +165,7 @@ class DeviceLoader(DataLoader[dict[str, Any]]):
         try:
             return [FlatImages(one, channels, dtype, self.device) for one in sizes]
         except RuntimeError as error:  # what is free may be in pieces
-            raise DeviceCacheError(f"{problem}; {str(error).splitlines()[0]}") from error
+            raise DeviceCacheError(f"{problem}; {first_line(error)}") from error
 
     def _fill(self) -> None:
         start = time.perf_counter()

@@ -11,7 +11,6 @@ A file called `.safetensors` holds the same: the weights under their own names o
 import io
 import json
 import logging
-import os
 import pickle
 import struct
 import zipfile
@@ -24,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from basicsr.errors import CheckpointError
+from basicsr.engine.atomic import write_atomically
+from basicsr.errors import CheckpointError, first_line
 
 logger = logging.getLogger("basicsr")
 SHOWN = 5  # names of a mismatch that an error message lists
@@ -39,9 +39,9 @@ DAMAGE = (
 
 
 def save_atomically(content: Mapping[str, Any], path: str | Path) -> None:
-    """Write beside the target, flush to the disk, then rename: whatever happens, `path` is whole, old or new.
+    """Write a weight or state file so that `path` is whole at any time, even after a loss of power: old or new.
 
-    By `torch.save` or, for a path that ends in `.safetensors`, as the module describes.
+    Written by `torch.save` or, if `path` ends in `.safetensors`, as the docstring of the module describes.
 
     Raises:
         OSError: when it cannot be written; the old file, if any, is untouched.
@@ -53,29 +53,13 @@ def save_atomically(content: Mapping[str, Any], path: str | Path) -> None:
         buffer = io.BytesIO()
         torch.save(dict(content), buffer)
         data = buffer.getvalue()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _flush_folder(path.parent)
+        write_atomically(path, data, durable=True)
     except OSError as error:
         raise OSError(
             f"{path}: cannot be written ({error.strerror or error}); make room or give write access, then go on with "
             "--auto_resume; the files written before are untouched"
         ) from error
-
-
-def remove_leftovers(folder: str | Path) -> None:
-    """Delete what writes that were cut off by a crash left in `folder`."""
-    for path in Path(folder).glob(".*.tmp"):
-        path.unlink(missing_ok=True)
 
 
 def load_file(path: str | Path) -> dict[str, Any]:
@@ -92,11 +76,13 @@ def load_file(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; check the path") from error
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: is damaged, or holds more than tensors and plain data ({reason})") from error
+        raise CheckpointError(
+            f"{path}: is damaged, or holds more than tensors and plain data ({first_line(error)})"
+        ) from error
     except DAMAGE as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(f"{path}: is damaged or not a PyTorch file ({type(error).__name__}: {reason})") from error
+        raise CheckpointError(
+            f"{path}: is damaged or not a PyTorch file ({type(error).__name__}: {first_line(error)})"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dict, got {type(content).__name__}; is it a weight file?")
     return content
@@ -113,16 +99,6 @@ def _check_sums(path: str | Path) -> None:
             wrong = archive.testzip()
         if wrong is not None:
             raise zipfile.BadZipFile(f"the checksum of {wrong} is wrong")
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a loss of power, where folders can be opened."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _to_safetensors(content: Mapping[str, Any]) -> bytes:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from basicsr.engine.device import is_out_of_memory
+from basicsr.errors import first_line
 
 logger = logging.getLogger("basicsr")
 T = TypeVar("T")
@@ -296,6 +297,6 @@ def first_error(error: BaseException) -> BaseException:
 def reason_of(error: BaseException) -> str:
     """Why recording failed and where, in one line."""
     error = first_error(error)
-    said = (str(error).splitlines() or [type(error).__name__])[0]
+    said = first_line(error)
     frames = traceback.extract_tb(error.__traceback__)
     return f"{said} ({frames[-1].filename}:{frames[-1].lineno})" if frames else said

@@ -18,7 +18,7 @@ from basicsr.engine.logging import get_root_logger, init_logging, log_to_file, t
 from basicsr.engine.peers import end_watch, watch_peers
 from basicsr.engine.random_state import seed_everything
 from basicsr.engine.signals import RunStoppedError
-from basicsr.errors import CheckpointError, OptionError, UnknownNameError
+from basicsr.errors import CheckpointError, OptionError, UnknownNameError, first_line
 
 logger = logging.getLogger("basicsr")
 MISTAKES = (OptionError, UnknownNameError, CheckpointError, OSError)
@@ -52,7 +52,7 @@ def run_command(prog: str, body: Callable[[], None]) -> int:
         return 1
     except Exception as error:  # the log, too, should say why it ends here
         failure = error
-        get_root_logger().critical("%s: %s: %s", prog, type(error).__name__, (str(error).splitlines() or [""])[0])
+        get_root_logger().critical("%s: %s: %s", prog, type(error).__name__, first_line(error))
         raise
     finally:
         end_watch(failure)

@@ -19,6 +19,8 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from basicsr.engine.atomic import write_atomically
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # formats that keep 16 bits a channel
 
@@ -138,15 +140,7 @@ def write_image(path: str | Path, image: np.ndarray, *, png_level: int | None = 
     Raises:
         ValueError: for another shape or type, or a format that cannot hold the image.
     """
-    path = Path(path)
-    data = encode_image(image, path, png_level=png_level)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomically(path, encode_image(image, path, png_level=png_level))
 
 
 def encode_image(image: np.ndarray, path: str | Path, *, png_level: int | None = None) -> bytes:

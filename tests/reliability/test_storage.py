@@ -102,7 +102,7 @@ def test_a_disk_that_is_really_full(straight, train, small_disk, capsys):
     assert "cannot be written (No space left on device)" in message
     good = newest_checkpoint(run.experiment / "training_states")
     assert good is not None and good.state["iter"] < 6
-    assert not list(run.experiment.rglob(".*.tmp"))
+    assert not list(run.experiment.rglob(".*.tmp*"))
     ballast.unlink()
     assert train(run, "--auto_resume") == 0
     assert run.result() == straight[0].result()
@@ -273,7 +273,7 @@ class TestSafetensors:
 def test_leftovers_of_a_crash_are_removed(straight, train, tmp_path):
     run = Run(tmp_path / "run", straight[1])
     assert train(run, "--force_yml", "train:total_iter=2") == 0
-    leftover = run.experiment / "models" / ".net_g_4.pth.123.tmp"
+    leftover = run.experiment / "models" / ".net_g_4.pth.123.tmp.pth"
     leftover.write_bytes(b"half")
     assert train(run, "--auto_resume") == 0
     assert not leftover.exists() and Path(leftover.parent).exists()
