@@ -1,10 +1,13 @@
 """The forward of inference: a network in its fastest form, for images of any size, averaged over turns if asked for."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from basicsr.images.self_ensemble import self_ensemble as mean_over_turns
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -20,11 +23,7 @@ def inference_forward(net: nn.Module, dtype: torch.dtype, upscale: int, self_ens
     """
     forward = _in_dtype(net, dtype)
     forward = _padded(forward, getattr(net, "min_side", 1), getattr(net, "multiple_of", 1), upscale)
-    if not self_ensemble:
-        return forward
-    from basicsr.models.sr_model import self_ensemble as mean_over_turns  # imports all that trains, so only for this
-
-    return lambda lq: mean_over_turns(forward, lq)
+    return partial(mean_over_turns, forward) if self_ensemble else forward
 
 
 def _in_dtype(net: nn.Module, dtype: torch.dtype) -> Forward:

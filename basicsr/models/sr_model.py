@@ -14,9 +14,11 @@ from basicsr.archs.layers.plans import PLANS
 from basicsr.compat.hooks import overrides
 from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import Options
+from basicsr.engine.compile import compile_for_all_sizes
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.ema import EMA
 from basicsr.images.files import to_pixels, write_image
+from basicsr.images.self_ensemble import self_ensemble
 from basicsr.images.tiling import tiles_when_full
 from basicsr.losses import build_loss
 from basicsr.metrics import both_protocols
@@ -117,7 +119,7 @@ class SRModel(BaseModel):
         prepare = getattr(net, "prepared", None)
         run = prepare(torch.bfloat16 if amp else torch.float32) if callable(prepare) else net
         if self.opt.val.compile:
-            run = compiled_for_all_sizes(run)
+            run = compile_for_all_sizes(run)
         autocast = torch.autocast(self.device.type, torch.bfloat16) if amp and run is net else nullcontext()
 
         def forward(lq: Tensor) -> Tensor:
@@ -225,33 +227,3 @@ def loss_name(key: str) -> str:
     """The name a loss is logged under: `pixel_opt` -> `l_pix`, `perceptual_opt` -> `l_percep`, `x_opt` -> `l_x`."""
     stem = key.removesuffix("_opt")
     return "l_" + {"pixel": "pix", "perceptual": "percep"}.get(stem, stem)
-
-
-def compiled_for_all_sizes(net: nn.Module) -> Callable[[Tensor], Tensor]:
-    """`torch.compile` into one graph that holds for images of any size.
-
-    A square first image would tie height to width, and the next image would be compiled again.
-    """
-    from torch.fx.experimental import _config
-
-    compiled = torch.compile(net, dynamic=True, fullgraph=True)
-
-    def run(x: Tensor) -> Tensor:
-        with _config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-            return compiled(x)
-
-    return run
-
-
-def self_ensemble(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Mean of the outputs over the 8 flips and rotations of the input, each turned back ("self-ensemble", x8).
-
-    Source: EDSR, CVPRW 2017, Sec. 3.3.
-    """
-    outputs = []
-    for turns in range(4):
-        for flip in (False, True):
-            turned = torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
-            y = torch.rot90(net(turned), -turns, (-2, -1))
-            outputs.append(y.flip(-1) if flip else y)
-    return torch.stack(outputs).mean(dim=0)

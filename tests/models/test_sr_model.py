@@ -10,11 +10,12 @@ from fake_graphs import FakeBackend
 
 from basicsr.config.schema import load_options, resolve
 from basicsr.engine.checkpoint import load_file
+from basicsr.engine.compile import compile_for_all_sizes
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.ema import EMA
 from basicsr.engine.step import split_batch
+from basicsr.images.self_ensemble import self_ensemble
 from basicsr.models import build_model, sr_model
-from basicsr.models.sr_model import compiled_for_all_sizes, self_ensemble
 
 TINY = {"type": "CATANet", "upscale": 2, "dim": 16, "block_num": 2, "qk_dim": 12, "mlp_dim": 24, "heads": 2,
         "patch_size": [8, 10], "num_tokens": [4, 8], "group_size": [64, 32], "n_iters": [2, 3]}  # fmt: skip
@@ -185,7 +186,7 @@ def test_compiled_network_is_not_compiled_again_for_every_size(options):
     from torch._dynamo.utils import counters
 
     net = build_model(options()).net_g.eval().prepared()
-    compiled = compiled_for_all_sizes(net)
+    compiled = compile_for_all_sizes(net)
     counters.clear()
     with torch.inference_mode():
         for size in ((12, 12), (14, 17), (30, 11), (21, 40)):
