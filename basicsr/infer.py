@@ -82,60 +82,44 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(list_published()),
     )
-    parser.add_argument("-i", "--input", required=True, metavar="PATH", help="image, video, or folder with subfolders")
-    parser.add_argument(
-        "-o", "--output", default="results/test/", metavar="FOLDER", help="for the outputs (default: results/test/)"
-    )
-    parser.add_argument("--scale", type=int, metavar="N", help="enlargement (default: 4, with --model the model's)")
-    parser.add_argument("--task", choices=list(TASKS), help="default: classical, with --model the one of the model")
-    parser.add_argument(
-        "--sigma", type=float, metavar="N", help="noise that the input has, in 8-bit levels; none is added"
-    )
-    parser.add_argument("--quality", type=int, metavar="Q", help="of the JPEG file that the input is or was")
-    parser.add_argument("--model", metavar="FILE", help="weights (default: the published file of the task)")
-    parser.add_argument("--device", default="auto", help="auto (the GPU where there is one), cpu, cuda, cuda:1, mps")
-    parser.add_argument(
+    add = parser.add_argument
+    add("-i", "--input", required=True, metavar="PATH", help="image, video, or folder with subfolders")
+    add("-o", "--output", default="results/test/", metavar="FOLDER", help="for the outputs (default: results/test/)")
+    add("--scale", type=int, metavar="N", help="enlargement (default: 4, with --model the model's)")
+    add("--task", choices=list(TASKS), help="default: classical, with --model the one of the model")
+    add("--sigma", type=float, metavar="N", help="noise that the input has, in 8-bit levels; none is added")
+    add("--quality", type=int, metavar="Q", help="of the JPEG file that the input is or was")
+    add("--model", metavar="FILE", help="weights (default: the published file of the task)")
+    add("--device", default="auto", help="auto (the GPU where there is one), cpu, cuda, cuda:1, mps")
+    add(
         "--dtype",
         default="float32",
         choices=["float32", "bfloat16", "float16"],
         help="of the network; float16 on CUDA alone (default: float32)",
     )
-    parser.add_argument(
+    add(
         "--matmul_precision",
         default="highest",
         choices=["highest", "high", "medium"],
         help="of float32 on a GPU: highest, high (TF32, faster) or medium (default: highest)",
     )
-    parser.add_argument(
+    add(
         "--tile",
         type=_tile,
         default="auto",
         metavar="auto|N",
         help="side of the tiles in px of the input; 0: none; auto: none where memory suffices (default)",
     )
-    parser.add_argument(
-        "--overlap", type=int, metavar="N", help="px of the input that tiles share, and over which they are blended"
-    )
-    parser.add_argument(
-        "--memory", type=_memory, metavar="SIZE", help="that --tile auto plans with, 2G or 800M (default: what is free)"
-    )
-    parser.add_argument("--batch", type=_count, default=1, metavar="N", help="images of equal size done together")
-    parser.add_argument(
-        "--self_ensemble", action="store_true", help="mean over 8 flips and rotations, in 8 times the time"
-    )
-    parser.add_argument("--bits", type=int, choices=[8, 16], default=8, help="of a channel of output images")
-    parser.add_argument("--ext", type=_suffix, metavar="png", help="format of the outputs (default: that of the input)")
-    parser.add_argument("--suffix", metavar="TEXT", help="added to names instead of _<network>_SRx<scale>")
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
-    parser.add_argument(
-        "--compare", action="store_true", help="also write <output>_compare.png: bicubic next to the output, with zooms"
-    )
-    parser.add_argument(
-        "--crop",
-        type=_crop,
-        metavar="X,Y,W,H",
-        help="part that --compare zooms, in px of the input (default: most detail)",
-    )
+    add("--overlap", type=int, metavar="N", help="px of the input that tiles share, and over which they are blended")
+    add("--memory", type=_memory, metavar="SIZE", help="for --tile auto: 2G or 800M (default: all that is free)")
+    add("--batch", type=_count, default=1, metavar="N", help="images of equal size done together")
+    add("--self_ensemble", action="store_true", help="mean over 8 flips and rotations, in 8 times the time")
+    add("--bits", type=int, choices=[8, 16], default=8, help="of a channel of output images")
+    add("--ext", type=_suffix, metavar="png", help="format of the outputs (default: that of the input)")
+    add("--suffix", metavar="TEXT", help="added to names instead of _<network>_SRx<scale>")
+    add("--overwrite", action="store_true", help="replace outputs that exist")
+    add("--compare", action="store_true", help="also write <output>_compare.png: bicubic and output, with zooms")
+    add("--crop", type=_crop, metavar="X,Y,W,H", help="part that --compare zooms, in px of the input")
     return parser
 
 

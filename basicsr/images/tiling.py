@@ -85,17 +85,16 @@ def bands_of(
         raise ValueError(f"feather: must be in [0, overlap], got {feather} for an overlap of {overlap}")
     rows, columns = spans(height, tile, overlap), spans(width, tile, overlap)
     rows_feather, columns_feather = _max_feather(feather, rows), _max_feather(feather, columns)
+    rows, columns = _widened(rows, rows_feather), _widened(columns, columns_feather)
     below: Tensor | None = None  # the rows that the next band shares with the last one
     # One for all bands: allocators that keep freed memory put small blocks into it, and the next band no longer fits.
     memory: Tensor | None = None
-    tallest = max(y.keep_stop - y.keep_start for y in _widened(rows, rows_feather))
-    for y in _widened(rows, rows_feather):
+    tallest = max(y.keep_stop - y.keep_start for y in rows)
+    for y in rows:
         band: Tensor | None = None
-        for x in _widened(columns, columns_feather):
-            part = predict(crop(slice(y.start, y.stop), slice(x.start, x.stop))).detach()
-            s = part.shape[-1] // (x.stop - x.start)
-            part = part[..., s * (y.keep_start - y.start) : s * (y.keep_stop - y.start), :]
-            part = part[..., s * (x.keep_start - x.start) : s * (x.keep_stop - x.start)].cpu()
+        for x in columns:
+            part = _kept(predict(crop(slice(y.start, y.stop), slice(x.start, x.stop))).detach(), y, x)
+            s = part.shape[-1] // (x.keep_stop - x.keep_start)
             if len(rows) == len(columns) == 1:
                 yield part
                 return
@@ -115,6 +114,13 @@ def bands_of(
         done = band.shape[-2] - (s * rows_feather if y.keep_stop < height else 0)
         below = band[..., done:, :].clone() if y.keep_stop < height else None
         yield band[..., :done, :]
+
+
+def _kept(output: Tensor, y: Span, x: Span) -> Tensor:
+    """Return the part of a tile's output that is kept, on the CPU."""
+    s = output.shape[-1] // (x.stop - x.start)
+    output = output[..., s * (y.keep_start - y.start) : s * (y.keep_stop - y.start), :]
+    return output[..., s * (x.keep_start - x.start) : s * (x.keep_stop - x.start)].cpu()
 
 
 def predict_in_tiles(predict: Predict, lq: Tensor, tile: int, overlap: int = OVERLAP, feather: int = 0) -> Tensor:

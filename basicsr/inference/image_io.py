@@ -1,4 +1,4 @@
-"""Images on their way into a network and out of it: files, arrays and PIL images, gray, alpha, 8 and 16 bits."""
+"""Reading and writing of images for inference: files, arrays and PIL images, gray, alpha, 8 and 16 bits."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Many images and videos: which inputs there are, where their outputs go, and doing them one after the other."""
+"""Many images and videos: the inputs, the files of their outputs, and the loop over them."""
 
 import argparse
 import logging

@@ -99,7 +99,7 @@ def test_a_process_enlarges_a_folder_with_the_network_of_the_repository(tmp_path
     sr = read_image(tmp_path / "out/cat_CATANet-XS-D_SRx4.png")
     assert sr.shape == (4 * 37, 4 * 45, 3)
     small = cv2.resize(sr, (45, 37), interpolation=cv2.INTER_AREA)
-    assert np.abs(small.astype(float) - photo).mean() < 2  # it is that photograph, in its colours
+    assert np.abs(small.astype(float) - photo).mean() < 2  # the same photograph, in its colours
 
 
 def test_the_network_of_a_file_runs_and_the_output_is_rounded(world, run, photo):
