@@ -17,6 +17,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from basicsr.config.load import load_options
+from basicsr.config.schema import Options
+from basicsr.data.loaders import build_test_loader
+from basicsr.engine.atomic import write_atomically
+from basicsr.engine.device import keep_freed_memory
+from basicsr.errors import CheckpointError, OptionError, UnknownNameError
+from basicsr.pruning.finalize import sha256_of
 from mask_ranking.candidates import (
     chosen_masks,
     is_mask,
@@ -28,14 +35,6 @@ from mask_ranking.candidates import (
 from mask_ranking.measure import CutTeacher, HeldImages, Recovery, measure_recovered, measure_zero_shot
 from mask_ranking.summary import summary
 from mask_ranking.table import ZERO_SHOT, Table
-
-from basicsr.config.load import load_options
-from basicsr.config.schema import Options
-from basicsr.data.loaders import build_test_loader
-from basicsr.engine.atomic import write_atomically
-from basicsr.engine.device import keep_freed_memory
-from basicsr.errors import CheckpointError, OptionError, UnknownNameError
-from basicsr.pruning.finalize import sha256_of
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,6 +26,8 @@ _ADVICE = {
 class ATDFamily(nn.Module):
     """Base of networks whose weights come in files of the same names: loading explains a mix-up."""
 
+    family = "ATD"
+    """In the names of output files, as the published command writes them."""
     relative: str
     """The name of this network among the results of `describe_state`."""
 
