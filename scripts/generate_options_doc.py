@@ -62,7 +62,7 @@ Every key of a YAML file, with type, default and meaning. This page is generated
 - `--check` prints the options with their defaults and exits.
 - A wrong key, type or value ends the run with one message: file and line, key, what is wrong, the nearest known name. A
   key that resembles nothing known passes with a warning, for plug-ins have keys of their own.
-- `2e-4` is a number; a key that stands twice is an error.
+- `2e-4` is a number; a duplicate key is an error.
 - Relative paths start at the current folder.
 """
 

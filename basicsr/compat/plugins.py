@@ -1,7 +1,7 @@
-"""Attaches what plug-ins written for BasicSR 1.4 expect of the classes and functions that they register.
+"""Adapters for the classes and functions that plug-ins written for BasicSR 1.4 register.
 
-Such a plug-in imports a registry from `basicsr.utils.registry`, its old place, which calls `attach`. A plug-in that
-imports it from `basicsr.config.registry` is written for the contract of this package and is left as it is.
+Such a plug-in imports a registry from its old path, `basicsr.utils.registry`, which calls `attach`. Without that import
+plug-ins follow the contract of this package, and nothing is adapted.
 """
 
 from functools import cache
