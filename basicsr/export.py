@@ -14,14 +14,13 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from basicsr.engine.atomic import atomic_path
 from basicsr.errors import CheckpointError, OptionError
 from basicsr.version import __version__
 
@@ -362,25 +361,13 @@ def _manifest(network: Network, request: Request, written: Sequence[Written], ph
 
 
 def _put(folder: Path, contents: dict[str, bytes]) -> None:
-    """Write all files beside their places, then rename them, the manifest last: each is whole at any time."""
+    """Write all files under temporary names, then rename them, the manifest last: each is whole at any time."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _temporary(folder) as place:
-            for name, data in contents.items():
-                with (place / name).open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for name in contents:
-                (place / name).replace(folder / name)
+        with ExitStack() as stack:  # it leaves in the reverse order
+            for name, data in reversed(contents.items()):
+                stack.enter_context(atomic_path(folder / name, durable=True)).write_bytes(data)
     except OSError as error:
         raise OSError(f"{folder}: cannot be written ({error.strerror or error}); make room or give access") from error
-
-
-@contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as place:
-        yield Path(place)
 
 
 def _parser() -> argparse.ArgumentParser:

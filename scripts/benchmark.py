@@ -60,8 +60,9 @@ from torch.nn import functional as F
 
 from basicsr.archs import build_network, load_network
 from basicsr.archs.layers.plans import PLANS
-from basicsr.config.schema import load_options
+from basicsr.config.load import load_options
 from basicsr.config.yaml_file import load_yaml
+from basicsr.engine.atomic import write_atomically
 from basicsr.engine.checkpoint import load_weights
 from basicsr.engine.cuda_graphs import CudaBackend, GraphBackend, reason_of
 from basicsr.engine.device import keep_freed_memory
@@ -768,17 +769,6 @@ def cell(value: str | float | None) -> str:
     return "-" if value is None else value if isinstance(value, str) else f"{value:,}"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def image_size(text: str) -> Size:
     """`64` or `320x180` (width x height)."""
     sides = [int(side) for side in text.split("x")]
@@ -883,9 +873,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "command": shlex.join(["python", "scripts/benchmark.py", *argv]),
         }
         text = markdown(args.kind, head, rows, notes)
-        write_text(Path(f"{args.output}.md"), text)
+        write_atomically(f"{args.output}.md", text)
         content = {"kind": args.kind, "head": head, "rows": rows, "notes": notes}
-        write_text(Path(f"{args.output}.json"), json.dumps(content, indent=1) + "\n")
+        write_atomically(f"{args.output}.json", json.dumps(content, indent=1) + "\n")
     except (ValueError, UnknownNameError, CheckpointError, OSError) as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2

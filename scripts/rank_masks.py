@@ -16,7 +16,6 @@ import argparse
 import csv
 import io
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,13 +29,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr.archs.prunable import Prunable
+from basicsr.config.convert import build_section
+from basicsr.config.load import load_options, resolve
+from basicsr.config.location import Location
 from basicsr.config.pruning import PruneOptions
-from basicsr.config.schema import Options, check, load_options, resolve
-from basicsr.config.section import Spec, Where, structure
+from basicsr.config.schema import Options
+from basicsr.config.section import Spec
+from basicsr.config.validation import check
 from basicsr.data.loaders import TestLoader, build_test_loader, build_train_loader
+from basicsr.engine.atomic import write_atomically
 from basicsr.engine.device import keep_freed_memory
 from basicsr.engine.random_state import seed_everything
-from basicsr.engine.run import MISTAKES
+from basicsr.engine.run import USER_ERRORS
 from basicsr.errors import OptionError
 from basicsr.metrics import describe
 from basicsr.models import build_model
@@ -131,7 +135,7 @@ class Recovery:
         if scheduler.get("type") == "CosineAnnealingRestartLR":
             others = {key: value for key, value in scheduler.items() if key != "restart_weights"}
             values["train"]["scheduler"] = {**others, "periods": [iterations]}
-        options = structure(Options, values, Where({(): str(opt.source)}))
+        options = build_section(Options, values, Location({(): str(opt.source)}))
         check(options, is_train=True)
         warmup = max(options.train.warmup_iter, options.prune.tail_warmup_iter)
         if warmup >= iterations:
@@ -153,7 +157,7 @@ class Recovery:
 
     def settings(self) -> dict[str, Any]:
         """What the recovered scores depend on beside the mask and the teacher."""
-        values = self.base.written()
+        values = self.base.to_minimal_dict()
         return {
             "iterations": self.iterations,
             "train_set": values["datasets"]["train"],
@@ -190,7 +194,7 @@ class Table:
                 raise OptionError(f"{path}: has lost or gained masks since it was written; {ANEW}")
             self.rows = rows
         self._settings = settings
-        write_text(beside, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(beside, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
     def put(self, mask: str, part: str, scores: Mapping[str, float]) -> None:
         """Enter the scores of a mask and write the file."""
@@ -213,7 +217,7 @@ class Table:
         for mask, row in self.rows.items():
             kept = " ".join(map(str, kept_groups(bits(mask))))
             writer.writerow([mask, kept, *(row.get(column, "") for column in self.columns[2:])])
-        write_text(self.path, text.getvalue())
+        write_atomically(self.path, text.getvalue())
 
     @property
     def iterations(self) -> int:
@@ -272,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
     keep_freed_memory()
     try:
         text = rank(args)
-    except MISTAKES as error:
+    except USER_ERRORS as error:
         parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n")
     except FloatingPointError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
@@ -285,7 +289,7 @@ def rank(args: argparse.Namespace) -> str:
     """Measure what is not measured yet; returns the summary.
 
     Raises:
-        OptionError: and the other `MISTAKES`.
+        OptionError: and the other `USER_ERRORS`.
     """
     opt = load_options(args.opt, args.force_yml, is_train=True)
     check_options(opt)
@@ -309,7 +313,7 @@ def rank(args: argparse.Namespace) -> str:
         chosen = chosen_masks(args.masks, table.ranking(ZERO_SHOT), special)
         measure_recovered(table, chosen, recovery, sets)
     text = summary(opt, table, learned.mask if learned else None, uniform)
-    write_text(args.output.with_suffix(".md"), text)
+    write_atomically(args.output.with_suffix(".md"), text)
     return text
 
 
@@ -365,7 +369,7 @@ def read_search(folder: Path, masks: Sequence[str], resources: Sequence[Resource
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         mask = "".join(map(str, report["mask"]))
-        prune = structure(PruneOptions, report["options"]["prune"], Where({(): str(path)}, ("options", "prune")))
+        prune = build_section(PruneOptions, report["options"]["prune"], Location({(): str(path)}, ("options", "prune")))
         state = {name: torch.tensor(value) for name, value in report["logits"].items()}
     except OptionError:
         raise
@@ -392,7 +396,7 @@ def uniform_of(masks: Sequence[str]) -> str | None:
 
 def settings_of(opt: Options, masks: Sequence[str], recovery: Recovery | None) -> dict[str, Any]:
     """What each part of the measurements depends on, as plain values."""
-    values = opt.written()
+    values = opt.to_minimal_dict()
     val = values["val"]
     zero_shot = {
         "teacher_sha256": sha256(str(opt.path.pretrain_network_t)),
@@ -612,17 +616,6 @@ def mask_choice(text: str) -> str:
             f"expected all, sample:M with M at least 2, or a mask of 0 and 1, got {text!r}"
         )
     return text
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

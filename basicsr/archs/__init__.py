@@ -29,13 +29,15 @@ def build_network_for(weights: "Mapping[str, Tensor]", spec: Any, path: str | Pa
     """
     import torch
 
-    from basicsr.config.section import NOWHERE, Component, convert_spec
+    from basicsr.config.convert import convert_spec
+    from basicsr.config.location import NO_LOCATION
+    from basicsr.config.section import Component
     from basicsr.engine.checkpoint import mismatch
 
     if not isinstance(spec, Mapping) or "type" not in spec:
         raise CheckpointError(f"{path}: its network_g must be a mapping with a type, got {str(spec)[:50]}")
     try:
-        checked = convert_spec(spec, Component(ARCH_REGISTRY), NOWHERE.at("network_g"))
+        checked = convert_spec(spec, Component(ARCH_REGISTRY), NO_LOCATION.at("network_g"))
         try:
             with torch.device("meta"):  # takes no memory, however large the numbers
                 net = build_network(checked)

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from basicsr.config.command_line import parse_command_line
-from basicsr.config.schema import Options, below, load_options
+from basicsr.config.load import load_options, with_output_root
+from basicsr.config.schema import Options
 from basicsr.config.section import Section
 from basicsr.config.yaml_file import load_yaml, parse_value
 from basicsr.engine.run import join_processes
@@ -40,7 +41,7 @@ class PlainOptions(PlainSection):
     """
 
     def __init__(self, options: Options) -> None:
-        super().__init__(_plain(options), frozenset(options._names()))
+        super().__init__(_plain(options), frozenset(options.field_names()))
         self._typed = options
         path = self["path"]
         path["root"] = self["root_path"] = str(Path(options.path.experiments_root).absolute().parent)
@@ -73,7 +74,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[PlainOptions, 
         OptionError: see `load_options`.
     """
     args = parse_command_line(Path(sys.argv[0]).name, "", None)
-    options = below(root_path, load_options(args.opt, args.force_yml, is_train=is_train))
+    options = with_output_root(root_path, load_options(args.opt, args.force_yml, is_train=is_train))
     return PlainOptions(join_processes(options, args.launcher, debug=args.debug, auto_resume=args.auto_resume)), args
 
 
@@ -106,7 +107,7 @@ def dict2str(opt: Mapping[str, Any], indent_level: int = 1) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Section):
-        return PlainSection({key: _plain(value[key]) for key in value}, frozenset(value._names()))
+        return PlainSection({key: _plain(value[key]) for key in value}, frozenset(value.field_names()))
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,11 +1,7 @@
 """PNG files written row by row, so that a picture that is larger than memory can be."""
 
-import os
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -15,22 +11,6 @@ MAX_SIDE = 2**31 - 1
 LEVEL = 4  # of zlib: 6 takes nearly three times the time to save 2 %
 CHUNK_BYTES = 1 << 20
 _SUB, _UP, _AVERAGE = 1, 2, 3  # numbers of filters
-
-
-@contextmanager
-def whole_or_nothing(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to; what lies there becomes `path` if the block ends well, and goes if it does not.
-
-    Parent folders are made. The suffix is that of `path`.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 class PngStream:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from basicsr.engine.device import is_out_of_memory
+from basicsr.errors import first_line
 
 logger = logging.getLogger("basicsr")
 OVERLAP = 32  # px of the input that neighbouring tiles share
@@ -184,7 +185,7 @@ def tiles_when_full(predict: Predict) -> Predict:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                reason = first_line(error)
             # Only here, for the error's traceback holds on to what was computed.
             if tile is None:
                 too_large = area if too_large is None else min(area, too_large)

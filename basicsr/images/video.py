@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from basicsr.images.png_stream import whole_or_nothing
+from basicsr.engine.atomic import atomic_path
 
 # Suffix -> codec to write: MPEG-4 Part 2, Motion JPEG, FFV1 (lossless), VP9. OpenCV's wheels have no H.264 encoder.
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "FFV1", ".webm": "VP90"}
@@ -108,7 +108,7 @@ class VideoWriter:
         self.frames = 0
         self._size: tuple[int, int] | None = None
         self._writer: cv2.VideoWriter | None = None
-        self._file = whole_or_nothing(self.path)
+        self._file = atomic_path(self.path)
 
     def __enter__(self) -> "VideoWriter":
         codec_for(self.path)

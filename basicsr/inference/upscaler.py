@@ -25,14 +25,15 @@ from basicsr.archs.layers.atd import ATDFamily
 from basicsr.archs.layers.plans import PLANS
 from basicsr.archs.published import input_channels, read_network
 from basicsr.config.schema import MatmulPrecision
+from basicsr.engine.atomic import atomic_path, write_atomically
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.device import matmul_precision, memory_limit, pick_device, resident_bytes
 from basicsr.errors import OptionError
 from basicsr.images.alpha import ALPHA_SUFFIXES, decode_alpha, encode_with_alpha
+from basicsr.images.channel_order import as_rgb
 from basicsr.images.files import (
     DEEP_SUFFIXES,
     IMAGE_SUFFIXES,
-    as_rgb,
     checked_size,
     decode_gray,
     decode_image,
@@ -42,7 +43,8 @@ from basicsr.images.files import (
     write_image,
 )
 from basicsr.images.matlab_resize import imresize
-from basicsr.images.png_stream import PngStream, whole_or_nothing
+from basicsr.images.png_stream import PngStream
+from basicsr.images.self_ensemble import self_ensemble as mean_over_turns
 from basicsr.images.tiling import bands_of, tiles_when_full
 from basicsr.images.video import VideoReader, VideoWriter
 from basicsr.inference.comparison import Box, comparison
@@ -384,9 +386,7 @@ class Upscaler:
         run = _padded(run, getattr(net, "min_side", 1), getattr(net, "multiple_of", 1), self.upscale)
         if not self_ensemble:
             return run
-        from basicsr.models.sr_model import self_ensemble as over_turns  # with all that trains; only for this
-
-        return lambda lq: over_turns(run, lq)
+        return lambda lq: mean_over_turns(run, lq)
 
     def _enlarged_alpha(self, image: Pixels, top: int, bottom: int) -> Pixels:
         """Rows [top, bottom) of the transparency of the output, floats (rows, s*W, 1): the bicubic enlargement."""
@@ -449,13 +449,12 @@ class Upscaler:
             data = encode_with_alpha(output, target)
         else:
             data = encode_image(output if self.channels == 3 else output[..., 0], target)
-        with whole_or_nothing(target) as beside:
-            beside.write_bytes(data)
+        write_atomically(target, data)
 
     @staticmethod
     def _stream(strips: Iterator[Pixels], target: Path, shape: tuple[int, ...], bits: int) -> None:
         first = next(strips)  # what fails in the beginning leaves not even a folder
-        with whole_or_nothing(target) as beside, beside.open("wb") as file:
+        with atomic_path(target) as temporary, temporary.open("wb") as file:
             stream = PngStream(file, (shape[0], shape[1]), shape[2], bits)
             for strip in chain([first], strips):
                 stream.write(strip)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from basicsr.config.registry import ABSENT, METRIC_REGISTRY
+from basicsr.config.registry import METRIC_REGISTRY, UNSUPPORTED_NAMES
 
 _LAZY = ("calculate_psnr", "calculate_psnr_pt", "calculate_ssim", "calculate_ssim_pt")
 
@@ -39,7 +39,7 @@ def protocol(spec: Mapping[str, Any]) -> str:
 
 def calculate_niqe(*_: Any, **__: Any) -> float:
     """Raise NotImplementedError: BasicSR's Natural Image Quality Evaluator is here by name only."""
-    raise NotImplementedError(ABSENT["calculate_niqe"])
+    raise NotImplementedError(UNSUPPORTED_NAMES["calculate_niqe"])
 
 
 def describe(spec: Mapping[str, Any]) -> str:

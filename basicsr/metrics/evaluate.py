@@ -102,6 +102,10 @@ class Best:
         """Return the best value and its iteration; None before the first."""
         return self._found.get(dataset, {}).get(metric)
 
+    def iterations(self) -> set[int]:
+        """Return the iterations that a best value is from."""
+        return {it for found in self._found.values() for _, it in found.values()}
+
     def report(self, scores: Scores) -> str:
         """Return the log entry of a validation, in the format of BasicSR, which `read_log` parses."""
         lines = [f"Validation {scores.dataset}"]

@@ -25,6 +25,7 @@ from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.distributed import all_reduce_sum, gather_objects
 from basicsr.engine.optimizer_groups import set_rate
+from basicsr.engine.wrapper import bare_network
 from basicsr.errors import OptionError
 from basicsr.metrics.evaluate import Scores, evaluate
 from basicsr.models.sr_model import SRModel
@@ -173,7 +174,7 @@ class PruneDistillModel(SRModel):
     def whole_network(self) -> nn.Module:
         """The full-depth network of a search with all that it has learned."""
         if self.ema is not None:
-            return self.get_bare_model(self.ema)
+            return bare_network(self.ema)
         net, changed = self.masked.module, self.masked.changed()
         if changed:
             net = deepcopy(net)
@@ -182,7 +183,7 @@ class PruneDistillModel(SRModel):
 
     def _build_distillation(self, total_iter: int) -> Distillation:
         opt, kd = self.opt, self.opt.kd
-        student = self.get_bare_model(self.net_g)
+        student = bare_network(self.net_g)
         needs_features = any(kd[name].weight > 0 for name in FEATURE_TERMS)
         if self.search is not None:
             needs_features = needs_features and kd.search_taps != "none"
@@ -223,7 +224,7 @@ class PruneDistillModel(SRModel):
         """Groups of student and teacher that are compared."""
         groups = teacher.prunable_groups()
         number = len(groups)
-        mine = len(cast(Prunable, self.get_bare_model(self.net_g)).prunable_groups())
+        mine = len(cast(Prunable, bare_network(self.net_g)).prunable_groups())
         if self.search is not None:
             return [(mine - 1, number - 1)]
         kept = self._kept()
@@ -259,7 +260,7 @@ class PruneDistillModel(SRModel):
         if self.device.type == "cuda":
             self.distillation.weigh_on_device(self.device, current_iter)
         if self.search is None and self.prune.tail_warmup_iter:
-            net = cast(Prunable, self.get_bare_model(self.net_g))
+            net = cast(Prunable, bare_network(self.net_g))
             net.set_state_tracking([current_iter > self.prune.tail_warmup_iter] * len(net.prunable_groups()))
         super().optimize_parameters(current_iter)
         if self.search is not None:
@@ -328,7 +329,7 @@ class PruneDistillModel(SRModel):
             for p in (*logits, *self.masked.idle(asked)):
                 p.grad = None  # under DDP it is 0, which would still move what has momentum
         if self.search is None and current_iter <= self.prune.tail_warmup_iter:
-            net = self.get_bare_model(self.net_g)
+            net = bare_network(self.net_g)
             for name, p in net.named_parameters():
                 if not name.startswith(cast(Prunable, net).tail_prefixes):
                     p.grad = None
@@ -401,7 +402,7 @@ class PruneDistillModel(SRModel):
             return
         sampler = search.sampler
         rates = self.get_current_learning_rate()
-        norms = [float(norm) for norm in self.grad_norms] or [float("nan")]
+        norms = [float(norm) for norm in self.training_step.grad_norms] or [float("nan")]
         log.append(
             {
                 "iter": current_iter, "phase": search.phase(current_iter), "tau": search.tau(current_iter),

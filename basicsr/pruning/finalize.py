@@ -142,7 +142,7 @@ def finetune_options(
     opt: Options, spec: Mapping[str, Any], kept: list[int], weights: Path, name: str
 ) -> dict[str, Any]:
     """The option file of the next stage."""
-    values = opt.written()
+    values = opt.to_minimal_dict()
     tail = {key: value for key, value in values.get("prune", {}).items() if key.startswith("tail_warmup_")}
     train = {key: value for key, value in values["train"].items() if key != "optim_m"}
     result: dict[str, Any] = {
@@ -166,7 +166,7 @@ def finetune_options(
 
 def test_options(opt: Options, spec: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The option file that tests the fine-tuned network, as an ordinary model."""
-    values = opt.written()
+    values = opt.to_minimal_dict()
     sets = [value for key, value in values["datasets"].items() if key.split("_")[0] != "train"]
     metrics = values.get("val", {}).get("metrics", {})
     return {
@@ -219,7 +219,7 @@ def report_of(
         "teacher": {"path": teacher, "sha256": sha256(teacher)},
         "seeds": {"manual_seed": opt.manual_seed, "mask_seed": search.prune.mask_seed},
         "versions": {"basicsr": __version__, "torch": str(torch.__version__)},
-        "options": opt.written(),
+        "options": opt.to_minimal_dict(),
     }
 
 

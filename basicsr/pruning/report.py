@@ -8,7 +8,6 @@ import base64
 import csv
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from basicsr.engine.atomic import atomic_path
 from basicsr.engine.curves import read_logs
 from basicsr.pruning import plots as plots
 from basicsr.pruning.plots import Columns, RankedMask, RunMask, kept_text, number
@@ -112,16 +112,10 @@ class MaskLog:
             self._write([row for row, it in zip(rows, columns.get("iter", ()), strict=True) if it <= after_iter])
 
     def _write(self, rows: Iterable[Mapping[str, str]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        try:
-            with beside.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
-            beside.replace(self.path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def read_mask_log(path: str | Path) -> Columns:

@@ -14,7 +14,7 @@ import yaml
 from basicsr.compat import misc
 from basicsr.compat.file_client import FileClient
 from basicsr.compat.options import PlainOptions, dict2str, ordered_yaml, yaml_load
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.utils.logger import AvgTimer, MessageLogger, get_root_logger
 
 OPTIONS = """

@@ -12,9 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 import basicsr.train
+from basicsr.config.load import resolve
+from basicsr.config.location import Location
 from basicsr.config.registry import DATASET_REGISTRY
-from basicsr.config.schema import DatasetOptions, Options, TrainOptions, resolve
-from basicsr.config.section import Spec, Where
+from basicsr.config.schema import DatasetOptions, Options
+from basicsr.config.section import Spec
+from basicsr.config.training import TrainOptions
 from basicsr.data import build_dataloader, device_cache
 from basicsr.data.crops import Orientation, Window
 from basicsr.data.data_sampler import EnlargedSampler
@@ -197,7 +200,7 @@ def run_options(photos):
             extra={"dataroot_gt": str(root), "gt_size": 32, **dataset},
             cache=cache,
             batch_size_per_gpu=batch_size,
-            where=Where({(): "x.yml"}, ("datasets", "train")),
+            where=Location({(): "x.yml"}, ("datasets", "train")),
         )
         train = TrainOptions(optim_g=Spec({"type": "Adam"}), total_iter=1, accum_iter=2)
         return resolve(

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from basicsr.config.schema import DatasetOptions, Options, TrainOptions, resolve
-from basicsr.config.section import Spec, Where
+from basicsr.config.load import resolve
+from basicsr.config.location import Location
+from basicsr.config.schema import DatasetOptions, Options
+from basicsr.config.section import Spec
+from basicsr.config.training import TrainOptions
 from basicsr.data.loaders import build_test_loader, build_train_loader
 from basicsr.errors import OptionError
 
@@ -15,7 +18,7 @@ def options(photos):
         section = {
             "type": "PairedImageDataset",
             "extra": {"dataroot_gt": str(root), "gt_size": 32},
-            "where": Where({(): "x.yml"}, ("datasets", "train")),
+            "where": Location({(): "x.yml"}, ("datasets", "train")),
         }
         datasets = {
             "train": DatasetOptions(**section, batch_size_per_gpu=batch_size, dataset_enlarge_ratio=ratio, **dataset),

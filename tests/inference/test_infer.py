@@ -400,7 +400,9 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, "png"), (signal.SIGTERM, "mkv")])
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGINT, "png"), pytest.param(signal.SIGTERM, "mkv", marks=pytest.mark.slow)]
+)
 def test_a_stopped_process_leaves_nothing_half_written(world, photo, number, kind):
     weights("own.pth", SR)
     if kind == "mkv":
@@ -419,7 +421,7 @@ def test_a_stopped_process_leaves_nothing_half_written(world, photo, number, kin
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout.readline() == "reached\n", process.stderr.read()
         files = os.listdir("out")
-        assert any(name.endswith(f".part.{kind}") for name in files)
+        assert any(name.endswith(f".tmp.{kind}") for name in files)
         process.send_signal(number)
         _, messages = process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -450,6 +452,7 @@ sys.exit(code)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.slow
 def test_a_photograph_of_12_megapixels_in_2_gb(tmp_path, photo):
     """4000x3000 becomes 16000x12000, 576 MB in 8 bits and 2.3 GB in floats."""
     write_image(tmp_path / "a.jpg", cv2.resize(photo, (4000, 3000), interpolation=cv2.INTER_CUBIC))

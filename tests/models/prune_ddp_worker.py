@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.distributed import get_dist_info
 from basicsr.engine.run import join_processes, run_command
+from basicsr.engine.wrapper import bare_network
 from basicsr.models import build_model
 from basicsr.pruning import compaction, finalize
 
@@ -40,7 +41,7 @@ def train(opt):
     torch.manual_seed(0)
     Path(opt.path.log).mkdir(parents=True, exist_ok=True)
     model = build_model(opt)
-    net, record = model.get_bare_model(model.net_g), []
+    net, record = bare_network(model.net_g), []
     for it in range(1, opt.train.total_iter + 1):
         model.update_learning_rate(it)
         model.feed_data(batch(it))

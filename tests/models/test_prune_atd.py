@@ -14,8 +14,8 @@ import basicsr.train
 from basicsr.archs import build_network, load_network
 from basicsr.archs.atd_arch import ATD
 from basicsr.archs.prunable import Prunable
+from basicsr.config.load import load_options, resolve
 from basicsr.config.pruning import BudgetOptions
-from basicsr.config.schema import load_options, resolve
 from basicsr.engine.checkpoint import save_atomically
 from basicsr.errors import OptionError
 from basicsr.images.files import list_images, read_image, write_image

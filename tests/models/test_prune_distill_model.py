@@ -21,8 +21,8 @@ from torch import nn
 import basicsr.test
 import basicsr.train
 from basicsr.archs import build_network
+from basicsr.config.load import load_options, resolve
 from basicsr.config.registry import ARCH_REGISTRY
-from basicsr.config.schema import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.optimizer_groups import parameters_of
 from basicsr.engine.step_graphs import GraphedStep
@@ -244,14 +244,14 @@ class TestSearch:
         for it in range(1, 5):
             step(model, it)
         lq = batch(1)["lq"]
-        model.feed_data({"lq": lq})
-        model.test()
+        with model.predictor() as predict:
+            output = predict(lq)
         bits = model.masked.sampler.mode().tolist()
         assert model.search.mode == "".join(map(str, bits))
         net = copy.deepcopy(model.masked.module).eval()
         with torch.no_grad():
-            torch.testing.assert_close(model.output, net(lq, bits), rtol=0, atol=1e-5)
-            assert not torch.allclose(model.output, net(lq), atol=1e-3)
+            torch.testing.assert_close(output, net(lq, bits), rtol=0, atol=1e-5)
+            assert not torch.allclose(output, net(lq), atol=1e-3)
 
     @pytest.mark.parametrize(
         "prune",
@@ -366,7 +366,7 @@ class TestWeights:
         for it in (1, 2, 3):
             step(model, it)
         kept = kept_groups([int(bit) for bit in model.search.mode])
-        average, small = model.net_g_ema.module.state_dict(), model.net_eval.state_dict()
+        average, small = model.ema.module.state_dict(), model.net_eval.state_dict()
         assert torch.equal(small["mid_convs.1.weight"], average[f"mid_convs.{kept[1]}.weight"])
         assert torch.equal(small["blocks.0.0.means"], model.masked.module.state_dict()[f"blocks.{kept[0]}.0.means"])
         assert not torch.equal(average["first_conv.weight"], model.masked.module.first_conv.weight)
@@ -463,14 +463,14 @@ class TestFineTuning:
             torch.manual_seed(0)
             model = model_of(values)
             if graph and device == "cpu":
-                model.graphs = GraphedStep(backend, lambda model=model: parameters_of(model.optimizers))
+                model.training_step.graphs = GraphedStep(backend, lambda model=model: parameters_of(model.optimizers))
             for it in range(1, 17):
                 model.update_learning_rate(it)
                 model.feed_data(batch(it))
                 model.optimize_parameters(it)
-            assert (model.graphs is not None) is graph
+            assert (model.training_step.graphs is not None) is graph
             models.append(model)
-        for part in ("net_g", "net_g_ema", "distillation"):
+        for part in ("net_g", "ema", "distillation"):
             plain, graphed = (getattr(model, part).state_dict() for model in models)
             torch.testing.assert_close(graphed, plain, rtol=0, atol=0)
         if device == "cpu":  # iterations 1 to 5, 6 to 11 and 13 to 16; in 12 the teacher's output still counts
@@ -484,7 +484,7 @@ class TestFineTuning:
             step(model, it)
             assert model.get_current_learning_rate() == [0.005]
         tail = {"last_conv.weight", "last_conv.bias"}
-        assert moved(before, model.net_g) == moved(before, model.net_g_ema.module) == tail
+        assert moved(before, model.net_g) == moved(before, model.ema.module) == tail
         step(model, 4)
         assert model.get_current_learning_rate() == [1e-3]
         assert moved(before, model.net_g) == set(before) - {"blocks.0.0.initted", "blocks.1.0.initted"}

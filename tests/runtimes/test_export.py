@@ -189,7 +189,9 @@ def test_a_side_that_the_code_fixes_is_refused():
         traced(Rows(), 3, None, (8, 1))
 
 
-@pytest.mark.parametrize("name", ["atd v2", "atd v1", "atd-u"])
+@pytest.mark.parametrize(
+    "name", ["atd v1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("atd v2", "atd-u"))]
+)
 def test_atd_of_one_size(name):
     net = trained(NETS[name])
     model = onnx_file.onnx_model(traced(for_graph(net), 3, (20, 24)), 20)
@@ -201,6 +203,7 @@ def test_atd_of_one_size(name):
     assert agreement.faults() == []
 
 
+@pytest.mark.slow
 def test_atd_u_of_any_size():
     net = trained(NETS["atd-u"])
     rule = side_rule(net)

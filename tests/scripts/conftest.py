@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.append(str(SCRIPTS))  # as Python does for a script, so that scripts find their helper modules
 
 
 @pytest.fixture(scope="module")

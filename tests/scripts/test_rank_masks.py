@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from basicsr.archs import build_network
-from basicsr.config.schema import load_options
+from basicsr.config.load import load_options
 from basicsr.data import build_dataset
 from basicsr.engine.checkpoint import save_atomically
 from basicsr.engine.run import join_processes

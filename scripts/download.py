@@ -1,4 +1,4 @@
-"""Files from the web that arrive whole: resumed, retried, compared with their checksum, unpacked where they belong."""
+"""Download files whole, with resume and retries; compute checksums; unpack archives. Used by download_datasets.py."""
 
 import hashlib
 import http.client
@@ -18,10 +18,12 @@ from typing import IO, NoReturn
 
 from tqdm import tqdm
 
+from basicsr.engine.atomic import atomic_path
+
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60
-ATTEMPTS = 5  # in a row that bring nothing
-LONGEST_PAUSE_SECONDS = 10
+MAX_FAILURES = 5  # attempts in a row that receive nothing
+MAX_PAUSE_SECONDS = 10
 
 
 class DownloadError(RuntimeError):
@@ -31,22 +33,22 @@ class DownloadError(RuntimeError):
 def fetch(address: str, target: Path, *, resume: bool = True) -> None:
     """Download `address` to `target`, which appears when it is complete.
 
-    Until then `target` + ".part" holds what has come; a later call goes on from there, if the server can.
+    Until then `target` + ".part" holds the bytes received; a later call continues from there if the server allows it.
 
     Args:
         address: http or https.
         target: file to write; its folder is made.
-        resume: False: begin anew, because no checksum would tell that the file has changed since.
+        resume: False: start again, because without a checksum a change of the file would not be noticed.
 
     Raises:
-        DownloadError: when the server refuses, or the connection fails several times in a row.
+        DownloadError: when the server denies the request, or the connection fails several times in a row.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(target)
     if not resume:
         part.unlink(missing_ok=True)
     failures = 0
-    while failures < ATTEMPTS:
+    while failures < MAX_FAILURES:
         before = _size(part)
         try:
             if _receive(address, part):
@@ -60,12 +62,12 @@ def fetch(address: str, target: Path, *, resume: bool = True) -> None:
         except (http.client.HTTPException, urllib.error.URLError, ssl.SSLError, ConnectionError, TimeoutError) as error:
             problem = str(getattr(error, "reason", error))
         failures = 0 if _size(part) > before else failures + 1
-        time.sleep(min(2**failures - 1, LONGEST_PAUSE_SECONDS))
+        time.sleep(min(2**failures - 1, MAX_PAUSE_SECONDS))
     raise DownloadError(f"{address}: {problem}; {readable(_size(part))} is kept, run again to go on")
 
 
 def checksum_of(path: Path, kind: str) -> str:
-    """The checksum of a file as `kind:digits`; `kind` is a name of hashlib, such as sha256 or md5."""
+    """Return the checksum of a file as `kind:digits`; `kind` is a name of hashlib, such as sha256 or md5."""
     digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file, _progress(path.stat().st_size, f"{kind} of {path.name}") as bar:
         while chunk := file.read(CHUNK_BYTES):
@@ -75,36 +77,34 @@ def checksum_of(path: Path, kind: str) -> str:
 
 
 def unpack(archive: Path, target: Path, strip: str = "") -> None:
-    """Write the files in a zip or tar archive below `target`, each whole or not at all. Links are left out.
+    """Write the files of a zip or tar archive to `target`, each whole or not at all. Links are skipped.
 
     Args:
         archive: a zip or tar file.
         target: folder.
-        strip: folder at the top of the archive that is left out of the paths.
+        strip: top folder of the archive to remove from the paths.
 
     Raises:
-        DownloadError: when it is no such archive, or a member would come to lie elsewhere; then nothing is written.
+        DownloadError: when it is no such archive, or a member would be written outside `target`; nothing is written.
     """
     try:
         with _members(archive) as members:
             places = [_safe_place(archive, name, target, strip) for name, _ in members]
             bar = tqdm(places, f"unpack {archive.name}", unit="file", leave=False)
             for place, (_, open_member) in zip(bar, members, strict=True):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with open_member() as source, part_of(place).open("wb") as file:
+                with open_member() as source, atomic_path(place) as temporary, temporary.open("wb") as file:
                     shutil.copyfileobj(source, file, CHUNK_BYTES)
-                os.replace(part_of(place), place)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         raise DownloadError(f"{archive}: no zip or tar archive, or cut off; remove it and run again") from error
 
 
 def part_of(path: Path) -> Path:
-    """The name of a file while it is not complete."""
+    """Return the path of a file while it is incomplete."""
     return path.with_name(f"{path.name}.part")
 
 
 def readable(size: int) -> str:
-    """A number of bytes as people write it: "3.53 GB"."""
+    """Return a number of bytes with a unit: "3.53 GB"."""
     amount = float(size)
     for unit in ("B", "kB", "MB"):
         if amount < 1000:
@@ -114,7 +114,7 @@ def readable(size: int) -> str:
 
 
 def _receive(address: str, part: Path) -> bool:
-    """Append to `part` what it lacks of the file at `address`; False: the connection ended before all had come."""
+    """Append the missing bytes of the file at `address` to `part`; return False if the connection ended early."""
     start = _size(part)
     headers = {"User-Agent": "basicsr", **({"Range": f"bytes={start}-"} if start else {})}
     try:
@@ -123,12 +123,12 @@ def _receive(address: str, part: Path) -> bool:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
         if error.headers.get("Content-Range") == f"bytes */{start}":
-            return True  # all had come before
-        part.unlink()  # longer than the file: of another version
+            return True  # it was complete already
+        part.unlink()  # longer than the file, so of another version
         return False
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            start = 0  # the server sends the whole file, whatever it was asked for
+            start = 0  # the server ignores the range and sends the whole file
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
         with part.open("ab" if start else "wb") as file, _progress(total, part.stem, start) as bar:
@@ -140,7 +140,7 @@ def _receive(address: str, part: Path) -> bool:
 
 @contextmanager
 def _members(archive: Path) -> Iterator[list[tuple[str, Callable[[], IO[bytes]]]]]:
-    """Of each regular file in an archive its path there, and what opens it."""
+    """Yield (path in the archive, function that opens it) of each regular file."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             yield [(info.filename, partial(zipped.open, info)) for info in zipped.infolist() if not info.is_dir()]

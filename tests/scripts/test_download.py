@@ -3,11 +3,10 @@ import io
 import tarfile
 import zipfile
 
+import download
 import pytest
+from download import DownloadError, checksum_of, fetch, part_of, readable, unpack
 from web_server import web_server
-
-from basicsr.engine import download
-from basicsr.engine.download import DownloadError, checksum_of, fetch, part_of, readable, unpack
 
 CONTENT = bytes(range(256)) * 400
 
