@@ -1,15 +1,16 @@
 """Checks of options that depend on each other or on the components that they name."""
 
+import functools
 import logging
 
 import torch
 
+from basicsr.config.construction import TooLargeError, build_for_shapes
 from basicsr.config.registry import (
     ARCH_REGISTRY,
     MODEL_REGISTRY,
     OPTIMIZER_REGISTRY,
     SCHEDULER_REGISTRY,
-    is_plugin,
 )
 from basicsr.config.schema import Options
 from basicsr.config.section import Spec
@@ -22,7 +23,7 @@ logger = logging.getLogger("basicsr")
 def check(options: Options, is_train: bool) -> None:
     """Check that the model exists, the data sets are there, and every constructor accepts its values.
 
-    Networks are built without memory (on the meta device), the optimizer with one small parameter.
+    Networks are built for their shapes only (see `construction.py`), the optimizer with one small parameter.
 
     Raises:
         OptionError: naming the first option that is wrong.
@@ -48,13 +49,11 @@ def check(options: Options, is_train: bool) -> None:
 
 def _check_network(spec: Spec) -> None:
     try:
-        with torch.device("meta"):
-            ARCH_REGISTRY.build(spec)
-    except (NotImplementedError, RuntimeError, OverflowError, MemoryError) as error:
-        # The constructor of a plug-in may read numbers, as in `[x.item() for x in torch.linspace(...)]`.
-        if not is_plugin(ARCH_REGISTRY.get(spec.type)):
-            raise spec.where.error(f"cannot be built with these sizes ({error or 'too large'})") from error
+        build_for_shapes(functools.partial(ARCH_REGISTRY.build, spec))
+    except TooLargeError as error:
         logger.info("%s: could not be built for a check (%s)", spec.where, error)
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise spec.where.error(f"cannot be built with these sizes ({error or 'too large'})") from error
 
 
 def _check_training(options: Options) -> None:

@@ -270,8 +270,8 @@ class TestWhoMay:
                     alpha=lambda it: 0.5 if it < 10 else 0.0, feature_weight=lambda it: max(0.0, 1 - it / 12)
                 ),
             )
-            one.prune = SimpleNamespace(tail_warmup_iter=4)
             one.training_step, one.optimizers = SimpleNamespace(scaler=None), []
+            one.tail_warmup = SimpleNamespace(active=lambda it: it <= 4)
             return one
 
         assert "search" in prune_model(search=object()).graph_obstacle()

@@ -45,7 +45,7 @@ def test_photographs_become_no_larger_than_by_opencv(photos):
     assert len(written(large, 64)) < len(cv2.imencode(".png", large)[1])
 
 
-def test_rows_that_do_not_fit_are_refused():
+def test_rows_that_do_not_fit_are_errors():
     with pytest.raises(ValueError, match="no 5 channels of 8 bits"):
         PngStream(io.BytesIO(), (2, 2), 5)
     stream = PngStream(io.BytesIO(), (4, 3), 3)

@@ -19,7 +19,7 @@ from basicsr.config.load import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.device import is_out_of_memory
 from basicsr.engine.wrapper import bare_network
-from basicsr.images.tiling import SMALLEST, predict_in_tiles, spans, tiles_when_full
+from basicsr.images.tiling import MIN_TILE, predict_in_tiles, spans, tiles_when_full
 from basicsr.models import build_model
 from basicsr.models.sr_model import SRModel
 
@@ -141,7 +141,7 @@ def step(model, it, poison=None):
 def everything(model):
     """Hash of all that training changes."""
     net = bare_network(model.net_g)
-    flags = [module._initialised for module in net.modules() if hasattr(module, "_initialised")]
+    flags = [module.initialised for module in net.modules() if hasattr(module, "initialised")]
     digest = hashlib.sha256(repr(flags).encode())
     feed(digest, [net.state_dict(), model.ema.module.state_dict(), [o.state_dict() for o in model.optimizers]])
     return digest.hexdigest()
@@ -310,6 +310,6 @@ def test_other_errors_and_too_little_memory_for_any_tile_are_raised():
 
     with pytest.raises(RuntimeError, match="mat1"):
         tiles_when_full(broken)(torch.rand(1, 3, 200, 200))
-    with pytest.raises(MemoryError, match=rf"200x300 px does not fit into memory, not even in tiles of {SMALLEST} px"):
+    with pytest.raises(MemoryError, match=rf"200x300 px does not fit into memory, not even in tiles of {MIN_TILE} px"):
         tiles_when_full(full)(torch.rand(1, 3, 300, 200))
     assert not is_out_of_memory(ValueError("out of memory"))

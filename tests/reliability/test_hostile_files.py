@@ -12,7 +12,8 @@ import torch
 import yaml
 from reliability.mutations import bounded, peak_mb
 
-from basicsr.archs import build_network, load_network
+from basicsr.archs import build_network
+from basicsr.archs.published import load_network
 from basicsr.config.load import load_options, resolve
 from basicsr.config.registry import ARCH_REGISTRY
 from basicsr.config.yaml_file import load_yaml, parse_value

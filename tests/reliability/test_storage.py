@@ -14,7 +14,7 @@ import torch
 from reliability.runs import Run, feed, options
 
 import basicsr.train
-from basicsr.archs import load_network
+from basicsr.archs.published import load_network
 from basicsr.engine.checkpoint import load_file, newest_checkpoint, prune_checkpoints, save_atomically
 from basicsr.errors import CheckpointError
 from basicsr.inference.upscaler import Upscaler

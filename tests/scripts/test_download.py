@@ -3,10 +3,11 @@ import io
 import tarfile
 import zipfile
 
-import download
 import pytest
-from download import DownloadError, checksum_of, fetch, part_of, readable, unpack
 from web_server import web_server
+
+import download
+from download import DownloadError, checksum_of, fetch, part_of, readable, unpack
 
 CONTENT = bytes(range(256)) * 400
 

@@ -5,11 +5,11 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import download
 import pytest
 import yaml
 from web_server import web_server
 
+import download
 from basicsr.images.files import list_images
 
 SCRIPT = "download_datasets.py"

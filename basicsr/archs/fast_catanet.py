@@ -1,11 +1,9 @@
-"""CATANet prepared for inference: the same outputs, faster and in less memory. Nobody has to ask for it.
+"""CATANet prepared for inference: the same outputs, faster and in less memory.
 
-`CATANet.prepared()` makes it from a network in evaluation; `test.py` and validation call that by themselves. What is
-different from the network that people read and train (`catanet_arch.py`), and why:
+`CATANet.prepared()` builds it; validation, `test.py` and `infer.py` call that. It stands below `catanet_arch.py`, which
+offers it. Differences from the network that is read and trained, and why:
 
 - Constants are computed once: unit token centres, their keys and values, the product of `conv1x1` and `proj`.
-- Attention takes its rows by index (`gathered_attention.py`), so tokens are neither sorted nor cut into patches in
-  memory.
 - On CPUs, linear layers and convolutions run with their activation and residual fused (oneDNN, private calls of
   PyTorch, with public ones as fallback).
 - The reconstruction works in strips of rows, for its tensors are 16 times as large as the image.
@@ -13,47 +11,48 @@ different from the network that people read and train (`catanet_arch.py`), and w
 Shapes and names are those of `catanet_arch.py`.
 """
 
-from typing import TYPE_CHECKING, cast
+from typing import Literal, Protocol, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from basicsr.archs.layers.attention import gathered_attention
-from basicsr.archs.layers.export_mode import active_form
+from basicsr.archs.layers.export_mode import active_form, has_values
+from basicsr.archs.layers.ffn import ConvFFN
+from basicsr.archs.layers.groups import nearest_centre, stable_group_order
+from basicsr.archs.layers.local_attention import LRSA, PatchAttention
 from basicsr.archs.layers.patches import PatchGrid
-from basicsr.archs.layers.plans import sizes_are_numbers
-from basicsr.archs.layers.tokens import ConvFFN, map_to_tokens, nearest_centre, stable_group_order, tokens_to_map
-
-if TYPE_CHECKING:
-    from basicsr.archs.catanet_arch import LRSA, TAB, CATANet, _PatchAttention, _WindowAttention
+from basicsr.archs.layers.projections import AttentionProjections
+from basicsr.archs.layers.token_aggregation import TAB
+from basicsr.archs.layers.tokens import channels_last, map_to_tokens, tokens_to_map
 
 STRIP_ROWS = 32  # low-resolution rows of a strip of the reconstruction on a CPU
 STRIP_BYTES = 1 << 28  # of the enlarged features of a strip on a GPU, where each launch should do as much as it can
 
 
 def _fused(x: Tensor) -> bool:
-    """Whether oneDNN's fused calls can be had for this tensor."""
-    if torch.compiler.is_compiling() or active_form() is not None:
-        return False
-    return x.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    """Return whether oneDNN's fused calls are available for this tensor."""
+    return has_values(x) and active_form() is None and x.device.type == "cpu" and torch.backends.mkldnn.is_available()
 
 
 def _linear_gelu(x: Tensor, layer: nn.Linear) -> Tensor:
+    """Return `gelu(layer(x))`."""
     if _fused(x):
         return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], "none")
     return F.gelu(layer(x))
 
 
 def _linear_plus(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
-    """`residual + linear(x)`."""
+    """Return `residual + linear(x)`."""
     if _fused(x) and x.dtype == residual.dtype:
         return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
     return residual + F.linear(x, weight, bias)
 
 
 def _conv(x: Tensor, layer: nn.Conv2d, activation: str = "none") -> Tensor:
-    """A convolution of stride 1 and what follows it: "none", "gelu", or "leaky_relu" of slope 0.1."""
+    """Return a convolution of stride 1, then its activation: "none", "gelu", or "leaky_relu" of slope 0.1."""
     if _fused(x):
         scalars, algorithm = ([0.1], "") if activation == "leaky_relu" else ([], "none")
         padding = list(cast(tuple[int, int], layer.padding))
@@ -65,7 +64,7 @@ def _conv(x: Tensor, layer: nn.Conv2d, activation: str = "none") -> Tensor:
 
 
 class _FFN(nn.Module):
-    """`t + FFN(LayerNorm(t))`."""
+    """FFN with norm and residual: `t + FFN(LayerNorm(t))`."""
 
     def __init__(self, norm: nn.LayerNorm, ffn: ConvFFN, dtype: torch.dtype):
         super().__init__()
@@ -83,14 +82,14 @@ class _FFN(nn.Module):
 class _TAB(nn.Module):
     """Token aggregation with the stored token centres."""
 
-    def __init__(self, tab: "TAB", dtype: torch.dtype):
+    def __init__(self, tab: TAB, dtype: torch.dtype):
         super().__init__()
         attention = tab.iasa_attn
         self.norm = tab.norm
         self.heads = attention.heads
         self.windows = attention.windows
         self.num_tokens = tab.num_tokens
-        self.has_centres = tab._initialised
+        self.has_centres = tab.initialised
         self.pooled_centres = tab._pooled_centres
         self.to_qkv = _joined_projections(attention, dtype)
         self.global_of = tab.irca_attn
@@ -102,7 +101,7 @@ class _TAB(nn.Module):
         self.ffn = _FFN(tab.mlp.norm, cast(ConvFFN, tab.mlp.fn), dtype)
 
     def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, N, C) tokens of an (H, W) map to the same shape."""
+        """Return tokens (B, N, C) of an (H, W) map, from the same."""
         batch, length, _ = t_BNC.shape
         z = self.norm(t_BNC)
         unit_centres, global_kv = self.unit_centres, self.global_kv
@@ -119,10 +118,10 @@ class _TAB(nn.Module):
 class _LRSA(nn.Module):
     """Local-region self-attention."""
 
-    def __init__(self, lrsa: "LRSA", dtype: torch.dtype):
+    def __init__(self, lrsa: LRSA, dtype: torch.dtype):
         super().__init__()
         norm_attention, norm_ffn = lrsa.layer.children()
-        attention = cast("_PatchAttention", norm_attention.fn)
+        attention = cast(PatchAttention, norm_attention.fn)
         self.norm = cast(nn.LayerNorm, norm_attention.norm)
         self.patch_size = lrsa.patch_size
         self.heads = attention.heads
@@ -139,35 +138,48 @@ class _LRSA(nn.Module):
         return self.ffn(_linear_plus(y, self.out, None, grid.scale_as_merged(t_BNC)), size)
 
 
-def _joined_projections(attention: "_WindowAttention", dtype: torch.dtype) -> nn.Parameter:
+def _joined_projections(attention: AttentionProjections, dtype: torch.dtype) -> nn.Parameter:
     """Return the weights of queries, keys and values as one matrix.
 
-    On GPUs in `dtype`; on CPUs as they are, for the kernel there computes in float32 whatever comes.
+    On GPUs in `dtype`; on CPUs as they are, for the kernel there always computes in float32.
     """
     weight = torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight])
     return nn.Parameter(weight if weight.device.type == "cpu" else weight.to(dtype))
 
 
+class TrainedNetwork(Protocol):
+    """The parts of a `CATANet` that its prepared form is built from, besides its upconvs."""
+
+    upscale: int
+    min_side: int
+    multiple_of: int
+    tail: Literal["original", "direct"]
+    first_conv: nn.Conv2d
+    blocks: nn.ModuleList
+    mid_convs: nn.ModuleList
+    last_conv: nn.Conv2d
+
+
 class PreparedCATANet(nn.Module):
-    """The outputs of a CATANet in evaluation, from weights frozen at this moment; made by `CATANet.prepared`.
+    """CATANet in evaluation with the weights that it has now; built by `CATANet.prepared`.
 
     Args:
-        net: left as it is; the weights are copied.
+        net: a copy of the network in evaluation; its modules are taken over.
         dtype: of convolutions and FFNs, and on GPUs of attention. The choice of groups and the residual stream stay
-            float32, on CPUs attention, too.
-        for_graph: to be traced in the form of `graph_form.py`, in which alone it then runs: kernels in the published
+            float32, on CPUs also attention.
+        for_graph: to be traced in the form of `export_mode.py`, in which alone it then runs: kernels in the published
             order, no strips.
 
     Shape: (B, in_chans, H, W) -> (B, in_chans, s*H, s*W), any H, W >= 1.
     """
 
-    def __init__(self, net: "CATANet", dtype: torch.dtype = torch.float32, for_graph: bool = False):
+    def __init__(self, net: TrainedNetwork, dtype: torch.dtype = torch.float32, for_graph: bool = False):
         super().__init__()
         self.upscale, self.min_side, self.multiple_of = net.upscale, net.min_side, net.multiple_of
         self.dtype = dtype
         self.first_conv = net.first_conv
         self.blocks = nn.ModuleList(
-            nn.ModuleList([_TAB(cast("TAB", tab), dtype), _LRSA(cast("LRSA", lrsa), dtype)])
+            nn.ModuleList([_TAB(cast(TAB, tab), dtype), _LRSA(cast(LRSA, lrsa), dtype)])
             for tab, lrsa in (block.children() for block in net.blocks)
         )
         self.mid_convs = net.mid_convs.to(dtype)
@@ -182,9 +194,9 @@ class PreparedCATANet(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, in_chans, s*H, s*W)."""
+        """Return (B, in_chans, s*H, s*W) from (B, in_chans, H, W)."""
         size = (x.shape[2], x.shape[3])
-        shallow = self.first_conv(x if self.for_graph else x.contiguous(memory_format=torch.channels_last))
+        shallow = self.first_conv(channels_last(x))
         t = map_to_tokens(shallow)
         for block, mid_conv in zip(self.blocks, self.mid_convs, strict=True):
             deep = t
@@ -195,7 +207,7 @@ class PreparedCATANet(nn.Module):
         if self.for_graph:
             return self._reconstruct_in_graph(x, features)
         out = F.interpolate(x, scale_factor=self.upscale, mode="bilinear") if self.upscale > 1 else x.clone()
-        if not sizes_are_numbers(features):  # a loop over strips would hold for one height only
+        if not has_values(features):  # a loop over strips would hold for one height only
             self._add_strip(out, features, 0, size[0])
             return out
         rows = strip_rows(features, self.upscale)
@@ -204,6 +216,7 @@ class PreparedCATANet(nn.Module):
         return out
 
     def _reconstruct_in_graph(self, x: Tensor, features: Tensor) -> Tensor:
+        """Return the output, (B, in_chans, s*H, s*W), without strips."""
         for conv in self.upconvs:
             features = F.leaky_relu(F.pixel_shuffle(conv(features), self.shuffle), 0.1)
         y = self.last_conv(features)
@@ -215,7 +228,7 @@ class PreparedCATANet(nn.Module):
     def _add_strip(self, out: Tensor, features: Tensor, top: int, bottom: int) -> None:
         """Reconstruct the rows that belong to the low-resolution rows [top, bottom) and add them to `out`.
 
-        Two rows more on either side are what three convolutions see; what their zero padding spoils lies in them.
+        Two more rows on either side hold all that three convolutions see, and what their zero padding changes.
         """
         start, end = max(top - 2, 0), min(bottom + 2, features.shape[2])
         x = features[:, :, start:end]
@@ -237,7 +250,7 @@ def strip_rows(features_BCHW: Tensor, upscale: int) -> int:
 
 
 def _shuffled(conv: nn.Conv2d) -> nn.Conv2d:
-    """A convolution before a pixel shuffle, its outputs reordered from (channel, dy, dx) to (dy, dx, channel)."""
+    """Return a convolution with outputs reordered from (channel, dy, dx) to (dy, dx, channel)."""
     channels = conv.in_channels
     order = torch.arange(conv.out_channels).view(channels, -1).T.flatten()
     result = nn.Conv2d(channels, conv.out_channels, 3, padding=1).to(conv.weight)
@@ -246,7 +259,5 @@ def _shuffled(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _pixel_shuffle_last(x: Tensor, factor: int) -> Tensor:
-    """Pixel shuffle of (dy, dx, channel) outputs in channels-last memory: long runs are copied, not single floats."""
-    batch, _, height, width = x.shape
-    runs = x.permute(0, 2, 3, 1).reshape(batch, height, width, factor, -1)  # dx and channel stay together
-    return runs.transpose(2, 3).reshape(batch, height * factor, width * factor, -1).permute(0, 3, 1, 2)
+    """Return the pixel shuffle of (dy, dx, channel) outputs in channels-last memory: long runs are copied."""
+    return rearrange(x, "b (dy dx c) h w -> b (h dy) (w dx) c", dy=factor, dx=factor).permute(0, 3, 1, 2)

@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 
-from basicsr.archs import build_network
-from basicsr.inference import fast_catanet
+from basicsr.archs import build_network, fast_catanet
 
 SMALL = {
     "type": "CATANet", "dim": 16, "block_num": 3, "qk_dim": 12, "mlp_dim": 24, "heads": 2, "patch_size": [5, 16, 20],
