@@ -153,7 +153,7 @@ def copies_of(images: Sequence[Image], test_folders: Sequence[Path], workers: in
     ratios, test_ratios = (np.array([image.height / image.width for image in some]) for some in (images, tests))
     correlation[np.abs(ratios[:, None] / test_ratios - 1) > COPY_RATIO_TOLERANCE] = 0
     return {
-        image.path: f"shows what {tests[row.argmax()].path} shows"
+        image.path: f"copy of {tests[row.argmax()].path}"
         for image, row in zip(images, correlation, strict=True)
         if row.max() > COPY_CORRELATION
     }

@@ -40,7 +40,7 @@ def paired_paths_from_folder(folders: Sequence[str], keys: Sequence[str], filena
         filename_tmpl: stem of the input from that of the ground truth; see `partner_names`.
 
     Raises:
-        ValueError: when there are not two of each, or the folders hold different numbers of images.
+        ValueError: when not two of each are given, or the folders have different numbers of images.
         FileNotFoundError: when a partner is missing.
     """
     inputs, truths = (FolderImages(Path(folder)) for folder in _pair_of_folders(folders, keys))

@@ -30,7 +30,7 @@ class LmdbBackend:
 
     Raises:
         ImportError: without the package `lmdb`.
-        ValueError: when there are not as many keys as paths.
+        ValueError: when the numbers of keys and paths differ.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Lets the registries adapt plug-ins written for BasicSR 1.4 when they give them out.
+"""Lets the registries adapt plug-ins written for BasicSR 1.4 when they are looked up.
 
-Such a plug-in imports a registry from `basicsr.utils.registry`, its old place, which calls `attach`. A project whose
+Such a plug-in imports a registry from its old path, `basicsr.utils.registry`, which calls `attach`. A project whose
 plug-ins all import it from `basicsr.config.registry` is written for this package, and nothing in it is adapted.
 """
 

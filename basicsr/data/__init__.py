@@ -25,7 +25,7 @@ def build_dataset(
         spec: section of the options, {type: name of the class, ...}.
         scale: of the run; passed to classes with a parameter of this name, like `phase` and `seed`, unless `spec` sets
             it. None: as in `spec`, or the default of the class.
-        phase: "train", "val" or "test"; None: alike.
+        phase: "train", "val" or "test"; None: as for `scale`.
         seed: of random crops and flips.
 
     Raises:

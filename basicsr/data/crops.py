@@ -1,6 +1,6 @@
 """Crops, flips and rotations of images: pure functions of images and, where something is random, of a generator.
 
-Images are arrays (H, W, C). Windows are counted in low-resolution pixels, so that both images of a pair are cut alike.
+Images are arrays (H, W, C). Windows are in low-resolution pixels, so that both images of a pair are cropped alike.
 """
 
 from collections.abc import Sequence

@@ -48,12 +48,12 @@ class DegradedImageDataset(Dataset[dict[str, Any]]):
     in_ch: Literal[1, 3] = 3
     """channels: 3, RGB, or 1, gray."""
     gray: Literal["opencv", "swapped_luma"] = "opencv"
-    """with in_ch 1, how colours become gray: as OpenCV decodes them, or, to compare with the published JPEG figures of
-    Urban100 alone, by a luma with the weights of red and blue swapped."""
+    """with in_ch 1, the conversion of colours to gray: by OpenCV, or, to compare with the published JPEG figures of
+    Urban100 only, by a luma with the weights of red and blue swapped."""
     gt_size: int | None = None
     """side of a training crop; smaller images are mirrored at the bottom and the right; null: whole images."""
     geometric_augs: bool = True
-    """flip and rotate training samples at random, as use_hflip and use_rot say; false: neither."""
+    """flip and rotate training samples at random, according to use_hflip and use_rot; false: neither."""
     use_hflip: bool = True
     """mirror training samples at random."""
     use_rot: bool = True
@@ -71,7 +71,7 @@ class DegradedImageDataset(Dataset[dict[str, Any]]):
     phase: str = "train"
     """train, val or test."""
     seed: int = 0
-    """of crops, flips, rotations and, in training, of what degrades."""
+    """of crops, flips, rotations and, in training, of the degradation."""
 
     def __post_init__(self) -> None:
         if self.scale != 1:

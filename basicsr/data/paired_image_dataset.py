@@ -172,11 +172,13 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
 
     def _check_not_small(self, folder: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
         least = self.scale * (self.crop_px or 1)
-        what = f"gt_size ({least}); leave it out or lower gt_size" if self.crop_px else f"scale ({least}); leave it out"
+        limit = (
+            f"gt_size ({least}); leave it out or lower gt_size" if self.crop_px else f"scale ({least}); leave it out"
+        )
         raise_for_faults(
             folder,
             [
-                f"{name}: {height}x{width} (height x width) is smaller than {what}"
+                f"{name}: {height}x{width} (height x width) is smaller than {limit}"
                 for name, (height, width) in zip(names, sizes, strict=True)
                 if min(height, width) < least
             ],

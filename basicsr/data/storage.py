@@ -138,12 +138,12 @@ class FolderImages:
         return checked_size(image, self._sizes[name], path)  # the cache has room for this size only
 
     def _warn(self, facts: Mapping[str, ImageFacts]) -> None:
-        for what in dict.fromkeys(what for fact in facts.values() for what in fact.left_out):
-            names = [name for name, fact in facts.items() if what in fact.left_out]
+        for part in dict.fromkeys(part for fact in facts.values() for part in fact.left_out):
+            names = [name for name, fact in facts.items() if part in fact.left_out]
             shown = ", ".join(names[:MAX_REPORTED]) + (", ..." if len(names) > MAX_REPORTED else "")
-            part = what.removeprefix("its ")
+            counts = f"in {len(names)} of {len(facts)} images"
             logger.warning(
-                "%s: %s of an image is left out, in %d of %d images: %s", self.root, part, len(names), len(facts), shown
+                "%s: %s of an image is left out, %s: %s", self.root, part.removeprefix("its "), counts, shown
             )
 
 
@@ -195,7 +195,7 @@ class LmdbImages:
             image = (decode_gray if gray else decode_image)(transaction.get(lmdb_key(name)), self.root / name)
         if image.shape[:2] != self._sizes[name]:  # the cache has room for this size only
             raise ValueError(
-                f"{self.root / name}: {META_INFO} says {self._sizes[name]}, the image is {image.shape[:2]} "
+                f"{self.root / name}: {META_INFO} lists {self._sizes[name]}, the image is {image.shape[:2]} "
                 f"(height, width); {LMDB_HINT}"
             )
         return image

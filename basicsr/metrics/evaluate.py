@@ -80,7 +80,7 @@ class Best:
     """The best mean of each data set and metric so far, and its iteration.
 
     Args:
-        metrics: metric name -> spec; `direction` of it says which scores are better.
+        metrics: metric name -> spec; see `direction` for which scores are better.
     """
 
     def __init__(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:

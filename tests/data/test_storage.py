@@ -113,7 +113,9 @@ class TestLmdb:
         root = make_lmdb(photos, "a")
         meta = (root / META_INFO).read_text()
         (root / META_INFO).write_text(meta.replace("130,130", "130,131"))
-        with pytest.raises(ValueError, match=r"coffee.png: meta_info.txt says \(130, 131\), the image is \(130, 130\)"):
+        with pytest.raises(
+            ValueError, match=r"coffee.png: meta_info.txt lists \(130, 131\), the image is \(130, 130\)"
+        ):
             LmdbImages(root).read("coffee.png")
         (root / META_INFO).write_text(f"{meta}gone.png (1,1,3) 1\n")
         with pytest.raises(ValueError, match=r"1 of 6 images(.|\n)*gone.png: listed in meta_info.txt, not in the data"):

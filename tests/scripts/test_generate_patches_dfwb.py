@@ -95,8 +95,8 @@ class TestExclusion:
         code, lines = run("-i", photos, "-o", tmp_path / "out", "--exclude", *tests, workers=2)
         assert (code, lines) == (0, [
             "left out 2 of 5 images:",
-            f"  {photos / 'coffee.png'}: shows what {tests[0] / '1.jpg'} shows",
-            f"  {photos / 'rocket.png'}: shows what {tests[1] / '2.bmp'} shows",
+            f"  {photos / 'coffee.png'}: copy of {tests[0] / '1.jpg'}",
+            f"  {photos / 'rocket.png'}: copy of {tests[1] / '2.bmp'}",
             "3 files written, 0 existed already",
         ])  # fmt: skip
         assert list_images(tmp_path / "out") == ["astronaut.png", "chelsea.png", "motorcycle_left.png"]
