@@ -7,8 +7,8 @@ import yaml
 from basicsr.archs import build_network
 from basicsr.compat.models import adapt_model
 from basicsr.compat.options import PlainOptions
-from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.load import load_options, resolve
+from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_file
 from basicsr.losses import build_loss
