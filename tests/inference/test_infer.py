@@ -400,9 +400,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize(
-    ("number", "kind"), [(signal.SIGINT, "png"), pytest.param(signal.SIGTERM, "mkv", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, "png"), (signal.SIGTERM, "mkv")])
 def test_a_stopped_process_leaves_nothing_half_written(world, photo, number, kind):
     weights("own.pth", SR)
     if kind == "mkv":
@@ -452,7 +450,6 @@ sys.exit(code)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.slow
 def test_a_photograph_of_12_megapixels_in_2_gb(tmp_path, photo):
     """4000x3000 becomes 16000x12000, 576 MB in 8 bits and 2.3 GB in floats."""
     write_image(tmp_path / "a.jpg", cv2.resize(photo, (4000, 3000), interpolation=cv2.INTER_CUBIC))
