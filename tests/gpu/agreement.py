@@ -1,8 +1,8 @@
 """One network computed twice, on two devices or in two precisions, with every token in the same group.
 
 CATANet and ATD choose a group for every token. Where two groups are equally near up to rounding, devices choose
-differently, and the outputs then differ by far more than rounding. So the choices of the first computation are recorded
-and forced on the second one by `basicsr.archs.layers.export_mode.group_choices`; only rounding is left.
+differently, and what follows differs by far more than rounding. So the choices of the first computation are recorded
+and forced upon the second one, by `basicsr.archs.layers.export_mode.group_choices`; what is left is rounding.
 """
 
 import copy

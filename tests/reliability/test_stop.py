@@ -134,7 +134,6 @@ class TestStopRequest:
         assert seen == [1, 2]
 
 
-@pytest.mark.slow
 def test_one_of_two_processes_is_told_and_both_stop_at_the_same_step(tmp_path):
     """A real SIGTERM, and a SIGINT that loader processes get as well, as from a terminal."""
     changes = {"datasets": {"train": {"batch_size_per_gpu": 1, "num_worker_per_gpu": 1}}}
