@@ -23,8 +23,8 @@ from basicsr.data import build_dataset
 from basicsr.engine.curves import read_log
 from basicsr.images.files import image_size, list_images, read_image, to_pixels, write_image
 from basicsr.images.matlab_resize import imresize
+from basicsr.images.self_ensemble import self_ensemble
 from basicsr.metrics.psnr_ssim import calculate_psnr
-from basicsr.models.sr_model import self_ensemble
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to enable fault handler")  # stderr is captured
 PACKAGE = Path(basicsr.train.__file__).parent
@@ -325,7 +325,7 @@ def fill_no_batch(options, folder):
 
 def want_an_absent_package(options, folder):
     options["logger"]["wandb"] = {"project": "p"}
-    return "project", "logger.wandb.project: needs the package wandb; pip install basicsr[wandb], or set project: ~"
+    return "project", "logger.wandb.project: needs the package wandb; install it with `pip install basicsr[wandb]`"
 
 
 MISTAKES_IN_THE_FILE = [

@@ -12,7 +12,7 @@ import yaml
 from models import prune_ddp_worker
 from models.prunable_nets import TINY, catanet
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 
 pytestmark = pytest.mark.slow
 WORKER = Path(prune_ddp_worker.__file__)

@@ -15,10 +15,11 @@ import pytest
 import torch
 from reliability.runs import Run, feed, options
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.device import is_out_of_memory
-from basicsr.images.tiling import SMALLEST, predict_in_tiles, spans, tiles_when_full
+from basicsr.engine.wrapper import bare_network
+from basicsr.images.tiling import MIN_TILE, predict_in_tiles, spans, tiles_when_full
 from basicsr.models import build_model
 from basicsr.models.sr_model import SRModel
 
@@ -40,8 +41,11 @@ class FaultyRun(Run):
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.number}"]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(FAULTY.parents[2])}
         argv = [*launcher, str(FAULTY), "-opt", "run.yml"]
-        self.processes = [subprocess.Popen(argv, cwd=self.folder, env=env, text=True, stdout=subprocess.DEVNULL,
-                                           stderr=subprocess.PIPE)]  # fmt: skip
+        self.processes = [
+            subprocess.Popen(
+                argv, cwd=self.folder, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        ]
         threading.Thread(target=self._follow, args=tuple(self.processes), daemon=True).start()
 
     def end(self, iteration):
@@ -104,8 +108,13 @@ def model(tmp_path):
     """Builds a model whose folders are in `tmp_path`."""
 
     def model(**train):
-        values = options(tmp_path, 9, train={"ema_decay": 0.5, **train}, path={"experiments_root": str(tmp_path)},
-                         val={"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}})  # fmt: skip
+        values = options(
+            tmp_path,
+            9,
+            train={"ema_decay": 0.5, **train},
+            path={"experiments_root": str(tmp_path)},
+            val={"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
+        )
         (tmp_path / "run.yml").write_text(json.dumps(values))
         torch.manual_seed(0)
         return build_model(resolve(load_options(tmp_path / "run.yml", is_train=True)))
@@ -131,10 +140,10 @@ def step(model, it, poison=None):
 
 def everything(model):
     """Hash of all that training changes."""
-    net = model.get_bare_model(model.net_g)
-    flags = [module._initialised for module in net.modules() if hasattr(module, "_initialised")]
+    net = bare_network(model.net_g)
+    flags = [module.initialised for module in net.modules() if hasattr(module, "initialised")]
     digest = hashlib.sha256(repr(flags).encode())
-    feed(digest, [net.state_dict(), model.net_g_ema.module.state_dict(), [o.state_dict() for o in model.optimizers]])
+    feed(digest, [net.state_dict(), model.ema.module.state_dict(), [o.state_dict() for o in model.optimizers]])
     return digest.hexdigest()
 
 
@@ -157,8 +166,9 @@ def test_a_skipped_step_changes_nothing(poison, model, tmp_path, caplog, monkeyp
     assert everything(poisoned) == everything(clean)
     lines = [json.loads(line) for line in (tmp_path / "run" / "non_finite.jsonl").read_text().splitlines()]
     assert [(line["iter"], line["action"], line["files"]) for line in lines] == [
-        (9, "skip", ["9a.png", "9b.png"]), (8, "skip", ["8a.png", "8b.png"])
-    ]  # fmt: skip
+        (9, "skip", ["9a.png", "9b.png"]),
+        (8, "skip", ["8a.png", "8b.png"]),
+    ]
 
 
 def test_no_more_steps_are_skipped_than_the_limit(model):
@@ -251,8 +261,10 @@ def test_validation_goes_on_in_tiles_and_says_so(error, model, monkeypatch, capl
     torch.manual_seed(0)
     small, large = torch.rand(1, 3, 60, 60), torch.rand(1, 3, 90, 256)
     names = {"lq_path": ["a"], "gt_path": ["a"]}
-    loader = [{"lq": x, "gt": torch.nn.functional.interpolate(x, scale_factor=2), **names, "gt_path": [name]}
-              for x, name in ((small, "small"), (large, "large"), (large, "larger"))]  # fmt: skip
+    loader = [
+        {"lq": x, "gt": torch.nn.functional.interpolate(x, scale_factor=2), **names, "gt_path": [name]}
+        for x, name in ((small, "small"), (large, "large"), (large, "larger"))
+    ]
     scores = model().validation(loader, 1)
     assert {name: found["psnr"] for name, found in scores.per_image.items()} == dict.fromkeys(
         ("small", "large", "larger"), float("inf")
@@ -298,6 +310,6 @@ def test_other_errors_and_too_little_memory_for_any_tile_are_raised():
 
     with pytest.raises(RuntimeError, match="mat1"):
         tiles_when_full(broken)(torch.rand(1, 3, 200, 200))
-    with pytest.raises(MemoryError, match=rf"200x300 px does not fit into memory, not even in tiles of {SMALLEST} px"):
+    with pytest.raises(MemoryError, match=rf"200x300 px does not fit into memory, not even in tiles of {MIN_TILE} px"):
         tiles_when_full(full)(torch.rand(1, 3, 300, 200))
     assert not is_out_of_memory(ValueError("out of memory"))

@@ -205,9 +205,16 @@ class TestKinds:
     def test_orientation(self, read, photo, orientation):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        upright = {1: lambda x: x, 2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1],
-                   5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x, -1),
-                   7: lambda x: np.rot90(x, 2).swapaxes(0, 1), 8: np.rot90}[orientation]  # fmt: skip
+        upright = {
+            1: lambda x: x,
+            2: lambda x: x[:, ::-1],
+            3: lambda x: x[::-1, ::-1],
+            4: lambda x: x[::-1],
+            5: lambda x: x.swapaxes(0, 1),
+            6: lambda x: np.rot90(x, -1),
+            7: lambda x: np.rot90(x, 2).swapaxes(0, 1),
+            8: np.rot90,
+        }[orientation]
         image, messages = read(encoded(photo, "TIFF", exif=exif), ".tif")
         np.testing.assert_array_equal(image, upright(photo))
         assert messages == []

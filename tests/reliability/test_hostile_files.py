@@ -12,15 +12,15 @@ import torch
 import yaml
 from reliability.mutations import bounded, peak_mb
 
-from basicsr.archs import build_network, load_network
+from basicsr.archs import build_network
+from basicsr.archs.published import load_network
+from basicsr.config.load import load_options, resolve
 from basicsr.config.registry import ARCH_REGISTRY
-from basicsr.config.schema import load_options, resolve
 from basicsr.config.yaml_file import load_yaml, parse_value
-from basicsr.engine.checkpoint import load_file, load_weights
+from basicsr.engine.checkpoint import find_checkpoint, load_file, load_weights
 from basicsr.errors import CheckpointError, OptionError
 from basicsr.inference.upscaler import Upscaler
 from basicsr.models import build_model
-from basicsr.train import find_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SPEC = {"type": "Bicubic", "upscale": 2}

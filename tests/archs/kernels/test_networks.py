@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 from archs.registered import tiny
 from triton_cases import DEVICE
 
-from basicsr.archs.layers.export_mode import group_choices
+from basicsr.archs.layers.group_hook import group_choices
 
 NAMES = ["CATANet", "ATD", "ATDUNet"]
 

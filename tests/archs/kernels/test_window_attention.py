@@ -8,10 +8,10 @@ pytest.importorskip("triton")
 from triton_cases import CUDA, DEVICE, SIZES, assert_near
 
 from basicsr.archs.kernels.window_attention import window_attention
+from basicsr.archs.layers.groups import sorted_windows
 from basicsr.archs.layers.patches import PatchGrid
 from basicsr.archs.layers.plain_attention import plain_attention
 from basicsr.archs.layers.shifted_windows import ShiftedWindows
-from basicsr.archs.layers.tokens import sorted_windows
 from basicsr.archs.layers.windows import Heads, Inverse, PositionBias, Windows, slots_by_entry
 
 
