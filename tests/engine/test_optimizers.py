@@ -8,8 +8,8 @@ import yaml
 from torch import nn
 
 from basicsr.config.load import load_options, resolve
-from basicsr.engine.checkpoint import load_file
 from basicsr.engine import optimizers
+from basicsr.engine.checkpoint import load_file
 from basicsr.engine.optimizers import MUON, orthogonalize
 from basicsr.errors import OptionError
 from basicsr.models import build_model
