@@ -87,6 +87,7 @@ def test_its_scores_are_those_of_its_pictures(trained, windows):
     assert mini == pytest.approx(psnr, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_the_whole_one_does(trained, windows, tmp_path):
     whole, _ = trained
     root = write_project(tmp_path)
@@ -116,6 +117,7 @@ def test_it_tests_what_it_trained(trained, windows):
     assert len(content["per_image"]) == 3
 
 
+@pytest.mark.slow
 def test_a_model_that_overrides_little_trains_with_our_step(windows, tmp_path):
     root = write_project(tmp_path)
     options(root, windows, model="PaddingModel", ema_decay=0.5, total_iter=4)
@@ -125,6 +127,7 @@ def test_a_model_that_overrides_little_trains_with_our_step(windows, tmp_path):
     assert re.search(r"# psnr: \d\d\.\d{4}", said)
 
 
+@pytest.mark.slow
 def test_two_processes_validate_in_the_first(windows, tmp_path):
     root = write_project(tmp_path)
     options(root, windows, ema_decay=0, total_iter=4)

@@ -8,10 +8,11 @@ import yaml
 from torch import nn
 
 from basicsr.config.load import load_options, resolve
+from basicsr.engine import optimizers
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.optimizers import MUON, orthogonalize
 from basicsr.errors import OptionError
-from basicsr.models import build_model, optimizers
+from basicsr.models import build_model
 
 LR, WEIGHT_DECAY, BETAS, EPS = (1e-2, 2e-3), 0.1, (0.9, 0.95), 1e-10
 TINY = {"type": "CATANet", "upscale": 2, "dim": 16, "block_num": 2, "qk_dim": 12, "mlp_dim": 24, "heads": 2,
@@ -307,7 +308,7 @@ class TestModel:
     @pytest.mark.parametrize(
         ("lr", "message"),
         [
-            (1e-3, "train.optim_g.lr: expected a list of 2: a number, a number, got 0.001"),
+            (1e-3, "train.optim_g.lr: expected a list of 2 numbers, got 0.001"),
             ([1e-3], "train.optim_g.lr: expected 2 values, got 1"),
             ([1e-3, -1.0], "train.optim_g: lr: must be two numbers >= 0"),
         ],

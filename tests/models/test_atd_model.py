@@ -452,7 +452,9 @@ def log_of(folder, name):
 
 
 class TestPublishedFiles:
-    @pytest.mark.parametrize(("prefix", "count"), [("0", 4), ("1", 3)], ids=["classical", "light"])
+    @pytest.mark.parametrize(
+        ("prefix", "count"), [pytest.param("0", 4, marks=pytest.mark.slow), ("1", 3)], ids=["classical", "light"]
+    )
     def test_super_resolution_stage_by_stage(self, prefix, count, tmp_path, images, lq_images):
         """Each starts from what the one before it left, where that left it."""
         found = {}

@@ -341,6 +341,7 @@ def test_the_card_is_described(monkeypatch):
     assert report.version_of("no-such-package") == "not installed"
 
 
+@pytest.mark.slow
 def test_memory(tiny, tmp_path):
     stem = tmp_path / "out"
     command = [sys.executable, SCRIPT, "memory", "--net", tiny, "--size", "96", "--threads", "1", "-o", stem]
