@@ -3,7 +3,6 @@ import json
 import math
 from html.parser import HTMLParser
 from itertools import combinations
-from pathlib import Path
 
 import cv2
 import numpy as np
