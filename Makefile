@@ -1,30 +1,46 @@
-# Both commands make what they need: a virtual environment in .venv (or VENV=path), filled once until requirements change.
+# Every command first fills a virtual environment in .venv (or VENV=path) with the packages that this checkout needs.
+# The environment holds packages only, and commands find `basicsr` by PYTHONPATH: several checkouts can share it.
 VENV ?= .venv
 PYTHON ?= python3
 PY = $(VENV)/bin/python
-INSTALLED = $(VENV)/.installed
+# A stamp named by the requirements' content: neither a fresh clone nor another checkout installs them again.
+REQUIREMENTS := $(shell { cat requirements.txt; sed -n '/^\[project.optional-dependencies\]/,/^$$/p' pyproject.toml; } | cksum | cut -d ' ' -f 1)
+INSTALLED = $(VENV)/.installed-$(REQUIREMENTS)
+PYTEST = $(PY) -m pytest -n 2
 
-.PHONY: demo test fuzz web install
+export PYTHONPATH := $(CURDIR)$(addprefix :,$(PYTHONPATH))
+
+.NOTPARALLEL:
+.PHONY: demo check test test-slow test-all fuzz web install
 
 demo: $(INSTALLED)  ## train CATANet-S x2 on ten photographs and compare it with bicubic: results/demo/
 	$(PY) scripts/demo.py
 
-test: $(INSTALLED)  ## lint, types, tests
+check: $(INSTALLED)  ## lint, format, types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest
+
+test: check  ## check, then the quick tests: before each commit
+	$(PYTEST) --dist worksteal -m "not slow"
+
+test-slow: $(INSTALLED)  ## the other tests; those of a file stay together, since they share folders, ports and long fixtures
+	$(PYTEST) --dist loadfile -m slow
+
+test-all: test test-slow  ## check, then all tests
 
 fuzz: $(INSTALLED)  ## the long campaigns: every kind of run killed 20 times, all mutated inputs
 	BASICSR_FULL=1 $(PY) -m pytest -s tests/reliability
 
 web: $(INSTALLED)  ## put network and runtime into the phone demo: web/
-	$(PY) -c 'import onnx, onnxruntime, onnxscript' 2>/dev/null || $(PY) -m pip install --quiet --editable '.[export]'
 	$(PY) scripts/web.py
 
-install: $(INSTALLED)
+install: $(INSTALLED)  ## the editable install of this checkout, with its commands basicsr-train, ...
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 
-$(INSTALLED): requirements.txt pyproject.toml setup.py
+$(INSTALLED):
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PY) scripts/list_requirements.py dev > $(VENV)/requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/requirements.txt
+	rm -f $(VENV)/.installed*
 	touch $@

@@ -2,7 +2,7 @@
 
     python scripts/benchmark_runtimes.py --net CATANet-L CATANet-S CATANet-XS CATANet-XS-D --size 64 128 --threads 2
 
-    torch       the network that people read and train, in evaluation
+    torch       the network that is trained, in evaluation
     prepared    its form for inference, which basicsr-test and basicsr-infer run
     compiled    torch.compile of the form for inference; minutes of compilation, so only with --compile
     ort         ONNX Runtime on the CPU, the file for any size; `ort static`: the file for this size
@@ -12,8 +12,8 @@ A network is a preset or a file of weights. Presets are untrained and get their 
 speed does not depend on the weights. `--files` with `--gt` and `--lq` compares ONNX files
 for any size instead: bytes, PSNR on the Y channel, and speed in ONNX Runtime.
 
-Every round runs each form once, in turn, so that a machine that slows down slows
-all of them. Prints medians in milliseconds as a Markdown table, and how far each output lies from PyTorch's.
+Every round runs each form once, in turn, so that a machine that slows down slows all of them. Prints medians in
+milliseconds as a Markdown table, and the largest difference of each output from PyTorch's.
 Needs `pip install basicsr[export]`; a runtime that is not installed is left out.
 """
 
@@ -34,9 +34,12 @@ import torch
 from torch import nn
 
 from basicsr.archs import build_network
+from basicsr.archs.published import read_network
 from basicsr.engine.device import keep_freed_memory
 from basicsr.engine.run import run_command
 from basicsr.errors import OptionError
+from basicsr.images.files import list_images, read_image, to_pixels, to_tensor
+from basicsr.metrics.psnr_ssim import calculate_psnr
 from basicsr.runtimes.trace import for_graph, side_rule, traced
 
 Forward = Callable[[np.ndarray], np.ndarray]
@@ -44,7 +47,7 @@ OPSET = 20
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure and print; 2 for a mistake in the arguments."""
+    """Run the command line; 0: the table is printed, 2: a mistake in the arguments."""
     args = _parser().parse_args(argv)
 
     def body() -> None:
@@ -60,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             return
         rows: dict[str, dict[str, str]] = {}
         for name in args.net:
-            for column, cells in _measure(name, args).items():
+            for column, cells in _measure_forms(name, args).items():
                 rows.setdefault(column, {}).update(cells)
         _print_table(rows)
 
@@ -85,8 +88,8 @@ def _processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _measure(name: str, args: argparse.Namespace) -> dict[str, dict[str, str]]:
-    """Milliseconds of every form of a network, by "network, size" and form."""
+def _measure_forms(name: str, args: argparse.Namespace) -> dict[str, dict[str, str]]:
+    """Return the milliseconds of every form of a network, by "network, size" and form."""
     net = _network(name, args.scale)
     channels = next(p for p in net.parameters() if p.ndim == 4).shape[1]
     rule = side_rule(net)
@@ -106,8 +109,6 @@ def _measure(name: str, args: argparse.Namespace) -> dict[str, dict[str, str]]:
 
 def _network(name: str, scale: int) -> nn.Module:
     if Path(name).suffix:
-        from basicsr.archs.published import read_network
-
         return read_network(name)[0].eval()
     torch.manual_seed(0)
     net = build_network({"type": name, "upscale": scale})
@@ -158,22 +159,24 @@ def _file_forms(path: Path, label: str, threads: int) -> dict[str, Forward]:
         import openvino
 
         settings = {
-            "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
-        }  # fmt: skip
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         compiled = openvino.Core().compile_model(str(path), "CPU", settings)
         forms[f"openvino{label}"] = lambda lq: compiled([lq])[0]
     return forms
 
 
 def _in_turns(forms: dict[str, Forward], lq: np.ndarray, rounds: int) -> dict[str, str]:
-    """Median milliseconds and the largest error of every form; "-" and the reason on stderr where one cannot run."""
+    """Return median milliseconds and largest error of every form; "-", with the reason on stderr, where it fails."""
     reference = forms["torch"](lq)
     cells, errors = {}, {}
     for form, run in list(forms.items()):
         try:
             for _ in range(2):  # the first runs take memory and choose kernels
                 errors[form] = float(np.abs(run(lq) - reference).max())
-        except Exception as error:  # noqa: BLE001 one runtime less, the others count
+        except Exception as error:  # noqa: BLE001 the other runtimes go on
             print(f"{form}: {type(error).__name__}: {str(error)[:300]}", file=sys.stderr, flush=True)
             cells[form] = "-"
             del forms[form]
@@ -190,8 +193,6 @@ def _in_turns(forms: dict[str, Forward], lq: np.ndarray, rounds: int) -> dict[st
 
 def _compare_files(args: argparse.Namespace) -> None:
     """Print bytes, PSNR and speed of ONNX files for any size."""
-    from basicsr.images.files import list_images, read_image, to_pixels, to_tensor
-    from basicsr.metrics.psnr_ssim import calculate_psnr
     from basicsr.runtimes.onnx import OnnxNet
 
     if args.gt is None or args.lq is None:

@@ -32,36 +32,36 @@ EPSILON = 1e-9  # so that a difference of just the tolerance agrees
 ALIASES = {"bsd100": "b100", "bsds100": "b100", "kodak": "kodak24", "mcm": "mcmaster", "mcmaster18": "mcmaster"}
 PAGE_HEAD = """# Published results
 
-What the papers print, by the name of the option file that tests the network. This page is made from
-`published_results.yml` by `python scripts/check_published.py --write-page`; a test keeps it current. None of these
-numbers was measured here. To compare a test run with them:
+Results as printed in the papers, listed by the option file that tests the network. None of these numbers was measured
+here. This page is generated from `published_results.yml` by `python scripts/check_published.py --write-page`; a test
+checks that it is up to date. To compare a test run with the published numbers:
 
 ```bash
 python basicsr/test.py -opt options/test/sr/103_ATD_light_SRx4_finetune.yml
 python scripts/check_published.py -opt options/test/sr/103_ATD_light_SRx4_finetune.yml
 ```
 
-Scores agree when they differ by at most 0.01 dB and 0.0005: papers round to 0.01 dB and 0.0001, and the same weights on
-other hardware differ by some 0.002 dB and 0.0002. Both versions of ATD have the same file names; the network in the
-option file says which row counts.
+Scores agree when they differ by at most 0.01 dB and 0.0005: papers round to 0.01 dB and 0.0001, and scores of the same
+weights differ by about 0.002 dB and 0.0002 between machines. Both versions of ATD have the same file names; the network
+in the option file decides which row is compared.
 """
 
 Values = dict[str, float]  # psnr, and ssim where the paper has it
 
 
 class Row(NamedTuple):
-    """What a paper prints of one network."""
+    """The scores that a paper prints for one network."""
 
     name: str
     network: str
     self_ensemble: bool
     protocol: str
-    data: dict[str, dict[str, Any]]  # set -> options that its data set must have
+    data: dict[str, dict[str, Any]]  # set -> options that it must have
     values: dict[str, Values]  # set -> scores
 
 
 class Line(NamedTuple):
-    """One number compared."""
+    """A comparison of one number."""
 
     dataset: str
     metric: str
@@ -93,9 +93,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--run makes new scores, so leave out --scores")
     if not (args.tolerance >= 0 and args.tolerance_ssim >= 0):
         parser.error("tolerances must be numbers of at least 0")
-    # Only now, for this imports torch and --help should not wait for it.
-    from basicsr.config.schema import load_options, resolve
-    from basicsr.engine.run import MISTAKES
+    # These import torch, which --help should not wait for.
+    from basicsr.config.load import load_options, resolve
+    from basicsr.engine.run import USER_ERRORS
     from basicsr.test import main as run_test
 
     try:
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         scores = read_scores(args.scores or Path(str(options.path.log)) / "scores.json", args.opt)
         tolerances = {"psnr": args.tolerance, "ssim": args.tolerance_ssim}
         lines, notes = compare(row, scores, options, tolerances)
-    except (ValueError, *MISTAKES) as error:
+    except (ValueError, *USER_ERRORS) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(f"{row.name}, {row.network}{', self-ensemble' if row.self_ensemble else ''}\n")
     if lines:
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def rows() -> list[Row]:
-    """All published rows."""
+    """Return all published rows."""
     found = []
     for entry in _source()["tables"]:
         sets = entry["sets"]
@@ -136,22 +136,21 @@ def rows() -> list[Row]:
 
 
 def published_row(options: Any) -> Row:
-    """The row that the options of a test run are about.
+    """Return the published row of the network that a test run scores.
 
     Raises:
-        OptionError: when there is none, naming what there is.
+        OptionError: when there is none, naming those that exist.
     """
-    import torch
-
     from basicsr.archs import build_network
+    from basicsr.config.construction import build_for_shapes
 
     everything = rows()
     names = (Path(options.source).stem, options.name)
     named = next((found for name in names if (found := [row for row in everything if row.name == name])), [])
     if not named:
         raise OptionError(f"{options.source}: nothing is published under its name; {PAGE.name} lists the names")
-    with torch.device("meta"):
-        network = getattr(build_network(options.network_g), "relative", options.network_g["type"].split("-")[0])
+    net = build_for_shapes(lambda: build_network(options.network_g))
+    network = getattr(net, "relative", options.network_g["type"].split("-")[0])
     of_network = [row for row in named if row.network == network]
     if not of_network:
         published = " and ".join(dict.fromkeys(row.network for row in named))
@@ -167,7 +166,7 @@ def published_row(options: Any) -> Row:
 
 
 def read_scores(path: Path, option_file: str) -> dict[str, dict[str, Any]]:
-    """Scores that test.py has written, by the name of the data set.
+    """Return the scores that test.py wrote, by the name of the data set.
 
     Raises:
         FileNotFoundError: when there are none yet.
@@ -181,11 +180,11 @@ def read_scores(path: Path, option_file: str) -> dict[str, dict[str, Any]]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: is no JSON file ({error}); run the test again") from error
     parts = ("protocols", "mean", "per_image")
-    whole = isinstance(scores, dict) and all(
+    is_complete = isinstance(scores, dict) and all(
         isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in parts)
         for found in scores.values()
     )
-    if not whole:
+    if not is_complete:
         raise ValueError(f"{path}: does not look like the scores of a test run; name another file")
     return scores
 
@@ -193,7 +192,7 @@ def read_scores(path: Path, option_file: str) -> dict[str, dict[str, Any]]:
 def compare(
     row: Row, scores: Mapping[str, Mapping[str, Any]], options: Any, tolerances: Mapping[str, float]
 ) -> tuple[list[Line], list[str]]:
-    """The numbers that can be compared, and why others cannot."""
+    """Return the numbers that can be compared, and notes on why others cannot."""
     source = _source()
     protocol = source["protocols"][row.protocol]
     datasets = {entry.name: entry for entry in options.datasets.values()}
@@ -230,8 +229,10 @@ def compare(
             wanted = protocol[metric].replace("scale", str(options.scale))
             score = _score(found, metric, wanted)
             if score is None:
-                there = ", ".join(f"{key} ({text})" for key, text in found["protocols"].items())
-                notes.append(f"{name}: has no {METRICS[metric][0]} of protocol {_spoken(wanted)}; it has {there}")
+                existing = ", ".join(f"{key} ({text})" for key, text in found["protocols"].items())
+                notes.append(
+                    f"{name}: has no {METRICS[metric][0]} of protocol {_format_protocol(wanted)}; it has {existing}"
+                )
             else:
                 agrees = abs(score - value) <= tolerances[metric] + EPSILON
                 lines.append(Line(published, metric, value, score, agrees))
@@ -239,13 +240,13 @@ def compare(
 
 
 def same_set(name: str) -> str:
-    """A spelling that all usual names of a data set share: those of B100, BSD100 and BSD100_x4, or CBSD68, CBSD68HQ."""
+    """Return one spelling for all usual names of a data set: B100, BSD100 and BSD100_x4, or CBSD68 and CBSD68HQ."""
     name = re.sub(r"[^a-z0-9]", "", re.sub(r"[_-]x\d$", "", name.lower())).removesuffix("hq")
     return ALIASES.get(name, name)
 
 
 def table(lines: list[Line], tolerances: Mapping[str, float]) -> Iterator[str]:
-    """The comparison in Markdown."""
+    """Yield the comparison in Markdown."""
     yield "| set | metric | published | ours | difference | |"
     yield "|---|---|---:|---:|---:|---|"
     for line in lines:
@@ -260,7 +261,7 @@ def table(lines: list[Line], tolerances: Mapping[str, float]) -> Iterator[str]:
 
 
 def page() -> str:
-    """The documentation of all published results."""
+    """Return the documentation of all published results."""
     source = _source()
     parts = [PAGE_HEAD]
     for entry in source["tables"]:
@@ -280,7 +281,7 @@ def _source() -> dict[str, Any]:
 
 
 def _values(text: str | float) -> Values:
-    """`38.61/.9629`, or PSNR alone."""
+    """Return the values of `38.61/.9629`, or of PSNR alone."""
     return dict(zip(METRICS, map(float, str(text).split("/")), strict=False))
 
 
@@ -289,7 +290,7 @@ def _printed(values: Values) -> str:
 
 
 def _score(found: Mapping[str, Any], metric: str, wanted: str) -> float | None:
-    """The mean of the metric, whatever it is called behind `psnr` or `ssim`, that has the wanted protocol."""
+    """Return the mean of the metric with the wanted protocol; its name begins with `psnr` or `ssim`."""
     numbers, channel, crop = wanted.split(", ")
     for name, protocol in found["protocols"].items():
         parts = protocol.split(", ")
@@ -299,7 +300,7 @@ def _score(found: Mapping[str, Any], metric: str, wanted: str) -> float | None:
     return None
 
 
-def _spoken(wanted: str) -> str:
+def _format_protocol(wanted: str) -> str:
     numbers, channel, crop = wanted.split(", ")
     return ", ".join([numbers, *([] if channel == "any" else [channel]), f"crop {crop}"])
 

@@ -26,14 +26,22 @@ from basicsr.images.files import read_image, write_image
 REPOSITORY = Path(__file__).resolve().parents[1]
 PHOTOS = {
     "train": (
-        "motorcycle_left.png", "coffee.png", "rocket.jpg", "camera.png", "brick.png", "grass.png", "gravel.png",
-        "ihc.png", "retina.jpg", "hubble_deep_field.jpg",
+        "motorcycle_left.png",
+        "coffee.png",
+        "rocket.jpg",
+        "camera.png",
+        "brick.png",
+        "grass.png",
+        "gravel.png",
+        "ihc.png",
+        "retina.jpg",
+        "hubble_deep_field.jpg",
     ),
     "test": ("astronaut.png", "chelsea.png", "coins.png"),
-}  # fmt: skip
+}
 SHOWN = "astronaut"
 DATASET = "demo"
-METHODS = {  # and their test runs, by scale
+METHODS = {  # by scale: method -> its test run
     2: {"Bicubic": "test_demo_Bicubic_x2", "CATANet-S": "test_demo_CATANet_S_x2"},
     4: {"Bicubic": "test_demo_Bicubic_x4", "CATANet-XS": "test_demo_CATANet_XS_x4"},
 }
@@ -62,11 +70,14 @@ class Panel(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0: the picture and the scores are there."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
-    parser.add_argument("--iterations", type=int, metavar="N", help="instead of what the option file says")
+    parser.add_argument("--iterations", type=int, metavar="N", help="of training, instead of those in the option file")
     parser.add_argument(
-        "--output", type=Path, default=REPOSITORY, metavar="FOLDER",
+        "--output",
+        type=Path,
+        default=REPOSITORY,
+        metavar="FOLDER",
         help="gets datasets/, experiments/ and results/ (default: the repository)",
-    )  # fmt: skip
+    )
     args = parser.parse_args(argv)
     if args.iterations is not None and args.iterations < 1:
         parser.error("--iterations must be at least 1")
@@ -104,7 +115,7 @@ def test(root: Path, scale: int) -> str:
 
 
 def run(folder: Path, *command: str | Path, env: Mapping[str, str] | None = None) -> None:
-    """Run a command in `folder`, its output going where ours goes.
+    """Run a command in `folder`, with its output in ours.
 
     Raises:
         DemoError: when it fails, with the command and its exit code.
@@ -130,10 +141,9 @@ def prepare_data(root: Path) -> None:
         folder = root / "datasets/demo" / split
         for name in names:
             write_image(folder / "HR" / Path(name).with_suffix(".png"), read_image(source / name))
-        run(
-            root, sys.executable, REPOSITORY / "scripts/data_preparation/generate_lr.py", "--overwrite",
-            "-i", folder / "HR", "-o", folder / "LR", "--scale", "2", "4", "--workers", "2",
-        )  # fmt: skip
+        command: list[str | Path] = [REPOSITORY / "scripts/data_preparation/generate_lr.py", "--overwrite"]
+        command += ["-i", folder / "HR", "-o", folder / "LR", "--scale", "2", "4", "--workers", "2"]
+        run(root, sys.executable, *command)
 
 
 def train(root: Path, iterations: int | None) -> None:
@@ -146,12 +156,12 @@ def train(root: Path, iterations: int | None) -> None:
 
 
 def read_scores(root: Path, name: str) -> dict[str, Any]:
-    """What a test run found: `protocols`, `mean` and `per_image`."""
+    """Return the scores of a test run: `protocols`, `mean` and `per_image`."""
     return json.loads((root / "results" / name / "scores.json").read_text(encoding="utf-8"))[DATASET]
 
 
 def score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table: for each image, then for the mean, a row for each method."""
+    """Return a Markdown table: for each image, then for the mean, a row for each method."""
     protocols: dict[str, str] = next(iter(scores.values()))["protocols"]
     names = [f"{metric.split('_')[0].upper()} ({protocol})" for metric, protocol in protocols.items()]
     lines = [["image", "method", *names], ["---", "---", *["---:"] * len(names)]]
@@ -163,7 +173,7 @@ def score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def draw_comparison(root: Path, scale: int, scores: Mapping[str, Mapping[str, Any]]) -> Image.Image:
-    """The photograph `SHOWN`, and beside it one window of it: bicubic, the network and the original, magnified."""
+    """Return the photograph `SHOWN` and a magnified window of it: bicubic, the network and the original."""
     outputs = {
         method: read_image(root / "results" / name / "visualization" / DATASET / f"{SHOWN}_{name}.png")
         for method, name in METHODS[scale].items()
@@ -177,18 +187,20 @@ def draw_comparison(root: Path, scale: int, scores: Mapping[str, Mapping[str, An
     ImageDraw.Draw(whole).rectangle((box[0] - 3, box[1] - 3, box[2] + 2, box[3] + 2), outline=MARK, width=3)
     panels = [Panel(whole.resize((PANEL_PX, PANEL_PX)), f"{SHOWN}.png", "not among the training photographs")]
     for method, pixels in (*outputs.items(), ("Original", hr)):
-        # Enlarged without smoothing: every pixel stays visible as it is.
+        # Enlarged without smoothing, so that every pixel stays visible.
         window = Image.fromarray(pixels).crop(box).resize((PANEL_PX, PANEL_PX), Image.Resampling.NEAREST)
         found = scores.get(method)
         note = (
-            "PSNR of the picture: {:.2f} dB".format(found["per_image"][SHOWN]["psnr"]) if found else "what both aim at"
+            "PSNR of the picture: {:.2f} dB".format(found["per_image"][SHOWN]["psnr"])
+            if found
+            else "the target of both"
         )
         panels.append(Panel(window, method, note))
     return lay_out(panels)
 
 
 def most_improved_window(bicubic: np.ndarray, sr: np.ndarray, hr: np.ndarray) -> tuple[int, int]:
-    """(top, left) of the window where the squared error falls most from bicubic to SR."""
+    """Return (top, left) of the window where the squared error falls most from bicubic to SR."""
     errors = [((image.astype(np.float32) - hr) ** 2).mean(axis=2) for image in (bicubic, sr)]
     gain = cv2.blur(errors[0] - errors[1], (WINDOW_PX, WINDOW_PX), anchor=(0, 0))  # at each window's first pixel
     gain = gain[: hr.shape[0] - WINDOW_PX + 1, : hr.shape[1] - WINDOW_PX + 1]
@@ -197,7 +209,7 @@ def most_improved_window(bicubic: np.ndarray, sr: np.ndarray, hr: np.ndarray) ->
 
 
 def lay_out(panels: Sequence[Panel]) -> Image.Image:
-    """The panels in a row with their lines of text."""
+    """Return the panels in a row with their lines of text."""
     width = GAP_PX + len(panels) * (PANEL_PX + GAP_PX)
     canvas = Image.new("RGB", (width, PANEL_PX + 3 * GAP_PX + TITLE_PX + LABEL_PX), PAPER)
     draw = ImageDraw.Draw(canvas)

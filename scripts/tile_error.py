@@ -1,4 +1,4 @@
-"""How far the output in tiles is from that of the whole image: `python scripts/tile_error.py -m weights.pth -i images`.
+"""Error of output in tiles against that of the whole image: `python scripts/tile_error.py -m weights.pth -i images`.
 
 Prints a Markdown table for each network: a row for each overlap, a column for each side of tiles, in a cell the PSNR in
 dB between tiled and whole output (all channels, floats clamped to [0, 1]) and, in brackets, by how much the PSNR
@@ -18,22 +18,23 @@ from basicsr.engine.run import run_command
 from basicsr.images.files import list_images, read_image, to_tensor
 from basicsr.images.matlab_resize import imresize
 from basicsr.images.tiling import predict_in_tiles
-from basicsr.inference.upscaler import OVERLAP, Upscaler
+from basicsr.inference.settings import OVERLAP
+from basicsr.inference.upscaler import Upscaler
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0: the tables are printed."""
+    """Run the command line; 0: the tables are printed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", nargs="+", required=True, metavar="FILE", help="weights")
     parser.add_argument("-i", "--images", nargs="+", required=True, metavar="PATH", help="originals: files or folders")
     parser.add_argument("--inputs", action="store_true", help="the images are inputs, and there are no originals")
-    parser.add_argument("--limit", type=int, metavar="N", help="of images of each folder")
+    parser.add_argument("--limit", type=int, metavar="N", help="images of each folder, at most")
     parser.add_argument("--side", type=int, default=320, metavar="PX", help="inputs are cut to this (default: 320)")
     parser.add_argument("--tile", type=int, nargs="+", default=[64, 96, 128, 192, 256], metavar="PX")
     parser.add_argument("--overlap", type=int, nargs="+", default=[0, 8, 16, 32, 48], metavar="PX")
     parser.add_argument("--hard", action="store_true", help="cut in the middle of the overlap instead of blending")
     args = parser.parse_args(argv)
-    return run_command("tile_error", lambda: _measure(args))
+    return run_command("tile_error", lambda: _print_tables(args))
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ class Sample:
     lq: Tensor
     """(1, 3, H, W)."""
     whole: Tensor
-    """The output for all of it, (1, 3, s*H, s*W)."""
+    """The output for the whole image, (1, 3, s*H, s*W)."""
     gt: Tensor | None
     """The original, (1, 3, s*H, s*W)."""
 
 
 def tile_errors(upscaler: Upscaler, samples: list[Sample], tile: int, overlap: int, feather: int) -> str:
-    """A cell: the mean PSNR between tiled and whole output and, in brackets, the mean change of that to the original.
+    """Return a cell: mean PSNR of tiled to whole output and, in brackets, mean change of the PSNR to the original.
 
     "" when no image is larger than a tile.
     """
@@ -67,12 +68,12 @@ def tile_errors(upscaler: Upscaler, samples: list[Sample], tile: int, overlap: i
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Of images in [0, 1], in dB; inf where they are equal."""
+    """Return the PSNR in dB of images in [0, 1]; inf where they are equal."""
     error = float((a.clamp(0, 1) - b.clamp(0, 1)).double().square().mean())
     return -10 * math.log10(error) if error > 0 else math.inf
 
 
-def _measure(args: argparse.Namespace) -> None:
+def _print_tables(args: argparse.Namespace) -> None:
     for model in args.model:
         upscaler = Upscaler.from_checkpoint(model, device="cpu", tile=0)
         samples = _samples(args, upscaler)

@@ -1,11 +1,9 @@
-"""Prepares the phone demo in web/: exports a network, fetches the runtime, lists what is kept offline: `make web`.
+"""Prepare the phone demo in web/: export a network, fetch the runtime, list the files to keep offline: `make web`.
 
-What is made lies in web/models, web/vendor and web/precache.js, none of it in git. A second run does only what is
+The results are web/models, web/vendor and web/precache.js, none of them in git. A second run makes only what is
 missing or out of date. The runtime is onnxruntime-web from npm, in the version and with the checksums of
 web/npm.lock.json.
 """
-
-from __future__ import annotations
 
 import argparse
 import base64
@@ -18,10 +16,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from PIL import Image
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SITE = REPOSITORY / "web"
@@ -29,16 +24,22 @@ CACHE = REPOSITORY / "build/web"
 PICTURES = REPOSITORY / "docs/web"
 SHIPPED = REPOSITORY / "pretrained_models/CATANet-XS_x4.pth"
 TRAINED_BY_DEMO = "experiments/demo_*/models/net_g_*.pth"
-EXPORTER = ("export.py", "runtimes/*.py", "archs/*.py")  # in basicsr/
+EXPORTER = ("export.py", "runtimes/*.py", "archs/**/*.py", "inference/fast_catanet.py")  # in basicsr/
 RUNTIME = "onnxruntime-web"
 BROWSER_DRIVER = "playwright-core"
 DEFAULT_TILE = 64
 PAGE_FILES = (
-    "index.html", "style.css", "app.js", "manifest.webmanifest", "sample.png", "js/*.js", "icons/*.png",
+    "index.html",
+    "style.css",
+    "app.js",
+    "manifest.webmanifest",
+    "sample.png",
+    "js/*.js",
+    "icons/*.png",
     "models/manifest.json",
-)  # fmt: skip
+)
 WEBGPU_WORDS = ("webgpu", "asyncify")  # in the names of the runtime's files; the others are for the CPU
-TEST_PROGRAMS = {"chromium": "chromium", "node": "nodejs", "npm": "npm"}  # and Debian's packages
+TEST_PROGRAMS = {"chromium": "chromium", "node": "nodejs", "npm": "npm"}  # program -> Debian's package
 
 
 class WebError(RuntimeError):
@@ -71,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
             set_up_tests(args.cache)
             return 0
         if args.icons:
+            from web_icons import draw_icons  # needs Pillow
+
             draw_icons(args.site / "icons")
             return 0
         if args.measure:
@@ -93,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def find_model() -> Path:
-    """The shipped weights, else the newest that `make demo` trained.
+    """Return the shipped weights, else the newest that `make demo` trained.
 
     Raises:
         WebError: when there are neither.
@@ -107,7 +110,7 @@ def find_model() -> Path:
 
 
 def export_network(model: Path, folder: Path, tile: int, cache: Path, *, again: bool = False) -> None:
-    """Export `model` into `folder`, as ONNX files and manifest.json, unless just this is there already.
+    """Export `model` into `folder`, as ONNX files and manifest.json, unless this export is there already.
 
     Raises:
         WebError: when there is no such file or its export fails.
@@ -127,7 +130,7 @@ def export_network(model: Path, folder: Path, tile: int, cache: Path, *, again: 
 
 
 def is_exported(model: Path, folder: Path, tile: int) -> bool:
-    """Whether `folder` holds the complete export of this weight file with this tile, made by the present exporter."""
+    """Return whether `folder` holds the complete export of this weight file and tile, made by the present exporter."""
     code = max(path.stat().st_mtime for pattern in EXPORTER for path in (REPOSITORY / "basicsr").glob(pattern))
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -170,7 +173,7 @@ def put_runtime(lock: dict[str, Any], folder: Path, cache: Path) -> None:
 
 
 def fetch_package(lock: dict[str, Any], name: str, cache: Path) -> Path:
-    """Fetch an npm package as locked, verify it, unpack it; returns its folder. No script of the package is run.
+    """Fetch an npm package as locked, verify and unpack it; return its folder. No script of the package is run.
 
     Raises:
         WebError: when npm is missing, fails, or gives another file than the lock describes.
@@ -205,7 +208,7 @@ def fetch_package(lock: dict[str, Any], name: str, cache: Path) -> Path:
 
 
 def write_precache(site: Path) -> str:
-    """Write precache.js, the service worker's list of files with their SHA-256 and group; returns its version.
+    """Write precache.js, the service worker's list of files with their SHA-256 and group; return its version.
 
     Raises:
         WebError: when the site is not complete.
@@ -216,7 +219,7 @@ def write_precache(site: Path) -> str:
     for name in read_lock(site)[RUNTIME]["files"]:
         groups[f"vendor/{name}"] = "webgpu" if any(word in name for word in WEBGPU_WORDS) else "wasm"
     manifest = json.loads((site / "models/manifest.json").read_text(encoding="utf-8"))
-    for backend in ("webgpu", "wasm"):  # a file for both belongs to the group that every device keeps
+    for backend in ("webgpu", "wasm"):  # the last one counts: every device keeps wasm
         for file in manifest["files"]:
             if backend in file["for"]:
                 groups[f"models/{file['file']}"] = backend
@@ -227,13 +230,14 @@ def write_precache(site: Path) -> str:
     version = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:12]
     text = json.dumps({"version": version, "files": files}, indent=1)
     (site / "precache.js").write_text(
-        f"// Made by scripts/web.py: what the service worker keeps.\nself.PRECACHE = {text};\n", encoding="utf-8"
+        f"// Made by scripts/web.py: the files that the service worker keeps.\nself.PRECACHE = {text};\n",
+        encoding="utf-8",
     )
     return version
 
 
 def set_up_tests(cache: Path) -> Path:
-    """Install Chromium, Node.js and npm where they are missing, and fetch the browser's driver; returns its folder.
+    """Install Chromium, Node.js and npm where they are missing, and fetch the browser's driver; return its folder.
 
     Raises:
         WebError: when a program is missing and cannot be installed here.
@@ -249,7 +253,7 @@ def set_up_tests(cache: Path) -> Path:
 
 
 def measure(site: Path, cache: Path) -> str:
-    """Time the prepared site in headless Chromium, CPU build: a table in Markdown, one row per number of threads.
+    """Time the prepared site in headless Chromium, CPU build; return a Markdown table, a row per number of threads.
 
     Raises:
         WebError: when a program is missing, or the site is not prepared.
@@ -283,7 +287,7 @@ def take_pictures(site: Path, cache: Path) -> None:
 
 
 def drive(site: Path, cache: Path, scenario: str, more: dict[str, Any]) -> dict[str, Any]:
-    """Run a scenario of tests/web/drive.mjs on the prepared site; returns what it saw.
+    """Run a scenario of tests/web/drive.mjs on the prepared site; return its results.
 
     Raises:
         WebError: when a program is missing, the site is not prepared or the browser stops.
@@ -306,9 +310,17 @@ def drive(site: Path, cache: Path, scenario: str, more: dict[str, Any]) -> dict[
         b"YUV4MPEG2 W640 H480 F30:1 Ip A1:1 C420jpeg\n" + b"".join(b"FRAME\n" + frame for _ in range(4))
     )
     config = {
-        "playwright": driver, "chromium": shutil.which("chromium"), "python": sys.executable, "site": site.resolve(),
-        "inputs": folder, "output": folder, "shots": folder, "scenarios": [scenario], "timeout": 180000, **more,
-    }  # fmt: skip
+        "playwright": driver,
+        "chromium": shutil.which("chromium"),
+        "python": sys.executable,
+        "site": site.resolve(),
+        "inputs": folder,
+        "output": folder,
+        "shots": folder,
+        "scenarios": [scenario],
+        "timeout": 180000,
+        **more,
+    }
     (folder / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
     run(["node", str(REPOSITORY / "tests/web/drive.mjs"), str(folder / "config.json")])
     results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))[scenario]
@@ -317,48 +329,13 @@ def drive(site: Path, cache: Path, scenario: str, more: dict[str, Any]) -> dict[
     return results
 
 
-def draw_icons(folder: Path) -> None:
-    """Draw the icons: a disc that is made of large pixels on the left and smooth on the right."""
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, side, corner, reach in (
-        ("icon-192.png", 192, 0.22, 0.34), ("icon-512.png", 512, 0.22, 0.34),
-        ("maskable-512.png", 512, 0.0, 0.28), ("apple-touch-180.png", 180, 0.0, 0.32),
-    ):  # fmt: skip
-        large = icon(4 * side, corner, reach)
-        large.resize((side, side), Image.Resampling.BOX).save(folder / name, optimize=True)
-
-
-def icon(side: int, corner: float, reach: float) -> Image.Image:
-    """The icon in `side` px, RGBA; `corner` and `reach`, the radii of its corners and disc, as shares of the side."""
-    from PIL import Image, ImageDraw
-
-    night, amber, cream, white = (29, 27, 24), (242, 177, 60), (247, 236, 210), (255, 255, 255)
-    image = Image.new("RGBA", (side, side))
-    draw = ImageDraw.Draw(image)
-    draw.rounded_rectangle((0, 0, side - 1, side - 1), corner * side, fill=night)
-    middle, radius = side / 2, reach * side
-    cells = 5  # large pixels along the radius
-    cell = radius / cells
-    draw.pieslice((middle - radius, middle - radius, middle + radius, middle + radius), -90, 90, fill=cream)
-    for row in range(-cells, cells):
-        for column in range(-cells, 0):
-            if (row + 0.5) ** 2 + (column + 0.5) ** 2 <= cells**2:
-                x, y = middle + column * cell, middle + row * cell
-                draw.rectangle((x, y, x + cell, y + cell), fill=amber)
-    half = 0.014 * side
-    draw.rectangle((middle - half, middle - 1.28 * radius, middle + half, middle + 1.28 * radius), fill=white)
-    return image
-
-
 def read_lock(site: Path) -> dict[str, Any]:
-    """The versions and checksums of what comes from npm."""
+    """Return the versions and checksums of the packages from npm."""
     return json.loads((site / "npm.lock.json").read_text(encoding="utf-8"))
 
 
 def run(command: list[str]) -> None:
-    """Run a command in the repository, its output going to our standard error.
+    """Run a command in the repository, with its output on our standard error.
 
     Raises:
         WebError: when it fails, with the command and its exit code.
@@ -370,12 +347,12 @@ def run(command: list[str]) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's SHA-256, in hex."""
+    """Return the SHA-256 of a file as hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def shown(path: Path) -> str:
-    """The path as the user would type it here."""
+    """Return the path as the user would type it here."""
     return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
 
 

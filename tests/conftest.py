@@ -4,6 +4,8 @@ import os
 import random
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; two processes on two cores, small tensors
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,8 @@ os.environ.setdefault("BASICSR_MALLOC", "0")
 from basicsr.images.files import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
+# Processes that tests start import this checkout, wherever they run and whatever their environment has installed.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 SHIPPED = ROOT / "pretrained_models/CATANet-XS_x4.pth"
 # Windows (top, left, height, width) of photographs that scikit-image's wheel holds; odd sizes on purpose.
 PHOTOS = {
@@ -33,7 +37,7 @@ def seed():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +72,15 @@ def shipped_export(tmp_path_factory):
     return folder
 
 
+# Tests that use one of these fixtures are slow, since the first of them waits for it: an export of a whole network, and
+# the phone demo's site.
+SLOW_FIXTURES = {"shipped_export", "model_folder", "site"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` chooses
 def pytest_collection_modifyitems(items):
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+        if SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)

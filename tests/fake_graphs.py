@@ -1,14 +1,14 @@
-"""A graph backend without CUDA: it repeats the function itself, or fails where it is told to."""
+"""A graph backend without CUDA: it calls the function again, or raises a given error."""
 
 import torch
 
 
 class FakeBackend:
-    """Counts what it is asked for.
+    """Record the calls of its methods.
 
     Args:
-        fails: the error that recording ends with, if any.
-        waits: what `watch` says of the function.
+        fails: the error that `record` raises, if any.
+        waits: the reason for a synchronization that `watch` reports.
     """
 
     def __init__(self, fails=None, waits=""):
@@ -46,7 +46,7 @@ class FakeBackend:
 
 
 class FakeGraph:
-    """Writes its results into the tensors of the first time, as CUDA does."""
+    """Write its results into the tensors of the first replay, as CUDA does."""
 
     def __init__(self, backend, body):
         self.backend = backend

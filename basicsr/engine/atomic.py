@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all: written next to their place, then renamed onto it."""
+"""Write files whole or not at all: under a temporary name in the same folder, then renamed."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ def atomic_path(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield temporary
         if durable:
@@ -40,7 +41,7 @@ def write_atomically(path: str | Path, data: bytes | str, *, durable: bool = Fal
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Delete the temporary files of writers that a crash cut off in `folder`."""
+    """Delete the temporary files that a crash has left in `folder`."""
     for path in Path(folder).glob(".*.tmp*"):
         path.unlink(missing_ok=True)
 

@@ -201,7 +201,7 @@ class TrainingStep:
 
     def _apply_gradients(self, current_iter: int) -> None:
         """Clip the gradients and update parameters and moving average."""
-        model, limit = self._model, self._train.largest_norm if self._train else None
+        model, limit = self._model, self._train.max_grad_norm if self._train else None
         learning = [o for o in model.optimizers if any(p.grad is not None for p in parameters_of([o]))]
         for optimizer in learning:
             self.scaler.unscale_(optimizer)

@@ -1,40 +1,20 @@
-"""PNG files written row by row, so that a picture that is larger than memory can be."""
+"""PNG files written row by row, so that pictures may be larger than memory."""
 
-import os
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> gray, gray + alpha, RGB, RGBA
 MAX_SIDE = 2**31 - 1
-LEVEL = 4  # of zlib: 6 takes nearly three times the time to save 2 %
+ZLIB_LEVEL = 4  # 6 takes nearly three times as long and saves 2 %
 CHUNK_BYTES = 1 << 20
-_SUB, _UP, _AVERAGE = 1, 2, 3  # numbers of filters
-
-
-@contextmanager
-def whole_or_nothing(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to; what lies there becomes `path` if the block ends well, and goes if it does not.
-
-    Parent folders are made. The suffix is that of `path`.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+_SUB, _UP, _AVERAGE = 1, 2, 3  # filter types
 
 
 class PngStream:
-    """A PNG file that grows as rows come; `close` ends it.
+    """A PNG file to which rows are added; `close` ends it.
 
     Args:
         file: to write to.
@@ -54,10 +34,10 @@ class PngStream:
         self._shape = (height, width, channels)
         self._dtype = np.dtype(np.uint8 if bits == 8 else np.uint16)
         self._offset = channels * bits // 8  # bytes of a pixel
-        self._above = np.zeros(width * self._offset, np.uint8)
+        self._last_line = np.zeros(width * self._offset, np.uint8)
         self._rows = 0
-        self._compress = zlib.compressobj(LEVEL, zlib.DEFLATED, 15, 9, zlib.Z_FILTERED)
-        self._waiting = bytearray()
+        self._compress = zlib.compressobj(ZLIB_LEVEL, zlib.DEFLATED, 15, 9, zlib.Z_FILTERED)
+        self._compressed = bytearray()
         file.write(b"\x89PNG\r\n\x1a\n")
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, COLOUR_TYPES[channels], 0, 0, 0))
 
@@ -75,8 +55,8 @@ class PngStream:
         lines = np.ascontiguousarray(stored).view(np.uint8).reshape(len(rows), -1)
         step = max(1, CHUNK_BYTES // max(1, lines.shape[1]))
         for top in range(0, len(lines), step):
-            self._waiting += self._compress.compress(self._filtered(lines[top : top + step]))
-            if len(self._waiting) >= CHUNK_BYTES:
+            self._compressed += self._compress.compress(self._filtered(lines[top : top + step]))
+            if len(self._compressed) >= CHUNK_BYTES:
                 self._flush()
         self._rows += len(rows)
 
@@ -88,31 +68,31 @@ class PngStream:
         """
         if self._rows != self._shape[0]:
             raise ValueError(f"PNG: {self._rows} of {self._shape[0]} rows were written")
-        self._waiting += self._compress.flush()
+        self._compressed += self._compress.flush()
         self._flush()
         self._chunk(b"IEND", b"")
 
     def _filtered(self, lines: np.ndarray) -> bytes:
-        """Each line behind the number of its filter, that of three with the least sum of absolute differences."""
-        above = np.concatenate([self._above[None], lines[:-1]])
+        """Return each line after its filter type: the one of three with the least sum of absolute differences."""
+        above = np.concatenate([self._last_line[None], lines[:-1]])
         left = np.zeros_like(lines)
         left[:, self._offset :] = lines[:, : -self._offset]
         mean = (left & above) + ((left ^ above) >> 1)  # without overflow
-        tried = {_SUB: lines - left, _UP: lines - above, _AVERAGE: lines - mean}
-        # Differences are modulo 256, so their size is that of the nearer of the two ways around.
-        costs = [np.minimum(difference, 0 - difference).sum(axis=1, dtype=np.int64) for difference in tried.values()]
+        filtered = {_SUB: lines - left, _UP: lines - above, _AVERAGE: lines - mean}
+        # Differences are modulo 256: 255 counts as 1.
+        costs = [np.minimum(difference, 0 - difference).sum(axis=1, dtype=np.int64) for difference in filtered.values()]
         best = np.argmin(costs, axis=0)
         out = np.empty((len(lines), lines.shape[1] + 1), np.uint8)
-        for i, (number, difference) in enumerate(tried.items()):
+        for i, (number, difference) in enumerate(filtered.items()):
             out[best == i, 0] = number
             out[best == i, 1:] = difference[best == i]
-        self._above = lines[-1].copy()
+        self._last_line = lines[-1].copy()
         return out.tobytes()
 
     def _flush(self) -> None:
-        if self._waiting:
-            self._chunk(b"IDAT", bytes(self._waiting))
-            self._waiting.clear()
+        if self._compressed:
+            self._chunk(b"IDAT", bytes(self._compressed))
+            self._compressed.clear()
 
     def _chunk(self, name: bytes, data: bytes) -> None:
         self._file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))

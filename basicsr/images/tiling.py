@@ -1,8 +1,8 @@
 """Images in tiles, for when memory does not suffice for the whole.
 
-`bands_of` is the one way through the tiles: it cuts their borders off, blends what neighbours share, and gives the rows
-of the output from top to bottom, so that nobody has to hold all of it. `predict_in_tiles` puts them together;
-`tiles_when_full` resorts to it when memory ran out.
+`bands_of` is the one loop over tiles: it crops their borders, blends the overlap of neighbours, and yields the rows of
+the output from top to bottom, so that no caller has to hold all of it. `predict_in_tiles` puts them together;
+`tiles_when_full` falls back to it when memory ran out.
 """
 
 import logging
@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 
 from basicsr.engine.device import is_out_of_memory
+from basicsr.errors import first_line
 
 logger = logging.getLogger("basicsr")
 OVERLAP = 32  # px of the input that neighbouring tiles share
-SMALLEST = 64  # px: side of the smallest tiles tried
+MIN_TILE = 64  # px: side of the smallest tiles tried
 
 Predict = Callable[[Tensor], Tensor]
 Crop = Callable[[slice, slice], Tensor]
 
 
 class Span(NamedTuple):
-    """Where a tile lies along an axis, and what of it is kept."""
+    """The place of a tile along an axis, and the part of it that is kept."""
 
     start: int
     stop: int
@@ -33,7 +34,7 @@ class Span(NamedTuple):
 
 
 def spans(side: int, tile: int, overlap: int) -> list[Span]:
-    """Tiles of `tile` px, evenly spread, sharing at least `overlap` px; each keeps up to the middle of what it shares.
+    """Return tiles of `tile` px, evenly spread, that share at least `overlap` px; each keeps half of every overlap.
 
     A side shorter than a tile is one tile.
 
@@ -53,15 +54,15 @@ def spans(side: int, tile: int, overlap: int) -> list[Span]:
 def bands_of(
     predict: Predict, crop: Crop, size: tuple[int, int], tile: int, overlap: int = OVERLAP, feather: int = 0
 ) -> Iterator[Tensor]:
-    """What `predict` makes of an image tile by tile, in bands of rows from top to bottom, on the CPU.
+    """Yield the output of `predict` for an image, tile by tile, in bands of rows from top to bottom, on the CPU.
 
-    Where two tiles meet, each goes up to the middle of what they share; over `feather` px around that line the output
-    passes linearly from one to the other. The values are interpolated, not summed up with weights, so where both tiles
-    agree the result is theirs bit for bit.
+    Two tiles meet in the middle of their overlap; over `feather` px around that line the output passes linearly from
+    one to the other. The values are interpolated, not summed with weights, so where both tiles agree the result is
+    theirs bit for bit.
 
-    Equal to `predict` of the whole where no pixel of the output depends on what is over (`overlap` - `feather`) / 2 px
-    away in the input. What looks farther (attention over the whole image, normalisation by its statistics) gives
-    slightly other values.
+    Equal to `predict` of the whole where no pixel of the output depends on pixels of the input that are more than
+    (`overlap` - `feather`) / 2 px away. Networks that look farther (attention over the whole image, normalisation by
+    its statistics) give slightly other values.
 
     Args:
         predict: maps (B, C, h, w) to (B, D, s*h, s*w) for one whole number s.
@@ -69,11 +70,10 @@ def bands_of(
         size: (H, W) of the image in px, at least 1.
         tile: side of the square tiles in px of the input.
         overlap: px of the input that neighbouring tiles share at least, less than `tile`.
-        feather: px of the input that a transition is wide, at most `overlap`; 0: hard cuts.
+        feather: width of the transition in px of the input, at most `overlap`; 0: hard cuts.
 
     Shape:
-        (B, D, s*rows, s*W) each, good until the next one is asked for, which takes its memory; the rows of all bands
-        are s*H.
+        (B, D, s*rows, s*W) each, valid until the next one, which reuses its memory; all bands together have s*H rows.
 
     Raises:
         ValueError: for an image without pixels, or sizes that do not fit each other.
@@ -84,18 +84,17 @@ def bands_of(
     if not 0 <= feather <= overlap:
         raise ValueError(f"feather: must be in [0, overlap], got {feather} for an overlap of {overlap}")
     rows, columns = spans(height, tile, overlap), spans(width, tile, overlap)
-    rows_feather, columns_feather = _fitting(feather, rows), _fitting(feather, columns)
+    rows_feather, columns_feather = _max_feather(feather, rows), _max_feather(feather, columns)
+    rows, columns = _widened(rows, rows_feather), _widened(columns, columns_feather)
     below: Tensor | None = None  # the rows that the next band shares with the last one
-    # One for all bands: allocators that keep freed memory scatter small blocks in it, and the next band finds no room.
+    # One for all bands: allocators that keep freed memory put small blocks into it, and the next band no longer fits.
     memory: Tensor | None = None
-    tallest = max(y.keep_stop - y.keep_start for y in _widened(rows, rows_feather))
-    for y in _widened(rows, rows_feather):
+    tallest = max(y.keep_stop - y.keep_start for y in rows)
+    for y in rows:
         band: Tensor | None = None
-        for x in _widened(columns, columns_feather):
-            part = predict(crop(slice(y.start, y.stop), slice(x.start, x.stop))).detach()
-            s = part.shape[-1] // (x.stop - x.start)
-            part = part[..., s * (y.keep_start - y.start) : s * (y.keep_stop - y.start), :]
-            part = part[..., s * (x.keep_start - x.start) : s * (x.keep_stop - x.start)].cpu()
+        for x in columns:
+            part = _kept(predict(crop(slice(y.start, y.stop), slice(x.start, x.stop))).detach(), y, x)
+            s = part.shape[-1] // (x.keep_stop - x.keep_start)
             if len(rows) == len(columns) == 1:
                 yield part
                 return
@@ -105,20 +104,27 @@ def bands_of(
                 band = memory[..., : part.shape[-2], :]
             target = band[..., s * x.keep_start : s * x.keep_stop]
             shared = s * columns_feather if x.keep_start > 0 else 0
-            _pass_over(target[..., :shared], part[..., :shared], -1)
+            _blend(target[..., :shared], part[..., :shared], -1)
             target[..., shared:] = part[..., shared:]
             del part
         if band is None:  # there is at least one tile
             continue
         if below is not None:
-            band[..., : below.shape[-2], :] = _pass_over(below, band[..., : below.shape[-2], :], -2)
+            band[..., : below.shape[-2], :] = _blend(below, band[..., : below.shape[-2], :], -2)
         done = band.shape[-2] - (s * rows_feather if y.keep_stop < height else 0)
         below = band[..., done:, :].clone() if y.keep_stop < height else None
         yield band[..., :done, :]
 
 
+def _kept(output: Tensor, y: Span, x: Span) -> Tensor:
+    """Return the part of a tile's output that is kept, on the CPU."""
+    s = output.shape[-1] // (x.stop - x.start)
+    output = output[..., s * (y.keep_start - y.start) : s * (y.keep_stop - y.start), :]
+    return output[..., s * (x.keep_start - x.start) : s * (x.keep_stop - x.start)].cpu()
+
+
 def predict_in_tiles(predict: Predict, lq: Tensor, tile: int, overlap: int = OVERLAP, feather: int = 0) -> Tensor:
-    """What `predict` makes of `lq` tile by tile, put together on the CPU; see `bands_of`.
+    """Return the output of `predict` for `lq` tile by tile, put together on the CPU; see `bands_of`.
 
     Shape:
         lq: (B, C, H, W). Output: (B, D, s*H, s*W).
@@ -136,14 +142,14 @@ def predict_in_tiles(predict: Predict, lq: Tensor, tile: int, overlap: int = OVE
     return output
 
 
-def _fitting(feather: int, along: Sequence[Span]) -> int:
-    """The widest even transition, up to `feather` px, that lies within what all neighbours share and meets no other."""
+def _max_feather(feather: int, along: Sequence[Span]) -> int:
+    """Return the widest even transition, up to `feather` px, that overlaps no other transition."""
     room = [b.keep_stop - b.keep_start for b in along[1:-1]]
     return min([feather, *room]) // 2 * 2
 
 
 def _widened(along: Sequence[Span], feather: int) -> list[Span]:
-    """The same tiles, keeping half a transition more on the sides where they have neighbours."""
+    """Return the same tiles, keeping half a transition more on the sides where they have neighbours."""
     first, last, half = along[0], along[-1], feather // 2
     return [
         span._replace(
@@ -154,24 +160,24 @@ def _widened(along: Sequence[Span], feather: int) -> list[Span]:
     ]
 
 
-def _pass_over(old: Tensor, new: Tensor, dim: int) -> Tensor:
-    """Pass along `dim` from `old`, in place, to `new`; exactly `old` where they are equal."""
+def _blend(old: Tensor, new: Tensor, dim: int) -> Tensor:
+    """Pass linearly along `dim` from `old`, in place, to `new`; exactly `old` where they are equal."""
     steps = old.shape[dim]
     ramp = (torch.arange(steps, dtype=torch.float32) + 0.5).div_(max(steps, 1)).to(old.dtype)
     return old.lerp_(new, ramp if dim == -1 else ramp[:, None])
 
 
 def tiles_when_full(predict: Predict) -> Predict:
-    """`predict`, but an image that memory does not suffice for is done in tiles, which a message says.
+    """Return `predict`, but with tiles, and a message, for images that do not fit into memory.
 
-    Tiles are at first half as large as the image and are halved down to `SMALLEST` px until one fits. As large an image
-    that comes later is done in tiles of the size that did, without trying it whole.
+    Tiles are at first half as large as the image and are halved down to `MIN_TILE` px until one fits. Later images of
+    this size or more go straight into tiles of the size that fitted.
 
     Raises:
-        MemoryError: from the result, when not even the smallest tiles fit.
+        MemoryError: (the returned function) when not even the smallest tiles fit.
     """
     too_large: int | None = None  # px of the smallest image that did not fit
-    fitting = 0  # side of the tiles that did
+    fitting = 0  # side of the tiles that fitted
 
     def run(lq: Tensor) -> Tensor:
         nonlocal too_large, fitting
@@ -184,11 +190,11 @@ def tiles_when_full(predict: Predict) -> Predict:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-            # Only here, for the error's traceback holds on to what was computed.
+                reason = first_line(error)
+            # Only here, because the error's traceback keeps tensors alive.
             if tile is None:
                 too_large = area if too_large is None else min(area, too_large)
-            tile = max(SMALLEST, (max(height, width) if tile is None else tile) // 2)
+            tile = max(MIN_TILE, (max(height, width) if tile is None else tile) // 2)
             if tile == fitting or tile >= max(height, width):
                 raise MemoryError(
                     f"an image of {width}x{height} px does not fit into memory, not even in tiles of {fitting or tile} "
@@ -197,9 +203,10 @@ def tiles_when_full(predict: Predict) -> Predict:
             fitting = tile
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            effect = f"which changes the result a little where the network looks farther than {OVERLAP // 2} px"
+            size = f"{width}x{height} px"
             logger.error(
-                "Out of memory for an image of %dx%d px (%s); doing it in tiles of %d px, which changes the result "
-                "a little where the network looks farther than %d px", width, height, reason, tile, OVERLAP // 2
-            )  # fmt: skip
+                "Out of memory for an image of %s (%s); doing it in tiles of %d px, %s", size, reason, tile, effect
+            )
 
     return run

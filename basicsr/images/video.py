@@ -9,27 +9,27 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from basicsr.images.png_stream import whole_or_nothing
+from basicsr.engine.atomic import atomic_path
 
 # Suffix -> codec to write: MPEG-4 Part 2, Motion JPEG, FFV1 (lossless), VP9. OpenCV's wheels have no H.264 encoder.
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "FFV1", ".webm": "VP90"}
 VIDEO_SUFFIXES = tuple(CODECS)
 MAX_SIDE = {"mp4v": 8191, "MJPG": 65500, "FFV1": 65535, "VP90": 65535}  # px; MPEG-4 has 13 bits for a side
-DEFAULT_FPS = 25.0  # where a file does not say
+DEFAULT_FPS = 25.0  # where a file has none
 
 
 class VideoFacts(NamedTuple):
-    """What a video file says of itself."""
+    """The header of a video file."""
 
     height: int
     width: int
     fps: float
     frames: int
-    """as the header has it, which may be wrong; 0: unknown."""
+    """may be wrong; 0: unknown."""
 
 
 def list_videos(folder: str | Path) -> list[str]:
-    """Paths of all videos in `folder` and its subfolders, relative to it, sorted; hidden ones do not count."""
+    """Return the paths of all videos in `folder` and its subfolders, relative to it, sorted, without hidden ones."""
     folder = Path(folder)
     found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     return sorted(path.relative_to(folder).as_posix() for path in found if not path.name.startswith("."))
@@ -54,7 +54,7 @@ class VideoReader:
         if not is_read or self._first is None:
             self._capture.release()
             raise ValueError(
-                f"{path}: cannot be read as a video; it is damaged, or of a codec that OpenCV's FFmpeg has not; "
+                f"{path}: cannot be read as a video; it is damaged, or its codec is not in OpenCV's FFmpeg; "
                 "convert it, for example by `ffmpeg -i in -c:v mpeg4 -q:v 2 out.mp4`"
             )
         fps = self._capture.get(cv2.CAP_PROP_FPS)
@@ -74,7 +74,7 @@ class VideoReader:
         self._capture.release()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """All frames, once.
+        """Yield all frames, once.
 
         Raises:
             ValueError: when a frame has another size than the first.
@@ -89,10 +89,10 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Frames into a video file of the codec that its suffix stands for (`CODECS`). Use it in `with`.
+    """Writes frames into a video file, in the codec of its suffix (`CODECS`). Use it in `with`.
 
-    The file appears, whole, when the block ends well, and not at all when it does not. OpenCV writes even sides alone,
-    so an odd one gets a pixel more, its last one again.
+    The file appears, whole, only when the block ends well. OpenCV writes even sides alone, so the last row or column of
+    an odd side is repeated.
 
     Args:
         path: parent folders are made; an existing file is replaced.
@@ -108,17 +108,17 @@ class VideoWriter:
         self.frames = 0
         self._size: tuple[int, int] | None = None
         self._writer: cv2.VideoWriter | None = None
-        self._file = whole_or_nothing(self.path)
+        self._file = atomic_path(self.path)
 
     def __enter__(self) -> "VideoWriter":
         codec_for(self.path)
-        self._beside = self._file.__enter__()
+        self._temporary = self._file.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self._writer is not None:
             self._writer.release()
-        if error is None and not (self._beside.is_file() and self._beside.stat().st_size):
+        if error is None and not (self._temporary.is_file() and self._temporary.stat().st_size):
             error = ValueError(f"{self.path}: no frame was written")
             self._file.__exit__(ValueError, error, None)
             raise error
@@ -138,7 +138,7 @@ class VideoWriter:
             codec = codec_for(self.path, size)
             with _quiet():
                 self._writer = cv2.VideoWriter(
-                    str(self._beside), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), self.fps, (size[1], size[0])
+                    str(self._temporary), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), self.fps, (size[1], size[0])
                 )
             if not self._writer.isOpened():
                 raise ValueError(
@@ -153,13 +153,13 @@ class VideoWriter:
 
 
 def codec_for(path: str | Path, size: tuple[int, int] | None = None) -> str:
-    """The codec that a file of this name is written with.
+    """Return the codec of a file with this name.
 
     Args:
         size: (H, W) of its frames, to be checked.
 
     Raises:
-        ValueError: when the suffix stands for none, or the codec has no frames so large.
+        ValueError: when the suffix has none, or the codec has no frames so large.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in CODECS:
@@ -174,7 +174,7 @@ def codec_for(path: str | Path, size: tuple[int, int] | None = None) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """OpenCV's own lines about a file, which our message replaces, are left out. FFmpeg's cannot be."""
+    """Silence OpenCV's own lines about a file, which our message replaces. FFmpeg's cannot be silenced."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

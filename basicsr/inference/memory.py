@@ -1,4 +1,12 @@
-"""How much memory there is, and how much a network takes for an image: what tiles are chosen by."""
+"""How much memory a network takes for an image, and which tiles fit into what there is.
+
+Why an estimate, when `tiles_when_full` goes on in smaller tiles after an out-of-memory error: on a CPU there is no such
+error. Linux hands out more memory than it has (a process on a machine of 24 GB got four tensors of 10 GiB each) and
+kills the process that fills it. The error exists on GPUs, and where `ulimit` limits the address space.
+
+The estimate counts the bytes of tensors on two small images. What the process grows by would be a poor measure of such
+images: malloc keeps freed memory, Linux alone reports a peak, and it never falls.
+"""
 
 import re
 from collections.abc import Callable
@@ -10,16 +18,21 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-PROBES = (48, 96)  # px: sides of the images that a network is measured on
-# For what the measured tensors do not hold: buffers inside an operation, and freed memory that cannot be used again.
-# With CATANet and ATD the process grew by 1.4 to 1.5 times the measured peak.
-MARGIN = 1.6
+from basicsr.engine.device import memory_limit, resident_bytes
+from basicsr.inference.settings import TILES
+
+PROBE_SIDES = (48, 96)  # px of the images that a network is measured on
+# For what the counted tensors leave out: buffers inside an operation, and freed memory too scattered to be used again.
+# With CATANet and ATD the process grew by 1.4 to 1.5 times the counted peak.
+PEAK_MARGIN = 1.6
+MEMORY_FRACTION = 0.8  # of the free memory, that `tile: auto` plans to use
+MAX_BYTES_PER_PIXEL = 100 * 1024  # more than any network takes: with so much room an image needs no estimate
 
 _UNITS = {"": 2**30, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of `2`, `2G`, `1.5 GB`, `800M`; a bare number counts GiB.
+    """Return the bytes of `2`, `2G`, `1.5 GB`, `800M`; a bare number counts GiB.
 
     Raises:
         ValueError: for anything else.
@@ -30,61 +43,113 @@ def parse_bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-def peak_of(function: Callable[[Tensor], Any], x: Tensor) -> int:
-    """The most bytes of tensors that were alive at a time while `function(x)` ran, without those from before it."""
-    with torch.inference_mode(), _LiveBytes() as live:
-        function(x)
-    return live.peak
-
-
-class Appetite:
-    """The memory that a network takes for an image, judged by two small ones that it is tried on.
+class TilePlanner:
+    """Chooses tiles by memory.
 
     Args:
-        function: maps (1, C, h, w) to (1, D, s*h, s*w).
+        forward: maps (1, C, h, w) to (1, C, s*h, s*w) on `device`, and never runs as a CUDA graph.
+        channels: C.
+        upscale: s.
+        device: of the network.
+        limit: bytes that this process should stay below; None: all that is free.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor], Tensor],
+        channels: int,
+        upscale: int,
+        device: torch.device,
+        limit: int | None = None,
+    ):
+        self.estimate_peak = PeakMemoryEstimator(torch.inference_mode()(forward), channels, device)
+        self._band_bytes_per_pixel = 4 * channels * upscale**2  # float32
+        self._device = device
+        self._limit = limit
+        self._free: int | None = None
+
+    def tile_for(self, height: int, width: int, count: int, held: int) -> int:
+        """Return the side in px of the largest tiles that fit, at least the longer side of the image: no tiles.
+
+        A band of tiles of the output in float32 comes on top of the network's peak. The free memory is asked for once,
+        because what this process frees later stays its own.
+
+        Args:
+            height, width: of the image in px.
+            count: images that go through the network together.
+            held: bytes that the caller keeps besides.
+        """
+        if self._free is None:
+            self._free = memory_limit(self._device)
+            if self._limit is not None:
+                self._free = min(self._free, self._limit - resident_bytes())
+        budget = MEMORY_FRACTION * self._free - held
+        whole = max(height, width)
+        if height * width * count * MAX_BYTES_PER_PIXEL <= budget:
+            return whole
+        for tile in (whole, *TILES):
+            h, w = min(tile, height), min(tile, width)
+            band = 0 if tile == whole else self._band_bytes_per_pixel * min(1.5 * tile, height) * width
+            if self.estimate_peak(h * count, w) + band * count <= budget:
+                return tile
+        return TILES[-1]  # where that is still too much, `tiles_when_full` reports it
+
+
+class PeakMemoryEstimator:
+    """Estimates the peak memory of a network for an image from its peaks on two small ones.
+
+    Args:
+        forward: maps (1, C, h, w) to (1, D, s*h, s*w).
         channels: C.
         device: of its input.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], channels: int, device: torch.device):
-        self._function = function
+    def __init__(self, forward: Callable[[Tensor], Tensor], channels: int, device: torch.device):
+        self._forward = forward
         self._channels = channels
         self._device = device
         self._peaks: tuple[int, int] | None = None
 
     def __call__(self, height: int, width: int) -> int:
-        """Bytes for an image of (height, width). They grow with its area, or faster where the two images say so."""
+        """Return the bytes for an image of (height, width).
+
+        They grow with the area, or with a power of it (up to 2) where they did so between the two small images.
+        """
         if self._peaks is None:
-            images = (torch.rand(1, self._channels, side, side, device=self._device) for side in PROBES)
-            small, large = (max(1, peak_of(self._function, image)) for image in images)
+            images = (torch.rand(1, self._channels, side, side, device=self._device) for side in PROBE_SIDES)
+            small, large = (max(1, peak_tensor_bytes(self._forward, image)) for image in images)
             self._peaks = (small, large)
         small, large = self._peaks
-        areas = [side**2 for side in PROBES]
+        areas = [side**2 for side in PROBE_SIDES]
         area = height * width
         power = 1.0
         while area > areas[1] and power < 2 and large / small > 1.15 * (areas[1] / areas[0]) ** power:
             power += 0.25
-        return int(MARGIN * large * (area / areas[1]) ** power)
+        return int(PEAK_MARGIN * large * (area / areas[1]) ** power)
+
+
+def peak_tensor_bytes(function: Callable[[Tensor], Any], x: Tensor) -> int:
+    """Return the peak bytes of the tensors that `function(x)` made and that were alive at the same time."""
+    with torch.inference_mode(), _LiveBytes() as live:
+        function(x)
+    return live.peak
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations made and that are still alive."""
+    """Counts the bytes of tensors that operations made and that are still alive."""
 
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
         self._alive: dict[StorageWeakRef, int] = {}
-        self._before: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        inputs = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         out = func(*args, **kwargs)
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                if storage._cdata not in given:
-                    self._alive[StorageWeakRef(storage)] = storage.nbytes()
+            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage())._cdata not in inputs:
+                self._alive[StorageWeakRef(storage)] = storage.nbytes()
         self._alive = {ref: size for ref, size in self._alive.items() if not ref.expired()}
         self.peak = max(self.peak, sum(self._alive.values()))
         return out

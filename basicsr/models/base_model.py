@@ -253,7 +253,7 @@ class BaseModel:
             "iter": current_iter,
             **gather_state(self.optimizers, self.training_step.scaler),
             "basicsr": __version__,
-            "options": self.opt.written(),
+            "options": self.opt.to_minimal_dict(),
             **self.extra_state(),
             **run_state,
         }

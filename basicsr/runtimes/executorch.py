@@ -10,7 +10,7 @@ from executorch.runtime import Runtime
 
 
 def executorch_program(program: torch.export.ExportedProgram) -> tuple[bytes, int]:
-    """The file of a traced network whose products and convolutions run in XNNPACK, and how many nodes stay outside."""
+    """Return the file of a traced network, run by XNNPACK, and the number of nodes that stay outside of XNNPACK."""
     edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     nodes = edge.exported_program().graph_module.graph.nodes
     called = [str(node.target) for node in nodes if node.op == "call_function"]
@@ -26,6 +26,6 @@ class ExecuTorchNet:
         self.method = self.program.load_method("forward")
 
     def __call__(self, lq: np.ndarray) -> Sequence[np.ndarray]:
-        """All outputs for (1, C, H, W) float32 of the program's size; the image comes first."""
+        """Return all outputs for (1, C, H, W) float32 of the program's size; the image comes first."""
         outputs = self.method.execute([torch.from_numpy(np.ascontiguousarray(lq))])
         return [output.clone().numpy() for output in outputs]

@@ -1,4 +1,4 @@
-"""ONNX files of networks: written, checked for what browsers and phones can run, run, and quantised.
+"""ONNX files of networks: written, checked for the limits of browsers and phones, run, and quantised.
 
 Needs `pip install basicsr[export]`.
 """
@@ -19,18 +19,18 @@ from onnx_ir.passes import common
 
 INPUT, OUTPUT = "lq", "sr"
 MAX_RANK = 4  # of tensors that WebGPU and mobile runtimes take
-FORBIDDEN = ("TopK", "NonZero", "Loop", "If", "Scan", "SequenceAt")  # refused, or run elsewhere, by some runtime
+FORBIDDEN = ("TopK", "NonZero", "Loop", "If", "Scan", "SequenceAt")  # missing in some runtime, or run on the CPU
 INDEXED = ("Gather", "GatherElements", "ScatterElements", "GatherND", "ScatterND")
 
 
 def onnx_model(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelProto:
-    """A traced network as an ONNX model with 32-bit indices, without traces of the machine that made it."""
+    """Return a traced network as an ONNX model with 32-bit indices, without traces of the machine that made it."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "onnx_ir")]
     levels = [log.level for log in loggers]
     for log in loggers:
         log.setLevel(logging.ERROR)
     try:
-        with redirect_stdout(StringIO()):  # ticks
+        with redirect_stdout(StringIO()):  # its progress
             exported = torch.onnx.export(
                 program, (), dynamo=True, opset_version=opset, input_names=[INPUT], verbose=False
             )
@@ -42,18 +42,20 @@ def onnx_model(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelP
     model = exported.model
     model.graph.outputs[0].name = OUTPUT
     _narrow_indices(model)
-    for clean in (
-        common.CommonSubexpressionEliminationPass(), common.RemoveUnusedNodesPass(),
-        common.DeduplicateInitializersPass(), common.ClearMetadataAndDocStringPass(),
-    ):  # fmt: skip
-        clean(model)
+    for simplify in (
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.DeduplicateInitializersPass(),
+        common.ClearMetadataAndDocStringPass(),
+    ):
+        simplify(model)
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]  # runtimes infer it
     return proto
 
 
 def _narrow_indices(model: ir.Model) -> None:
-    """Give index operations their 32-bit indices back, which the exporter casts to 64: GPUs in browsers lack these."""
+    """Undo the exporter's casts of indices from 32 to 64 bits, which GPUs in browsers lack."""
     narrowed: dict[tuple[tuple[int, ...], bytes], ir.Value] = {}  # the exporter makes a copy for each use
     for node in model.graph:
         if node.op_type not in INDEXED or len(node.inputs) < 2 or node.inputs[1] is None:
@@ -81,24 +83,24 @@ def _dtype(value: ir.Value | None) -> ir.DataType | None:
 
 
 def check_model(model: onnx.ModelProto, size: tuple[int, int] | None, opset: int) -> None:
-    """Refuse a model that is not what was asked for, or that some runtime could not run.
+    """Check that a model has the size and opset asked for, and that every runtime can run it.
 
     Args:
         size: (height, width) of its inputs; None: any.
 
     Raises:
-        RuntimeError: saying what is wrong; the network's code has to change.
+        RuntimeError: naming the fault; the network's code has to change.
     """
     onnx.checker.check_model(model, full_check=True)
     sides = model.graph.input[0].type.tensor_type.shape.dim[2:]
     frozen = [dim.dim_value for dim in sides if not dim.dim_param]
     if size is None and frozen:
-        raise RuntimeError(f"the model has fixed sides, {frozen}, where it was to have any; look for loops over sizes")
+        raise RuntimeError(f"the model has fixed sides, {frozen}, where it should have any; look for loops over sizes")
     if size is not None and frozen != list(size):
-        raise RuntimeError(f"the model has sides {frozen}, it was to have {list(size)}")
+        raise RuntimeError(f"the model has sides {frozen}, it should have {list(size)}")
     opsets = {item.domain: item.version for item in model.opset_import}
     if opsets.get("") != opset or len([node for node in model.graph.node if node.domain not in ("", "ai.onnx")]):
-        raise RuntimeError(f"the model needs {opsets}, it was to need opset {opset} alone")
+        raise RuntimeError(f"the model needs {opsets}, it should need opset {opset} alone")
     found = sorted({node.op_type for node in model.graph.node} & set(FORBIDDEN))
     if found:
         raise RuntimeError(f"the model has nodes that not all runtimes have: {', '.join(found)}")
@@ -113,7 +115,7 @@ def check_model(model: onnx.ModelProto, size: tuple[int, int] | None, opset: int
 
 
 def wide_indices(model: onnx.ModelProto) -> list[str]:
-    """The nodes that index data by 64-bit integers; arithmetic on shapes is not data."""
+    """Return the nodes that index data by 64-bit integers; arithmetic on shapes is not data."""
     types = value_types(model)
     wide = []
     for node in model.graph.node:
@@ -125,7 +127,7 @@ def wide_indices(model: onnx.ModelProto) -> list[str]:
 
 
 def value_types(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
-    """Name -> (element type, rank) of what shape inference knows of all values."""
+    """Return name -> (element type, rank) of all values that shape inference finds."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     types = {item.name: (item.data_type, len(item.dims)) for item in inferred.initializer}
     for item in (*inferred.value_info, *inferred.input, *inferred.output):
@@ -135,13 +137,18 @@ def value_types(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
 
 
 def with_groups(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph, with the groups that the network chooses as further outputs, in the order of its forward."""
+    """Return the same graph with the chosen groups as further outputs, in the order of the network's forward."""
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
     for node in model.graph.node:
         if node.op_type == "ArgMax":
             tapped.graph.output.append(onnx.helper.make_empty_tensor_value_info(node.output[0]))
     return onnx.shape_inference.infer_shapes(tapped)
+
+
+def load_model(data: bytes) -> onnx.ModelProto:
+    """Return the model in the content of an ONNX file."""
+    return onnx.load_from_string(data)
 
 
 class OnnxNet:
@@ -156,33 +163,33 @@ class OnnxNet:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        what = source.SerializeToString() if isinstance(source, onnx.ModelProto) else str(source)
-        self.session = ort.InferenceSession(what, options, providers=["CPUExecutionProvider"])
+        model = source.SerializeToString() if isinstance(source, onnx.ModelProto) else str(source)
+        self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, lq: np.ndarray) -> list[np.ndarray]:
-        """All outputs for (1, C, H, W) float32; the image comes first."""
+        """Return all outputs for (1, C, H, W) float32; the image comes first."""
         return self.session.run(None, {INPUT: np.ascontiguousarray(lq)})
 
 
 def quantised(model: onnx.ModelProto, images: Sequence[np.ndarray]) -> onnx.ModelProto:
-    """An INT8 version (QDQ, static): convolutions per channel, linear layers per tensor.
+    """Return an INT8 version (QDQ, static): convolutions per channel, linear layers per tensor.
 
     The first and the last convolution, the choice of groups and the attention stay float32.
 
     Args:
-        images: (1, C, H, W) float32 in [0, 1], by which the ranges of activations are found.
+        images: (1, C, H, W) float32 in [0, 1], for the ranges of activations.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
-        """The images, one after the other."""
+        """Yields the images one after the other."""
 
         def __init__(self) -> None:
             self.left = iter(images)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            """The next one; None: there are no more."""
+            """Return the next one; None: there are no more."""
             image = next(self.left, None)
             return None if image is None else {INPUT: image}
 
@@ -194,14 +201,20 @@ def quantised(model: onnx.ModelProto, images: Sequence[np.ndarray]) -> onnx.Mode
         convs, linears = _quantisable(onnx.load(second))
         for source, target, names, per_channel in ((second, third, convs, True), (third, first, linears, False)):
             quantize_static(
-                source, target, Reader(), quant_format=QuantFormat.QDQ, nodes_to_quantize=names,
-                per_channel=per_channel, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            )  # fmt: skip
+                source,
+                target,
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                nodes_to_quantize=names,
+                per_channel=per_channel,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
         return onnx.load(first)
 
 
 def _quantisable(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
-    """Names of the inner convolutions, and of the products with weights that choose no groups."""
+    """Return the names of the inner convolutions, and of the linear layers that choose no groups."""
     constants = {item.name for item in model.graph.initializer}
     choosing = {name for node in model.graph.node if node.op_type == "ArgMax" for name in node.input}
     convs = [node.name for node in model.graph.node if node.op_type == "Conv"]

@@ -1,9 +1,9 @@
-"""Whether an exported network gives what PyTorch gives, on inputs it was not made with.
+"""Comparison of an exported network with PyTorch, on inputs that it was not made with.
 
 Networks here choose a group for every token. Where a token lies as near to two groups, up to rounding, either choice is
 right, and runtimes differ: one token then moves, and the windows behind it with it. So every input is compared twice:
-as it is, and with the groups that the runtime chose given to PyTorch. With equal groups all numbers must be equal to
-rounding; and where the groups differ, it must have been by rounding.
+as it is, and with PyTorch forced to the groups that the runtime chose. With equal groups all numbers must be equal up
+to rounding; and where the groups differ, their scores must.
 """
 
 import math
@@ -15,27 +15,30 @@ import numpy as np
 import torch
 from torch import nn
 
-from basicsr.archs.layers.export_mode import group_choices
+from basicsr.archs.layers.group_hook import group_choices
 from basicsr.errors import CheckpointError
 from basicsr.images.files import to_tensor
 from basicsr.images.matlab_resize import imresize
 
-MEAN, WORST, PSNR = 1e-5, 2 / 255, 1e-3  # limits on the error of inputs in [0, 1], and on the difference in dB
-SAME_GROUPS = 1e-5  # limit on the error of any value, given the same groups
-TIE = 1e-4  # scores of two groups that differ by less are equal up to rounding
-TIED_MEAN = 2e-4  # limit on the mean error where tokens at ties went another way
-NOISE = 25 / 255  # on the input of networks that do not enlarge
+# Limits on absolute errors of values in [0, 1].
+MAX_MEAN_ERROR = 1e-5
+MAX_MEAN_ERROR_WITH_TIES = 2e-4  # where tokens at ties went another way
+MAX_ERROR = 2 / 255
+MAX_ERROR_SAME_GROUPS = 1e-5  # of any value, given the same groups
+MAX_PSNR_DIFFERENCE = 1e-3  # dB
+MAX_TIE = 1e-4  # scores of two groups that differ by less are equal up to rounding
+NOISE = 25 / 255  # standard deviation, on the input of networks that do not enlarge
 
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
 class ParityError(FloatingPointError):
-    """An exported network does not give what PyTorch gives."""
+    """The output of an exported network differs from PyTorch's."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An input, and where it has one its ground truth."""
+    """An input and, if there is one, its ground truth."""
 
     name: str
     lq: np.ndarray
@@ -46,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the outputs for one input lie apart. Errors are absolute, of values in [0, 1]."""
+    """Errors between the outputs for one input: absolute, of values in [0, 1]."""
 
     input: str
     height: int
@@ -56,36 +59,36 @@ class Agreement:
     psnr: float | None
     """of PyTorch's output against the ground truth, dB"""
     psnr_difference: float | None
-    """the other's PSNR minus PyTorch's, dB"""
+    """PSNR of the other output minus that of PyTorch's, dB"""
     tokens: int = 0
     """choices of a group that were compared"""
     moved: int = 0
-    """of them differ"""
+    """choices that differ"""
     widest_tie: float = 0.0
-    """the most by which the scores of two groups differed where the choice did"""
+    """largest difference of the scores of two groups where the choice differs"""
     max_same_groups: float | None = None
     mean_same_groups: float | None = None
 
     def faults(self) -> list[str]:
-        """What breaks a limit, in words."""
+        """Return a sentence for each value that breaks its limit."""
         checks = [
-            ("mean error", self.mean, TIED_MEAN if self.moved else MEAN),
-            ("largest error", self.max, WORST),
-            ("PSNR difference in dB", abs(self.psnr_difference or 0), PSNR),
-            ("score by which groups differ", self.widest_tie, TIE),
-            ("largest error with the same groups", self.max_same_groups or 0, SAME_GROUPS),
+            ("mean error", self.mean, MAX_MEAN_ERROR_WITH_TIES if self.moved else MAX_MEAN_ERROR),
+            ("largest error", self.max, MAX_ERROR),
+            ("PSNR difference in dB", abs(self.psnr_difference or 0), MAX_PSNR_DIFFERENCE),
+            ("score by which groups differ", self.widest_tie, MAX_TIE),
+            ("largest error with the same groups", self.max_same_groups or 0, MAX_ERROR_SAME_GROUPS),
         ]
-        # What is not a number is no match.
+        # `not value < limit` is true for nan.
         return [f"{name} {value:.3g}, must be below {limit:.3g}" for name, value, limit in checks if not value < limit]
 
     @property
     def is_explained(self) -> bool:
-        """Whether tokens at ties are all that the outputs differ by."""
+        """Whether the outputs differ only by tokens at ties."""
         same = self.max_same_groups
-        return same is not None and same < SAME_GROUPS and self.widest_tie < TIE
+        return same is not None and same < MAX_ERROR_SAME_GROUPS and self.widest_tie < MAX_TIE
 
     def facts(self) -> dict[str, Any]:
-        """What a manifest says of it."""
+        """Return the entry of a manifest."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -94,8 +97,11 @@ def compare(net: nn.Module, run: Run, sample: Sample, run_with_groups: Run | Non
 
     Args:
         net: in evaluation.
-        run: the runtime; the image comes first.
-        run_with_groups: the same graph with the groups behind the image.
+        run: the runtime; its first output is the image.
+        run_with_groups: the same graph, with the chosen groups as further outputs.
+
+    Raises:
+        ParityError: when the outputs differ in shape, or the groups in number.
     """
     lq = torch.from_numpy(sample.lq)
     with torch.inference_mode():
@@ -105,59 +111,77 @@ def compare(net: nn.Module, run: Run, sample: Sample, run_with_groups: Run | Non
         raise ParityError(f"{sample.name}: the output has the shape {found.shape}, PyTorch's {expected.shape}")
     error = np.abs(found.astype(np.float64) - expected)
     scores = [psnr(output, sample.gt) for output in (expected, found)] if sample.gt is not None else None
-    more: dict[str, Any] = {}
-    if run_with_groups is not None:
-        tapped, *groups = run_with_groups(sample.lq)
-        forced = [torch.from_numpy(np.asarray(chosen)) for chosen in groups]
-        with torch.inference_mode(), group_choices(forced) as choices:
-            given = net(lq).float().numpy()
-        if len(choices.chosen) != len(groups):
-            raise ParityError(f"{sample.name}: PyTorch chooses groups {len(choices.chosen)} times, not {len(groups)}")
-        moved = [gap[own.view(gap.shape) != other.to(own).view(gap.shape)] for gap, own, other in zip(
-            choices.gaps, choices.chosen, forced, strict=True)]  # fmt: skip
-        same = np.abs(np.asarray(tapped).astype(np.float64) - given)
-        more = {
-            "tokens": sum(gap.numel() for gap in choices.gaps),
-            "moved": sum(len(gaps) for gaps in moved),
-            "widest_tie": max((float(gaps.max()) for gaps in moved if len(gaps)), default=0.0),
-            "max_same_groups": float(same.max()),
-            "mean_same_groups": float(same.mean()),
-        }
+    groups = _compare_with_same_groups(net, run_with_groups, sample) if run_with_groups is not None else {}
     return Agreement(
-        input=sample.name, height=lq.shape[2], width=lq.shape[3], mean=float(error.mean()), max=float(error.max()),
-        psnr=scores[0] if scores else None, psnr_difference=scores[1] - scores[0] if scores else None, **more,
-    )  # fmt: skip
+        input=sample.name,
+        height=lq.shape[2],
+        width=lq.shape[3],
+        mean=float(error.mean()),
+        max=float(error.max()),
+        psnr=scores[0] if scores else None,
+        psnr_difference=scores[1] - scores[0] if scores else None,
+        **groups,
+    )
+
+
+def _compare_with_same_groups(net: nn.Module, run_with_groups: Run, sample: Sample) -> dict[str, Any]:
+    """Return the fields of an `Agreement` that need the groups, with PyTorch forced to those of the runtime."""
+    found, *groups = run_with_groups(sample.lq)
+    forced = [torch.from_numpy(np.asarray(chosen)) for chosen in groups]
+    with torch.inference_mode(), group_choices(forced) as choices:
+        expected = net(torch.from_numpy(sample.lq)).float().numpy()
+    if len(choices.chosen) != len(groups):
+        raise ParityError(f"{sample.name}: PyTorch chooses groups {len(choices.chosen)} times, not {len(groups)}")
+    gaps_of_moved = [
+        gap[own.view(gap.shape) != other.to(own).view(gap.shape)]
+        for gap, own, other in zip(choices.gaps, choices.chosen, forced, strict=True)
+    ]
+    error = np.abs(np.asarray(found).astype(np.float64) - expected)
+    return {
+        "tokens": sum(gap.numel() for gap in choices.gaps),
+        "moved": sum(len(gaps) for gaps in gaps_of_moved),
+        "widest_tie": max((float(gaps.max()) for gaps in gaps_of_moved if len(gaps)), default=0.0),
+        "max_same_groups": float(error.max()),
+        "mean_same_groups": float(error.mean()),
+    }
 
 
 def psnr(output: np.ndarray, gt: np.ndarray) -> float:
-    """dB, of values clamped to [0, 1] but not rounded, over all channels."""
+    """Return the PSNR in dB of values clamped to [0, 1] but not rounded, over all channels."""
     error = float(np.mean((np.clip(output, 0, 1).astype(np.float64) - gt) ** 2))
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def samples_of(
-    photo: np.ndarray, name: str, scale: int, sizes: Sequence[tuple[int, int]], photo_size: tuple[int, int],
-    photo_is_fixed: bool, rule: tuple[int, int] = (1, 1),
-) -> list[Sample]:  # fmt: skip
-    """Windows of a photograph at these sizes, and one with its ground truth.
+    photo: np.ndarray,
+    name: str,
+    scale: int,
+    sizes: Sequence[tuple[int, int]],
+    photo_size: tuple[int, int],
+    photo_is_fixed: bool,
+    rule: tuple[int, int] = (1, 1),
+) -> list[Sample]:
+    """Return inputs cut from a photograph at these sizes, and a last one with its ground truth.
 
     Args:
         photo: pixels (H, W, C).
+        name: of the photograph.
+        scale: of the network. Where it is 1, the last input is the photograph with noise.
         sizes: (h, w) of inputs without ground truth.
-        photo_size: (h, w) of the last input, or the most that it may have.
+        photo_size: (h, w) of the last input, or the largest that it may have.
         photo_is_fixed: it must have that size.
-        rule: else its smallest side, and what its sides are multiples of.
+        rule: else its smallest side, and the number that its sides are multiples of.
 
     Raises:
         CheckpointError: when the photograph is too small.
     """
     height, width = photo.shape[:2]
     least, multiple = rule
-    most = [max(least, min(side, length // scale) // multiple * multiple)
-            for side, length in zip(photo_size, (height, width), strict=True)]  # fmt: skip
-    if photo_is_fixed:
-        most = list(photo_size)
-    needed = [max(*(size[i] for size in sizes), scale * most[i]) if sizes else scale * most[i] for i in range(2)]
+    last = list(photo_size)
+    if not photo_is_fixed:
+        most = [min(side, length // scale) for side, length in zip(photo_size, (height, width), strict=True)]
+        last = [max(least, side // multiple * multiple) for side in most]
+    needed = [max([*(size[i] for size in sizes), scale * last[i]]) for i in range(2)]
     if height < needed[0] or width < needed[1]:
         raise CheckpointError(
             f"{name}: has {width}x{height} px, the comparison needs {needed[1]}x{needed[0]} or more; take a larger one"
@@ -168,7 +192,7 @@ def samples_of(
         top, left = (height - h) * (i + 1) // (len(sizes) + 1), (width - w) * (i + 1) // (len(sizes) + 1)
         window = values[:, top : top + h, left : left + w]
         samples.append(Sample(f"window {i + 1}", np.ascontiguousarray(window[None].numpy())))
-    h, w = (side * scale for side in most)
+    h, w = (side * scale for side in last)
     top, left = (height - h) // 2, (width - w) // 2
     gt = values[:, top : top + h, left : left + w].double()
     if scale > 1:
@@ -180,7 +204,7 @@ def samples_of(
 
 
 def drawn_picture(height: int, width: int, channels: int) -> np.ndarray:
-    """A picture of slopes, stripes, discs and grain, (H, W, C) uint8, the same every time: where no photograph is."""
+    """Return a picture of slopes, stripes, discs and grain, (H, W, C) uint8, always the same."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     random = np.random.default_rng(0)
     planes = []
@@ -198,7 +222,7 @@ def drawn_picture(height: int, width: int, channels: int) -> np.ndarray:
 
 
 def table(rows: Mapping[str, Sequence[Agreement]]) -> str:
-    """Agreements by file, as text in columns."""
+    """Return agreements by file as text in columns."""
     head = ("file", "input", "size", "mean", "max", "dB", "moved", "same groups: max")
     lines = [head]
     for file, agreements in rows.items():

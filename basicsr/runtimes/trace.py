@@ -1,7 +1,7 @@
-"""A network as a graph of public operations, for any size of input or for one: what all exported files start from.
+"""A network as a graph of public operations, for any size of input or for one: the start of all exported files.
 
-`traced` is `torch.export` around `archs/graph_form.py`. It fails when a size was fixed on the way, which the exporters
-that come after it would do without a word.
+`traced` is `torch.export` around `archs/layers/export_mode.py`. It fails where a side that may vary was fixed, which
+later exporters would do silently.
 """
 
 import math
@@ -15,17 +15,19 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from basicsr.archs.atd_arch import ATD
 from basicsr.archs.atdu_arch import ATDUNet
-from basicsr.archs.catanet_arch import TAB, CATANet
-from basicsr.archs.layers.export_mode import GraphForm, graph_form, group_choices
+from basicsr.archs.catanet_arch import CATANet
+from basicsr.archs.fast_catanet import PreparedCATANet
+from basicsr.archs.layers.export_mode import GraphForm, graph_form
+from basicsr.archs.layers.group_hook import group_choices
+from basicsr.archs.layers.token_aggregation import TAB
 from basicsr.errors import OptionError
-from basicsr.inference.fast_catanet import PreparedCATANet
 
-EXAMPLE = (46, 58)  # px beyond the smallest side, of the input that a graph for any size is traced with
+EXAMPLE = (46, 58)  # px beyond the smallest side: the input that graphs for any size are traced with
 MAX_SIDE = 8192  # px, of an input
 
 
 class GraphNet(nn.Module):
-    """A network in the form of `archs/graph_form.py`, with what depends on final sizes alone as buffers.
+    """A network in the form of `archs/layers/export_mode.py`; data that depend on fixed sizes alone are buffers.
 
     Args:
         net: in evaluation; runs inside `graph_form`.
@@ -46,14 +48,14 @@ class GraphNet(nn.Module):
         self._plans: list[Any] = [self._keep(f"plan_{i}", plan) for i, plan in enumerate(plans)]
 
     def _keep(self, name: str, plan: Any) -> Any:
-        """Make a tensor a buffer and return its name; return what is no tensor as it is."""
+        """Make a tensor a buffer and return its name; return other values as they are."""
         if not isinstance(plan, Tensor):
             return plan
         self.register_buffer(name, plan.clone())
         return name
 
     def forward(self, lq: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The output; with `with_groups` also the groups."""
+        """Return the output; with `with_groups` also the groups."""
         plans = [getattr(self, plan) if isinstance(plan, str) else plan for plan in self._plans]
         known: dict[Hashable, Any] = tree_unflatten(plans, self._structure)
         with graph_form(GraphForm(self.is_static, known)), group_choices() as groups:
@@ -62,7 +64,7 @@ class GraphNet(nn.Module):
 
 
 def for_graph(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A copy of a network that can run inside `graph_form`, frozen.
+    """Return a frozen copy of a network that can run inside `graph_form`.
 
     Args:
         dtype: of convolutions and FFNs. Inputs and outputs are float32.
@@ -72,7 +74,7 @@ def for_graph(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """
     net = deepcopy(net).eval().requires_grad_(False)
     if isinstance(net, CATANet):
-        if not all(module._initialised for module in net.modules() if isinstance(module, TAB)):
+        if not all(module.initialised for module in net.modules() if isinstance(module, TAB)):
             raise OptionError("the network has no token centres, which training sets; train it before you export it")
         return PreparedCATANet(net, dtype, for_graph=True)
     if dtype != torch.float32:
@@ -81,10 +83,10 @@ def for_graph(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def side_rule(net: nn.Module) -> tuple[int, int]:
-    """The smallest side in pixels that a graph of this network for any size takes, and what sides are multiples of.
+    """Return the smallest side in px for a graph of any size, and the number that sides must be multiples of.
 
-    Such a graph has sub-groups and patches of full size and mirrors nothing at its border. Below two pixels tracers
-    take a side for a constant.
+    Such a graph has sub-groups and patches of full size and mirrors nothing at its border. Tracers take a side of one
+    pixel for a constant.
     """
     if isinstance(net, CATANet):
         patches, groups = net._per_group["patch_size"], net._per_group["group_size"]
@@ -98,7 +100,7 @@ def side_rule(net: nn.Module) -> tuple[int, int]:
 
 
 def sides_beyond(extra: tuple[int, int], min_side: int, multiple: int) -> tuple[int, int]:
-    """(height, width) that a graph for any size takes, at least so many pixels beyond the smallest."""
+    """Return a (height, width) that a graph for any size takes, at least `extra` px beyond the smallest."""
     return _multiple(min_side + extra[0], multiple), _multiple(min_side + extra[1], multiple)
 
 
@@ -107,12 +109,16 @@ def _multiple(number: int, unit: int) -> int:
 
 
 def traced(
-    net: nn.Module, channels: int, size: tuple[int, int] | None, rule: tuple[int, int] = (2, 1),
+    net: nn.Module,
+    channels: int,
+    size: tuple[int, int] | None,
+    rule: tuple[int, int] = (2, 1),
     with_groups: bool = False,
-) -> torch.export.ExportedProgram:  # fmt: skip
-    """The graph of a network as `for_graph` returns it.
+) -> torch.export.ExportedProgram:
+    """Return the graph of a network.
 
     Args:
+        net: as `for_graph` returns it.
         channels: of its input.
         size: (height, width) of all inputs; None: any size.
         rule: `side_rule`, for inputs of any size.

@@ -8,7 +8,7 @@ import torch
 import yaml
 from fake_graphs import FakeBackend
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.optimizer_groups import parameters_of
 from basicsr.engine.step_graphs import MAX_GRAPHS, STEP_METHODS, GraphedStep, Outcome, methods_of_plugins
 from basicsr.errors import OptionError
@@ -270,8 +270,8 @@ class TestWhoMay:
                     alpha=lambda it: 0.5 if it < 10 else 0.0, feature_weight=lambda it: max(0.0, 1 - it / 12)
                 ),
             )
-            one.prune = SimpleNamespace(tail_warmup_iter=4)
             one.training_step, one.optimizers = SimpleNamespace(scaler=None), []
+            one.tail_warmup = SimpleNamespace(active=lambda it: it <= 4)
             return one
 
         assert "search" in prune_model(search=object()).graph_obstacle()

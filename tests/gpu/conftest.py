@@ -1,4 +1,4 @@
-"""Fixtures of the tests on a card and of their twins on the CPU."""
+"""Fixtures of the tests on a GPU and of the same tests on the CPU."""
 
 import pytest
 import torch

@@ -1,7 +1,7 @@
-"""Work on a CUDA device that is not there: PyTorch follows shapes and devices, and computes nothing.
+"""Computations on a CUDA device that does not exist: PyTorch tracks shapes and devices and computes nothing.
 
-It ends with an error where tensors of two devices meet, and where Python would have to wait for a value of the GPU
-(`nonzero`, `bool(tensor)`, `.item()`). It cannot see kernels that PyTorch does not know, and has no backward pass.
+They raise where tensors of two devices meet, and where Python would have to wait for a value from the GPU
+(`nonzero`, `bool(tensor)`, `.item()`). Custom kernels and backward passes are not covered.
 """
 
 from typing import NamedTuple
@@ -16,16 +16,16 @@ from basicsr.config.registry import OPTIMIZER_REGISTRY
 from basicsr.engine.ema import EMA
 
 
-class Pretended(NamedTuple):
-    """What is known of an output, and of the second of two equal calls."""
+class FakeForward(NamedTuple):
+    """The output of a forward pass on the fake device, and the copies of the second of two equal passes."""
 
     device: str
     shape: tuple[int, ...]
-    copies: list[str]  # operations that took something from the CPU to the device
+    copies: list[str]  # operations that copied a tensor from the CPU to the device
 
 
 class _HostCopies(TorchDispatchMode):
-    """Notes the operations that take tensors of the CPU and give one of the device."""
+    """Record the operations that take tensors on the CPU and return one on the device."""
 
     def __init__(self):
         super().__init__()
@@ -35,26 +35,26 @@ class _HostCopies(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
-        alone = all(leaf.device.type == "cpu" for leaf in given)
-        from_cpu = [leaf for leaf in given if leaf.device.type == "cpu" and (alone or leaf.dim())]
+        all_on_cpu = all(leaf.device.type == "cpu" for leaf in given)
+        from_cpu = [leaf for leaf in given if leaf.device.type == "cpu" and (all_on_cpu or leaf.dim())]
         if from_cpu and any(leaf.device.type == "cuda" for leaf in made):
             self.found.append(str(func))
         return out
 
 
 def forward_on_fake_cuda(net, *shape):
-    """Two calls with an input of `shape`; the first may make what is kept. `net` is left as it was."""
+    """Run `net` twice on an input of `shape`; tensors that the first call caches are not copies. `net` is unchanged."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         state = {name: _twin(value) for name, value in [*net.named_parameters(), *net.named_buffers()]}
         x = torch.rand(*shape, device="cuda")
         functional_call(net, state, (x,))
         with _HostCopies() as copies:
             output = functional_call(net, state, (x,))
-    return Pretended(output.device.type, tuple(output.shape), copies.found)
+    return FakeForward(output.device.type, tuple(output.shape), copies.found)
 
 
 def update_on_fake_cuda(optimizer, **arguments):
-    """Copies to the device of two updates of parameters that have gradients, and of the moving average after them."""
+    """Return the copies to the device in two optimizer steps, and in the moving average's updates after them."""
     with FakeTensorMode(allow_non_fake_inputs=True):  # the average is a copy, which has a mode of its own
         net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, device="cuda"), torch.nn.Linear(8, 8, device="cuda"))
         kind = OPTIMIZER_REGISTRY.get(optimizer)

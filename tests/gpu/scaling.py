@@ -1,7 +1,8 @@
-"""Training with scaled gradients, as float16 needs them, on a device."""
+"""Checks of training with scaled gradients, which float16 needs, on any device."""
 
 import torch
-from gpu.training import catanet_float16, difference, model_options, on
+from gpu.training import catanet_float16, difference, with_device
+from helpers import resolved_options
 
 from basicsr.engine.checkpoint import load_file
 from basicsr.models import build_model
@@ -9,9 +10,9 @@ from basicsr.models import build_model
 SCALE = 2.0**12
 
 
-def scaled(folder, device):
-    """A model that trains in float16; its scale doubles after every second good step."""
-    model = build_model(model_options(folder, on(device, catanet_float16(folder))))
+def build_float16_model(folder, device):
+    """Build a model that trains in float16; its scale doubles after every second finite step."""
+    model = build_model(resolved_options(folder, with_device(device, catanet_float16(folder))))
     model.training_step.scaler = torch.amp.GradScaler(device, init_scale=SCALE, growth_interval=2)
     return model
 
@@ -30,13 +31,13 @@ def parameters(model):
     return {name: value.detach().clone() for name, value in model.net_g.named_parameters()}
 
 
-def scale_grows_and_is_resumed(folder, device):
-    model = scaled(folder, device)
+def check_scale_growth_and_resume(folder, device):
+    model = build_float16_model(folder, device)
     steps(model, 1, 3)
     assert model.training_step.scaler.get_scale() == 2 * SCALE
     model.save(0, 3)
     saved = folder / "experiments/run"
-    again = scaled(folder, device)
+    again = build_float16_model(folder, device)
     again.resume_training(
         load_file(saved / "training_states/3.state"), load_file(saved / "models/net_g_3.pth"), "net_g_3.pth"
     )
@@ -48,8 +49,8 @@ def scale_grows_and_is_resumed(folder, device):
     assert difference(parameters(again), parameters(model)) < 0.05 * difference(before, parameters(model))
 
 
-def overflow_halves_the_scale(folder, device):
-    model = scaled(folder, device)
+def check_overflow_halves_scale(folder, device):
+    model = build_float16_model(folder, device)
     steps(model, 1, 1)
     before = parameters(model)
     handle = model.net_g.last_conv.weight.register_hook(lambda grad: grad * float("inf"))

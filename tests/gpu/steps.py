@@ -1,7 +1,8 @@
 """Training steps of a model, without a data set."""
 
 import torch
-from gpu.training import KINDS, model_options, on
+from gpu.training import KINDS, with_device
+from helpers import resolved_options
 
 from basicsr.models import build_model
 
@@ -13,14 +14,14 @@ RECIPES = {
 }
 
 
-def warm_step(folder, kind, recipe, device, **train):
-    """A function that makes one more training step, after some, on a batch that is on the device already."""
+def warmed_up_step(folder, kind, recipe, device, **train):
+    """Return a function that takes one training step on a batch on the device, after `WARM_UP` steps."""
     values = KINDS[kind](folder)
     for key in ("iters", "mini_batch_sizes", "gt_sizes"):
-        values["datasets"]["train"].pop(key, None)  # a stage picks its samples by index, which is a copy to the card
+        values["datasets"]["train"].pop(key, None)  # a stage picks its samples by index, which is a copy to the GPU
     changes = {"optim_g": {"type": "Adam", "lr": 1e-3}, **RECIPES[recipe], **train}
-    values = {**on(device, values), "deterministic": False, "train": {**values["train"], **changes}}
-    model = build_model(model_options(folder, values))
+    values = {**with_device(device, values), "deterministic": False, "train": {**values["train"], **changes}}
+    model = build_model(resolved_options(folder, values))
     side = 12 * values["scale"]
     batch = {"lq": torch.rand(2, 3, 12, 12, device=device), "gt": torch.rand(2, 3, side, side, device=device)}
     done = 0

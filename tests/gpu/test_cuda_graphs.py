@@ -1,8 +1,8 @@
-"""A training step replayed as a CUDA graph is the training step."""
+"""A training step replayed as a CUDA graph gives the weights of the plain step."""
 
 import pytest
 import torch
-from gpu.training import atd, catanet, logs, on, train_apart, weights
+from gpu.training import atd, catanet, logs, train_in_subprocess, weights, with_device
 
 pytestmark = pytest.mark.gpu
 LENGTH = 12  # iterations, so that most of them are replayed
@@ -15,10 +15,10 @@ CHANGES = {
 
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("kind", [catanet, atd])
-def test_with_and_without_it_the_weights_are_the_same(kind, changes, tmp_path):
-    values = on("cuda", kind(tmp_path))
+def test_weights_are_the_same_with_and_without_a_graph(kind, changes, tmp_path):
+    values = with_device("cuda", kind(tmp_path))
     runs = [
-        train_apart(tmp_path / str(graph), {
+        train_in_subprocess(tmp_path / str(graph), {
             **values, "train": {**values["train"], **changes, "total_iter": LENGTH, "cuda_graph": graph}
         })
         for graph in (True, False)

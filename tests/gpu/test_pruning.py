@@ -1,11 +1,11 @@
-"""A search of a mask on the card, the cut of its network, and the check that both are the same."""
+"""A mask search on the GPU, with the compact network that it writes."""
 
 import pytest
-from gpu.cutting import search_is_cut_and_checked
-from gpu.training import train_apart
+from gpu.cutting import check_search_and_cut
+from gpu.training import train_in_subprocess
 
 pytestmark = pytest.mark.gpu
 
 
 def test_a_search_is_cut_and_checked(tmp_path):
-    search_is_cut_and_checked(tmp_path, "cuda", train_apart)
+    check_search_and_cut(tmp_path, "cuda", train_in_subprocess)

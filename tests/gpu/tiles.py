@@ -1,11 +1,12 @@
-"""Validation of one image for which memory does not suffice."""
+"""Validation of an image too large for memory."""
 
 import logging
 import re
 
 import pytest
 import torch
-from gpu.training import catanet, model_options, on
+from gpu.training import catanet, with_device
+from helpers import resolved_options
 
 from basicsr.models import build_model
 
@@ -13,13 +14,13 @@ SIDE = 512  # px of the image
 METRICS = {"psnr": {"type": "calculate_psnr_pt", "crop_border": 2}}
 
 
-def model_on(folder, device):
+def build_model_on(folder, device):
     torch.manual_seed(0)
-    return build_model(model_options(folder, {**on(device, catanet(folder)), "val": {"metrics": METRICS}}))
+    return build_model(resolved_options(folder, {**with_device(device, catanet(folder)), "val": {"metrics": METRICS}}))
 
 
-def ends_in_tiles(model, limit, caplog):
-    """Score an image with and without the context `limit`; with it in tiles, which change the score a little."""
+def check_validation_in_tiles(model, limit, caplog):
+    """Check that the context `limit` makes validation use tiles, with nearly the same score."""
     generator = torch.Generator().manual_seed(0)
     lq, gt = (torch.rand(1, 3, side, side, generator=generator) for side in (SIDE, 2 * SIDE))
     batch = {"lq": lq, "gt": gt, "lq_path": ["a.png"], "gt_path": ["a.png"]}

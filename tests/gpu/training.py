@@ -1,16 +1,13 @@
-"""Training runs of every kind of model, to be made on one device or on two in turn."""
+"""Training runs of every kind of model, on one device or on two in turn."""
 
-import logging
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from helpers import run_here
 from reliability.runs import FOUR, Run, options, pruning
 
 import basicsr.train
-from basicsr.config.schema import load_options, resolve
 from basicsr.engine.curves import read_logs
 
 ATD = {"type": "ATD", "upscale": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 4,
@@ -62,13 +59,13 @@ def finetune(folder):
 KINDS = {kind.__name__: kind for kind in (catanet, catanet_float16, atd, atd_unet, search, finetune)}
 
 
-def on(device, values):
-    """The same options for `cpu`, or for the card in deterministic mode."""
+def with_device(device, values):
+    """Return the options changed for `cpu`, or for the GPU in deterministic mode."""
     return {**values, "num_gpu": 0} if device == "cpu" else {**values, "num_gpu": "auto", "deterministic": True}
 
 
-def train_apart(folder, values, *flags):
-    """Train in a process of its own, which sees no card where it is to use none; returns the run."""
+def train_in_subprocess(folder, values, *flags):
+    """Train in a process of its own, which sees no GPU if the options use none; return the run."""
     with pytest.MonkeyPatch.context() as patch, Run(folder, values) as run:
         if values["num_gpu"] == 0:
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -76,58 +73,49 @@ def train_apart(folder, values, *flags):
     return run
 
 
-def train_here(folder, values, *flags):
-    """Train in this process, which is faster where its state does not matter; returns the run."""
+def train_in_this_process(folder, values, *flags):
+    """Train in this process, which is faster, and return the run."""
     run = Run(folder, values)
-    logger = logging.getLogger("basicsr")
-    level = logger.level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(logger, "handlers", [])
-        patch.setattr(logger, "propagate", True)
-        assert basicsr.train.main(["-opt", "run.yml", *flags]) == 0
-        for handler in logger.handlers:
-            handler.close()
-    logger.setLevel(level)
+    assert run_here(basicsr.train, folder, "-opt", "run.yml", *flags) == 0
     return run
 
 
-def resumed_and_straight(folder, values, train):
-    """Digests of two runs: one that goes on, in a new process, from half of the other, and that other."""
-    straight = train(folder / "straight", values)
+def resumed_and_uninterrupted(folder, values, train):
+    """Return the digests of a run resumed from half of another one, and of that other, uninterrupted one."""
+    uninterrupted = train(folder / "uninterrupted", values)
     half = Run(folder / "resumed", values)
-    shutil.copytree(straight.experiment, half.experiment)
+    shutil.copytree(uninterrupted.experiment, half.experiment)
     for path in (*half.experiment.glob(f"*/*{TOTAL}.*"), *half.experiment.glob("*/*latest*")):
         path.unlink()
     assert sorted(path.name for path in half.experiment.glob("training_states/*")) == [f"{TOTAL // 2}.state"]
     resumed = train(half.folder, values, "--auto_resume")
     assert f"iter: {TOTAL // 2}, with" in logs(resumed)
-    return resumed.result(), straight.result()
+    return resumed.result(), uninterrupted.result()
 
 
-def moved(folder, values, train, first, second):
-    """A run whose first half was made on one device and whose second half on another."""
-    train(folder, on(first, values), "--force_yml", f"train:total_iter={TOTAL // 2}")
-    run = train(folder, on(second, values), "--auto_resume", "--force_resume")
+def train_across_devices(folder, values, train, first, second):
+    """Train the first half of a run on one device and the second half on another; return the run."""
+    train(folder, with_device(first, values), "--force_yml", f"train:total_iter={TOTAL // 2}")
+    run = train(folder, with_device(second, values), "--auto_resume", "--force_resume")
     assert f"iter: {TOTAL // 2}, with" in logs(run)
     return run
 
 
-def assert_went_on(run, straight):
-    """`run`, moved in its middle, has kept its optimizer's state and ends near the run that stayed where it was."""
+def assert_continued(run, uninterrupted):
+    """Check that a run that changed devices kept its optimizer's state and ends near the run that did not."""
     (optimizer,) = state(run)["optimizers"]
     assert {float(learned["step"]) for learned in optimizer["state"].values()} == {float(TOTAL)}
-    middle, end = (weights(straight, iteration=iteration) for iteration in (TOTAL // 2, TOTAL))
+    middle, end = (weights(uninterrupted, iteration=iteration) for iteration in (TOTAL // 2, TOTAL))
     assert difference(weights(run), end) < 0.2 * difference(middle, end)
 
 
 def logs(run):
-    """All that a run logged."""
+    """Return all log lines of a run."""
     return "".join(path.read_text() for path in sorted(run.experiment.glob("train_*.log")))
 
 
 def losses(run):
-    """The loss of each iteration, from the log."""
+    """Return the loss of each iteration, from the log."""
     series = read_logs(run.experiment.glob("train_*.log"))
     return list(series["losses/l_pix"].values())
 
@@ -141,14 +129,6 @@ def state(run, iteration=TOTAL):
 
 
 def difference(one, other):
-    """Norm of the difference of two state dicts, floating point entries alone."""
+    """Return the norm of the difference of two state dicts, floating-point entries only."""
     floats = [name for name, value in other.items() if value.is_floating_point()]
     return sum(float((one[name] - other[name]).double().square().sum()) for name in floats) ** 0.5
-
-
-def model_options(folder, values):
-    """Resolved options, for a model without a command."""
-    path = Path(folder) / "model.yml"
-    values = {**values, "path": {**values["path"], "experiments_root": str(Path(folder) / "experiments")}}
-    path.write_text(yaml.safe_dump(values))
-    return resolve(load_options(path, is_train=True))

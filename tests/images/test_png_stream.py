@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from basicsr.images.png_stream import PngStream, whole_or_nothing
+from basicsr.images.png_stream import PngStream
 
 
 def written(image, step, bits=8):
@@ -45,7 +45,7 @@ def test_photographs_become_no_larger_than_by_opencv(photos):
     assert len(written(large, 64)) < len(cv2.imencode(".png", large)[1])
 
 
-def test_rows_that_do_not_fit_are_refused():
+def test_rows_that_do_not_fit_are_errors():
     with pytest.raises(ValueError, match="no 5 channels of 8 bits"):
         PngStream(io.BytesIO(), (2, 2), 5)
     stream = PngStream(io.BytesIO(), (4, 3), 3)
@@ -54,15 +54,3 @@ def test_rows_that_do_not_fit_are_refused():
             stream.write(rows)
     with pytest.raises(ValueError, match="0 of 4 rows"):
         stream.close()
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "deep/a.png"
-    with pytest.raises(KeyboardInterrupt), whole_or_nothing(path) as beside:
-        beside.write_bytes(b"half")
-        raise KeyboardInterrupt
-    assert list(path.parent.iterdir()) == []
-    with whole_or_nothing(path) as beside:
-        assert beside.suffix == ".png" and not path.exists()
-        beside.write_bytes(b"whole")
-    assert [p.name for p in path.parent.iterdir()] == ["a.png"]

@@ -1,4 +1,4 @@
-"""Tiles: what agrees is given back bit for bit, borders included, and nobody has to hold all of it."""
+"""Tiles: where they agree the output is theirs bit for bit, borders included; it comes in bands of rows."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_an_identity_network_gives_the_image_bit_for_bit(size, tile, overlap, fe
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_all_levels_of_integers_come_back(dtype):
+def test_all_levels_of_integers_are_kept(dtype):
     top = np.iinfo(dtype).max
     image = np.arange(top + 1, dtype=np.int64).astype(dtype).reshape(-1, 16, 1)
     out = predict_in_tiles(identity, to_tensor(image)[None], 12, 5, 5)
@@ -42,15 +42,15 @@ def test_pixels_that_become_squares(scale):
     )
 
 
-def test_a_local_network_is_whole_where_enough_is_cut_off():
+def test_a_local_network_gives_the_whole_where_enough_is_cropped():
     net = torch.nn.Conv2d(3, 4, 5, padding=2).double().requires_grad_(False)
     lq = torch.rand(1, 3, 70, 101, dtype=torch.float64)
     torch.testing.assert_close(predict_in_tiles(net, lq, 32, 12, 8), net(lq), rtol=0, atol=1e-14)
     assert not torch.allclose(predict_in_tiles(net, lq, 32, 12, 12), net(lq), atol=1e-3)  # sees the tiles' edges
 
 
-def test_the_way_from_one_tile_to_the_other_is_a_straight_line():
-    """A network that answers with the number of the tile."""
+def test_the_transition_between_tiles_is_linear():
+    """The network returns the number of the tile."""
     count = iter(range(100))
     out = predict_in_tiles(lambda x: torch.full_like(x, next(count)), torch.zeros(1, 1, 4, 24), 16, 8, 8)[0, 0, 0]
     assert (out[:8] == 0).all() and (out[16:] == 1).all()
@@ -85,7 +85,7 @@ def test_sizes_that_do_not_fit(size, tile, overlap, feather, message):
         predict_in_tiles(identity, lq, tile, overlap, feather)
 
 
-def test_what_does_not_fit_into_memory_is_halved_until_it_does():
+def test_tiles_are_halved_until_they_fit_into_memory():
     sizes = []
 
     def predict(x):

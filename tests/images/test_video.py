@@ -1,4 +1,4 @@
-"""Video files: what is written is read back, frame by frame; files that are no videos are named."""
+"""Video files: frames are written and read back; damaged files are named in errors."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def psnr(a, b):
 
 
 @pytest.mark.parametrize("suffix", sorted(CODECS))
-def test_frames_their_order_and_rate_come_back(tmp_path, frames, suffix):
+def test_frames_their_order_and_rate_are_kept(tmp_path, frames, suffix):
     path = tmp_path / f"deep/a{suffix}"
     with VideoWriter(path, 24000 / 1001) as writer:
         for frame in frames:
@@ -35,7 +35,7 @@ def test_frames_their_order_and_rate_come_back(tmp_path, frames, suffix):
     assert list_videos(tmp_path) == [f"deep/a{suffix}"]
 
 
-def test_an_odd_side_gets_its_last_pixels_again(tmp_path, frames):
+def test_an_odd_side_repeats_its_last_pixels(tmp_path, frames):
     with VideoWriter(tmp_path / "a.mkv", 25) as writer:
         writer.write(frames[0][:63, :79])
     with VideoReader(tmp_path / "a.mkv") as reader:
@@ -53,7 +53,7 @@ def test_nothing_is_left_of_a_video_that_is_not_finished(tmp_path, frames):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello" * 100, b"\0\0\0\x18ftypmp42" + bytes(500)])
-def test_what_is_no_video_is_named(tmp_path, content):
+def test_damaged_files_are_named(tmp_path, content):
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.mp4: cannot be read as a video"):
@@ -62,7 +62,7 @@ def test_what_is_no_video_is_named(tmp_path, content):
         VideoReader(tmp_path / "none.mp4")
 
 
-def test_what_cannot_be_written_is_said(tmp_path, frames):
+def test_errors_of_writing(tmp_path, frames):
     with (
         pytest.raises(ValueError, match=r"unknown video suffix '\.gif'; use one of \.mp4"),
         VideoWriter(tmp_path / "a.gif", 25),

@@ -1,11 +1,11 @@
-"""How much memory there is and is taken: control groups, limits, and networks that are measured."""
+"""Free memory by control groups and limits, and the memory that networks take."""
 
 import pytest
 import torch
 
 from basicsr.engine import device
 from basicsr.engine.device import memory_limit
-from basicsr.inference.memory import MARGIN, Appetite, parse_bytes, peak_of
+from basicsr.inference.memory import PEAK_MARGIN, PeakMemoryEstimator, parse_bytes, peak_tensor_bytes
 
 
 @pytest.mark.parametrize(
@@ -23,11 +23,10 @@ def test_what_is_no_amount(text):
 
 
 def test_the_least_of_all_limits_counts(monkeypatch):
-    monkeypatch.setattr(device, "_machine", lambda: [10])
-    monkeypatch.setattr(device, "_control_groups", lambda: [7, 9])
-    monkeypatch.setattr(device, "_resource_limits", lambda: [])
+    monkeypatch.setattr(device, "_available_memory", lambda: 10)
+    monkeypatch.setattr(device, "_control_group_memory", lambda: [7, 9])
     assert memory_limit(torch.device("cpu")) == 7
-    monkeypatch.setattr(device, "_resource_limits", lambda: [-3])
+    monkeypatch.setattr(device, "_control_group_memory", lambda: [-3])
     assert memory_limit(torch.device("cpu")) == 0
 
 
@@ -45,13 +44,13 @@ def test_control_groups_of_both_versions_and_their_parents(tmp_path):
     group("a", "3000", "1000", 200, two)
     group("a/b", "max", "900", 0, two)
     proc.write_text("0::/a/b\n")
-    assert device._control_groups(str(proc), str(root)) == [2200]
+    assert device._control_group_memory(str(proc), str(root)) == [2200]
     one = ("memory.limit_in_bytes", "memory.usage_in_bytes")
     group("memory", str(2**63 - 4096), "5", 0, one)
     group("memory/c", "5000", "5", 0, one)
     proc.write_text("12:cpu,cpuacct:/c\n4:memory:/c\n")
-    assert device._control_groups(str(proc), str(root)) == [4995]
-    assert device._control_groups(str(tmp_path / "none"), str(root)) == []
+    assert min(device._control_group_memory(str(proc), str(root))) == 4995
+    assert device._control_group_memory(str(tmp_path / "none"), str(root)) == []
 
 
 def test_the_peak_counts_what_lives_at_a_time_and_is_new():
@@ -62,21 +61,21 @@ def test_the_peak_counts_what_lives_at_a_time_and_is_new():
             x = x + 1  # two at a time
         return x.view(10, 100)  # no memory of its own
 
-    assert peak_of(chain, x) == 8000
-    assert peak_of(lambda x: [x + i for i in range(6)], x) == 24_000
-    assert peak_of(lambda x: x.mul_(2), x) == 0
+    assert peak_tensor_bytes(chain, x) == 8000
+    assert peak_tensor_bytes(lambda x: [x + i for i in range(6)], x) == 24_000
+    assert peak_tensor_bytes(lambda x: x.mul_(2), x) == 0
 
 
-def test_appetite_grows_with_the_area_or_faster():
-    linear = Appetite(lambda x: x + 1, 3, torch.device("cpu"))
-    assert linear(96, 96) == int(MARGIN * 96 * 96 * 3 * 4)
+def test_the_estimate_grows_with_the_area_or_faster():
+    linear = PeakMemoryEstimator(lambda x: x + 1, 3, torch.device("cpu"))
+    assert linear(96, 96) == int(PEAK_MARGIN * 96 * 96 * 3 * 4)
     assert linear(960, 96) == pytest.approx(10 * linear(96, 96), rel=1e-4)
 
     def all_pairs(x):
         tokens = x.flatten(2)[:, 0]
         return tokens.transpose(1, 2) if tokens.ndim == 3 else tokens.T @ tokens
 
-    square = Appetite(all_pairs, 3, torch.device("cpu"))
+    square = PeakMemoryEstimator(all_pairs, 3, torch.device("cpu"))
     assert square(960, 96) == pytest.approx(100 * square(96, 96), rel=1e-4)
 
 
@@ -85,6 +84,6 @@ def test_the_estimate_of_a_network_holds(tmp_path):
     from basicsr.archs import build_network
 
     net = build_network({"type": "CATANet-XS-D", "upscale": 4}).eval()
-    appetite = Appetite(net.prepared(torch.float32), 3, torch.device("cpu"))
-    peak = peak_of(net.prepared(torch.float32), torch.rand(1, 3, 160, 120))
-    assert peak < appetite(160, 120) < 2 * MARGIN * peak
+    estimate_peak = PeakMemoryEstimator(net.prepared(torch.float32), 3, torch.device("cpu"))
+    peak = peak_tensor_bytes(net.prepared(torch.float32), torch.rand(1, 3, 160, 120))
+    assert peak < estimate_peak(160, 120) < 2 * PEAK_MARGIN * peak

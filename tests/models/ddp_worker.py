@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from basicsr.config.schema import load_options
+from basicsr.config.load import load_options
 from basicsr.engine.distributed import get_dist_info
 from basicsr.engine.run import join_processes, run_command
 from basicsr.engine.wrapper import bare_network

@@ -16,7 +16,7 @@ import yaml
 import basicsr.test
 import basicsr.train
 from basicsr.archs import build_network
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.errors import CheckpointError, OptionError
 from basicsr.images.files import write_image
@@ -662,10 +662,8 @@ def test_every_key_of_the_published_files_is_known(tmp_path, images, lq_images, 
     path.write_text(PUBLISHED)
     opt = load_options(path, is_train=True)
     assert [line for line in messages() if "unknown option" in line] == []
-    assert [line.rpartition("train.")[2] for line in messages() if "mixing_augs" in line] == [
-        "mixing_augs: not run, as in the code these options are from"
-    ]
-    assert (opt.train.mixed_precision, opt.train.largest_norm, opt.path.param_key_g) == ("fp16", 0.01, "params_ema")
+    assert len([line for line in messages() if "train.mixing_augs: MixUp is not applied" in line]) == 1
+    assert (opt.train.mixed_precision, opt.train.max_grad_norm, opt.path.param_key_g) == ("fp16", 0.01, "params_ema")
     assert opt.train.losses["pixel_opt"]["eps"] == 1e-3
     assert run(basicsr.train, tmp_path, path, miniature(path, images, lq_images)) == 0
     assert "l_pix" in log_of(tmp_path, "401_like")

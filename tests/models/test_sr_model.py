@@ -8,7 +8,7 @@ import torch
 import yaml
 from fake_graphs import FakeBackend
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.compile import compile_for_all_sizes
 from basicsr.engine.cuda_graphs import GraphedForward

@@ -141,7 +141,7 @@ class Run:
         return True
 
     def is_writing(self):
-        return any(self.experiment.glob("*/.*.tmp"))
+        return any(self.experiment.glob("*/.*.tmp.*"))
 
     def send(self, number, ranks=None):
         for rank in range(self.number) if ranks is None else ranks:

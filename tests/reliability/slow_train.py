@@ -20,7 +20,7 @@ class SlowFile(io.FileIO):
 
 
 def slow_open(path, mode="r", *args, **kwargs):
-    return SlowFile(path, mode) if path.suffix == ".tmp" else fast_open(path, mode, *args, **kwargs)
+    return SlowFile(path, mode) if ".tmp" in path.suffixes else fast_open(path, mode, *args, **kwargs)
 
 
 if __name__ == "__main__":

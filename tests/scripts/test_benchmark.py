@@ -11,8 +11,13 @@ import torch
 from fake_graphs import FakeBackend
 from reference import atd_literal
 
+import benchmark
 from basicsr.archs import build_network
 from basicsr.engine.checkpoint import save_atomically
+from basicsr.engine.launches import count_launches
+from basicsr.errors import OptionError
+from benchmarks import latency, literal, reading, report, timing, training
+from benchmarks.config import Config, Size, build_net
 
 SCRIPT = Path(__file__).parents[2] / "scripts/benchmark.py"
 SPEC = {
@@ -39,15 +44,9 @@ FAMILY = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark"] = module
-    spec.loader.exec_module(module)
-    module.UNIT_SIDE = 32
-    yield module
-    del sys.modules["benchmark"]
+@pytest.fixture(autouse=True)
+def small_unit(monkeypatch):
+    monkeypatch.setattr(timing, "UNIT_SIDE", 32)
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +70,12 @@ def tiny(options_with):
 
 
 @pytest.fixture
-def run(benchmark, tmp_path, capsys):
-    """Runs a subcommand; gives the content of its JSON file, after a look at the Markdown beside it."""
+def run(tmp_path, capsys):
+    """Runs a command line; returns the content of its JSON file, after a check of the Markdown next to it."""
 
-    def run(kind, *arguments, output="out"):
-        stem = tmp_path / "results" / output
-        assert benchmark.main([kind, *map(str, arguments), "-o", str(stem)]) == 0
+    def run(command):
+        stem = tmp_path / "results/out"
+        assert benchmark.main([*shlex.split(command), "-o", str(stem)]) == 0
         return read(stem, capsys.readouterr().out)
 
     return run
@@ -95,16 +94,15 @@ def read(stem, printed):
 
 def test_latency(run, tiny):
     content = run(
-        "latency", "--net", tiny, "--size", "16", "20x12", "--warmup", 1, "--runs", 3, "--threads", 1,
-        "--vs", "form=literal", "--vs", "form=train,dtype=bfloat16",
-    )  # fmt: skip
+        f"latency --net {tiny} --size 16 20x12 --warmup 1 --runs 3 --threads 1 --vs form=literal "
+        "--vs form=train,dtype=bfloat16"
+    )
     head, rows = content["head"], content["rows"]
     assert head["threads"] == 1 and head["PyTorch"] == torch.__version__ and head["CPU"] and head["OS"]
     assert head["command"].startswith("python scripts/benchmark.py latency --net")
     assert [row["input"] for row in rows] == ["16x16"] * 3 + ["20x12"] * 3
-    assert [(row["form"], row["dtype"]) for row in rows[:3]] == [
-        ("prepared", "float32"), ("literal", "float32"), ("train", "bfloat16"),
-    ]  # fmt: skip
+    kinds = [("prepared", "float32"), ("literal", "float32"), ("train", "bfloat16")]
+    assert [(row["form"], row["dtype"]) for row in rows[:3]] == kinds
     net = build_network(SPEC)
     for row in rows:
         samples = sorted(row["samples_ms"])
@@ -120,13 +118,14 @@ def test_latency(run, tiny):
     assert rows[3]["multi_adds_attention_G"] == attention / 1e9
     assert rows[3]["output"] == "40x24"
     points = [note for note in content["notes"] if " fps " in note]
-    assert len(points) == 6 and points[3].startswith("20x12 -> 40x24, ") and points[3].endswith(
+    assert len(points) == 6 and points[3].startswith("20x12 -> 40x24, ")
+    assert points[3].endswith(
         " fps (1 / median): tiny.yml x2, prepared, float32, highest, eager, cpu, batch 1, 1 CPU threads"
-    )  # fmt: skip
+    )
     assert float(points[3].split()[3].replace(",", "")) == pytest.approx(rows[3]["frames_per_s"], abs=0.01)
 
 
-def test_all_forms_are_one_network(benchmark, tiny):
+def test_all_forms_are_one_network(tiny):
     x = torch.rand(1, 3, 21, 17)
     outputs = []
     for form in ("train", "prepared", "literal"):
@@ -139,7 +138,7 @@ def test_all_forms_are_one_network(benchmark, tiny):
 
 
 @pytest.mark.parametrize("spec", FAMILY.values(), ids=FAMILY.keys())
-def test_all_forms_of_the_atd_family_are_one_network(benchmark, options_with, spec):
+def test_all_forms_of_the_atd_family_are_one_network(options_with, spec):
     """In float64: where a rounding moves one pixel to another category, the whole output changes."""
     torch.manual_seed(0)
     net = build_network(spec)
@@ -162,15 +161,15 @@ def test_all_forms_of_the_atd_family_are_one_network(benchmark, options_with, sp
     ("name", "scale"),
     [("ATD-light", 4), ("ATD-light", 2), ("ATD-v1-light", 3), ("ATD", 2), ("ATD-v1", 4), ("ATD-U", 1)],
 )
-def test_presets_of_the_atd_family_have_literal_twins(benchmark, monkeypatch, name, scale):
-    monkeypatch.setattr(benchmark.runpy, "run_path", lambda path: vars(atd_literal))  # it computes, so not on meta
+def test_presets_of_the_atd_family_have_literal_twins(monkeypatch, name, scale):
+    monkeypatch.setattr(literal.runpy, "run_path", lambda path: vars(atd_literal))  # it computes, so not on meta
     with torch.device("meta"):
-        net = benchmark.build_net(benchmark.Config(name, scale, None, "train", "float32", "cpu", False))
-        twin = benchmark.literal_twin(net)
+        net = build_net(Config(name, scale, None, "train", "float32", "cpu", False))
+        twin = literal.literal_twin(net)
     assert not twin.training
     shapes = {name: value.shape for name, value in twin.state_dict().items()}
     assert shapes == {name: value.shape for name, value in net.state_dict().items()}
-    facts = benchmark.Config(name, scale, None, "literal", "float32", "cpu", False).facts(net, benchmark.Size(64, 48))
+    facts = Config(name, scale, None, "literal", "float32", "cpu", False).facts(net, Size(64, 48))
     assert facts["network"] == f"{name} x{scale}" and facts["output"] == f"{64 * scale}x{48 * scale}"
     assert facts["multi_adds_conv_linear_G"] > 0
 
@@ -178,65 +177,63 @@ def test_presets_of_the_atd_family_have_literal_twins(benchmark, monkeypatch, na
 @pytest.mark.parametrize("name", ["v1", "v2", "U"])
 def test_speed_of_the_atd_family(run, options_with, name):
     net = options_with(FAMILY[name])
-    rows = run("latency", "--net", net, "--form", "train", "--size", "9x12", "--warmup", 1, "--runs", 1, "--threads", 1,
-               "--vs", "form=literal", "--vs", "form=literal,dtype=bfloat16")["rows"]  # fmt: skip
-    assert [(row["form"], row["dtype"]) for row in rows] == [
-        ("train", "float32"), ("literal", "float32"), ("literal", "bfloat16"),
-    ]  # fmt: skip
+    once = "--warmup 1 --runs 1 --threads 1"
+    rows = run(
+        f"latency --net {net} --form train --size 9x12 {once} --vs form=literal --vs form=literal,dtype=bfloat16"
+    )["rows"]
+    kinds = [("train", "float32"), ("literal", "float32"), ("literal", "bfloat16")]
+    assert [(row["form"], row["dtype"]) for row in rows] == kinds
     assert rows[0]["parameters"] == rows[1]["parameters"] > 0 and rows[1]["median_ms"] > 0
-    rows = run("train-step", "--net", net, "--batch", 2, "--patch", 12, "--warmup", 1, "--runs", 1, "--threads", 1,
-               "--vs", "form=literal")["rows"]  # fmt: skip
+    rows = run(f"train-step --net {net} --batch 2 --patch 12 {once} --vs form=literal")["rows"]
     assert [row["form"] for row in rows] == ["train", "literal"]
     assert all(row["images_per_s"] > 0 for row in rows)
 
 
-def test_memory_of_a_literal_atd(benchmark, options_with):
+def test_memory_of_a_literal_atd(options_with):
     config = benchmark.parse(["memory", "--net", options_with(ATD_V1), "--form", "literal"]).configs[0]
-    row = benchmark.peak_memory(config, benchmark.Size(16, 12), threads=1)
+    row = latency.peak_memory(config, Size(16, 12), threads=1)
     assert row["form"] == "literal" and row["output"] == "32x24"
     assert row["rss_peak_mib"] >= row["rss_before_mib"] > 0
 
 
-def test_an_atd_that_lost_layers_has_no_literal_twin(benchmark):
+def test_an_atd_that_lost_layers_has_no_literal_twin():
     net = build_network(ATD_V1 | {"kept_layers": [[0], [0]]})
-    with pytest.raises(benchmark.OptionError, match="an ATD that lost layers has no literal form"):
-        benchmark.literal_twin(net)
+    with pytest.raises(OptionError, match="an ATD that lost layers has no literal form"):
+        literal.literal_twin(net)
     groups = build_network(ATD_V1 | {"prune_unit": "layer"})
-    assert len(benchmark.literal_twin(groups).state_dict()) == len(groups.state_dict())
+    assert len(literal.literal_twin(groups).state_dict()) == len(groups.state_dict())
 
 
-def test_every_round_runs_all_calls_in_turn(benchmark):
+def test_every_round_runs_all_calls_in_turn():
     calls = []
-    jobs = [benchmark.Job("cpu", lambda name=name: calls.append(name), {}) for name in "AB"]
-    rows = benchmark.timed(jobs, warmup=1, runs=2)
+    jobs = [timing.Job("cpu", lambda name=name: calls.append(name), {}) for name in "AB"]
+    rows = timing.timed(jobs, warmup=1, runs=2)
     assert calls == ["A", "B"] * 3
     assert [len(row["samples_ms"]) for row in rows] == [2, 2]
 
 
 @pytest.mark.parametrize(("count", "rank"), [(1, 1), (19, 19), (20, 19), (21, 20), (100, 95)])
-def test_p95_is_the_nearest_rank(benchmark, count, rank):
-    assert benchmark.p95(range(count, 0, -1)) == rank
+def test_p95_is_the_nearest_rank(count, rank):
+    assert timing.p95(range(count, 0, -1)) == rank
 
 
 def test_checkpoint_brings_its_network(run, tmp_path):
     net = build_network(SPEC)
     save_atomically({"params": net.state_dict(), "network_g": SPEC}, tmp_path / "net.pth")
-    (row,) = run("latency", "--net", tmp_path / "net.pth", "--size", 8, "--warmup", 1, "--runs", 1)["rows"]
+    (row,) = run(f"latency --net {tmp_path / 'net.pth'} --size 8 --warmup 1 --runs 1")["rows"]
     assert row["network"] == "net.pth x2" and row["output"] == "16x16"
 
 
 def test_preset_without_multiply_adds(run):
-    (row,) = run("latency", "--net", "Bicubic", "--scale", 3, "--form", "train", "--size", 8, "--runs", 1)["rows"]
+    (row,) = run("latency --net Bicubic --scale 3 --form train --size 8 --runs 1")["rows"]
     assert row["output"] == "24x24" and row["multi_adds_attention_G"] is None
 
 
 def test_train_step(run, tiny):
-    content = run("train-step", "--net", tiny, "--batch", 2, "--patch", 12, "--warmup", 1, "--runs", 2,
-                  "--vs", "form=literal", "--vs", "dtype=bfloat16")  # fmt: skip
-    rows = content["rows"]
-    assert [(row["form"], row["dtype"]) for row in rows] == [
-        ("train", "float32"), ("literal", "float32"), ("train", "bfloat16"),
-    ]  # fmt: skip
+    command = f"train-step --net {tiny} --batch 2 --patch 12 --warmup 1 --runs 2 --vs form=literal --vs dtype=bfloat16"
+    rows = run(command)["rows"]
+    kinds = [("train", "float32"), ("literal", "float32"), ("train", "bfloat16")]
+    assert [(row["form"], row["dtype"]) for row in rows] == kinds
     assert rows[0]["input"] == "12x12" and rows[0]["batch"] == 2
     assert rows[0]["images_per_s"] == pytest.approx(2e3 / rows[0]["median_ms"])
 
@@ -249,20 +246,18 @@ def precision_kept():
     torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def test_each_configuration_is_built_and_called_in_its_precision(benchmark, run, tiny, monkeypatch, precision_kept):
+def test_each_configuration_is_built_and_called_in_its_precision(run, tiny, monkeypatch, precision_kept):
     seen = []
 
     def channels_of(net):  # asked while a job is built
         seen.append(torch.get_float32_matmul_precision())
         return 3
 
-    monkeypatch.setattr(benchmark, "channels_of", channels_of)
-    content = run("latency", "--net", tiny, "--size", 8, "--warmup", 1, "--runs", 1, "--form", "train",
-                  "--vs", "precision=high", "--vs", "precision=medium,dtype=bfloat16")  # fmt: skip
-    rows = content["rows"]
-    assert [(row["precision"], row["dtype"]) for row in rows] == [
-        ("highest", "float32"), ("high", "float32"), ("medium", "bfloat16"),
-    ]  # fmt: skip
+    monkeypatch.setattr(latency, "channels_of", channels_of)
+    command = f"latency --net {tiny} --size 8 --warmup 1 --runs 1 --form train --vs precision=high"
+    rows = run(f"{command} --vs precision=medium,dtype=bfloat16")["rows"]
+    kinds = [("highest", "float32"), ("high", "float32"), ("medium", "bfloat16")]
+    assert [(row["precision"], row["dtype"]) for row in rows] == kinds
     assert list(dict.fromkeys(seen)) == ["highest", "high", "medium"]
     seen.clear()
     found = []
@@ -270,31 +265,29 @@ def test_each_configuration_is_built_and_called_in_its_precision(benchmark, run,
     def call():
         found.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
 
-    jobs = [benchmark.Job("cpu", call, {}, precision) for precision in ("high", "highest", "medium")]
-    benchmark.timed(jobs, warmup=1, runs=1)
+    jobs = [timing.Job("cpu", call, {}, precision) for precision in ("high", "highest", "medium")]
+    timing.timed(jobs, warmup=1, runs=1)
     assert found == [("high", True), ("highest", False), ("medium", True)] * 2
 
 
-def test_rounds_depend_on_the_device(benchmark):
-    rounds = {
-        device: benchmark.parse(["latency", "--vs", f"device={device}"]) for device in ("cpu", "cuda", "mps")
-    }  # fmt: skip
-    assert [(args.warmup, args.runs) for args in rounds.values()] == [(2, 9), (10, 50), (10, 50)]
+def test_rounds_depend_on_the_device():
+    parsed = [benchmark.parse(["latency", "--vs", f"device={device}"]) for device in ("cpu", "cuda", "mps")]
+    assert [(args.warmup, args.runs) for args in parsed] == [(2, 9), (10, 50), (10, 50)]
     args = benchmark.parse(["train-step", "--device", "cuda", "--warmup", "1", "--runs", "3"])
     assert (args.warmup, args.runs) == (1, 3)
 
 
-def test_graph_is_a_key_of_configurations(benchmark, monkeypatch):
+def test_graph_is_a_key_of_configurations(monkeypatch):
     command = ["latency", "--device", "cuda", "--graph", "--vs", "no-graph", "--vs", "form=literal", "--vs", "compile"]
     configs = benchmark.parse(command).configs
     assert [config.graph for config in configs] == [True, False, True, True]
     assert [config.mode for config in configs] == ["graph", "eager", "graph", "compiled, graph"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(benchmark.OptionError, match="graph: the literal form waits for the GPU"):
+    with pytest.raises(OptionError, match="graph: the literal form waits for the GPU"):
         configs[2].build()
 
 
-def test_a_function_is_warmed_up_captured_and_replayed_on_copies(benchmark):
+def test_a_function_is_warmed_up_captured_and_replayed_on_copies():
     """By a backend without CUDA; see `TestOnCuda` for the rest."""
     seen = []
 
@@ -304,49 +297,48 @@ def test_a_function_is_warmed_up_captured_and_replayed_on_copies(benchmark):
 
     backend = FakeBackend()
     first, second = torch.zeros(2, 2), torch.ones(2, 2)
-    graphed = benchmark.Graphed(function, first, backend=backend)
+    graphed = timing.Graphed(function, first, backend=backend)
     output = graphed(second)
-    assert backend.done == ["run"] * benchmark.SETTLING_CALLS + ["record", "replay"]
+    assert backend.done == ["run"] * timing.SETTLING_CALLS + ["record", "replay"]
     assert output.tolist() == [1] * 4 and first.sum() == 0  # the caller's tensors are left alone
     assert all(x is seen[0] for x in seen)
     with pytest.raises(ValueError, match="zip"):
         graphed(first, second)
     backend = FakeBackend(fails=RuntimeError("operation not permitted when stream is capturing\nmore"))
-    with pytest.raises(benchmark.OptionError, match=r"cannot be captured \(operation not permitted .* capturing"):
-        benchmark.Graphed(function, first, backend=backend)
+    with pytest.raises(OptionError, match=r"cannot be captured \(operation not permitted .* capturing"):
+        timing.Graphed(function, first, backend=backend)
 
 
-def test_launches_are_counted_on_demand(benchmark, run, options_with, tiny, monkeypatch):
-    monkeypatch.setattr(benchmark, "apart", lambda function, *arguments: function(*arguments))
+def test_launches_are_counted_on_demand(run, options_with, tiny, monkeypatch):
+    for module in (latency, training):
+        monkeypatch.setattr(module, "in_fresh_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setenv("BASICSR_KERNELS", "0")  # and back
-    rows = run("latency", "--net", tiny, "--size", 8, 16, "--form", "train", "--warmup", 1, "--runs", 1, "--launches",
-               "--vs", "form=literal")["rows"]  # fmt: skip
+    once = "--warmup 1 --runs 1 --launches"
+    rows = run(f"latency --net {tiny} --size 8 16 --form train {once} --vs form=literal")["rows"]
     config = benchmark.parse(["latency", "--net", tiny, "--form", "literal"]).configs[0]
     assert [row["launches"] for row in rows[1::2]] == [
-        benchmark.launches_of_forward(config, benchmark.Size(side, side)) for side in (8, 16)
+        latency.launches_of_forward(config, Size(side, side)) for side in (8, 16)
     ]
     net, literal = config.build()
     x = torch.rand(1, 3, 16, 16)
     with torch.no_grad():
-        assert rows[3]["launches"] == benchmark.count_launches(lambda: literal(x))
-    (row,) = run("train-step", "--net", tiny, "--batch", 2, "--patch", 12, "--warmup", 1, "--runs", 1, "--launches")[
-        "rows"
-    ]
+        assert rows[3]["launches"] == count_launches(lambda: literal(x))
+    (row,) = run(f"train-step --net {tiny} --batch 2 --patch 12 {once}")["rows"]
     lq, gt = torch.rand(2, 3, 12, 12), torch.rand(2, 3, 24, 24)
     net.train()
-    assert row["launches"] == benchmark.count_launches(lambda: torch.nn.functional.l1_loss(net(lq), gt).backward())
+    assert row["launches"] == count_launches(lambda: torch.nn.functional.l1_loss(net(lq), gt).backward())
 
 
-def test_the_card_is_described(benchmark, monkeypatch):
+def test_the_card_is_described(monkeypatch):
     found = SimpleNamespace(name="Card 9000", total_memory=80 * 2**30, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setenv("PATH", "")  # no nvidia-smi
-    head = benchmark.card()
+    head = report.card()
     assert head["GPU"] == "Card 9000, 80.0 GiB, compute capability 9.0"
     assert head["driver"] == "unknown" and head["CUDA"].startswith(f"{torch.version.cuda}, cuDNN ")
-    assert torch.__version__.startswith(benchmark.version_of("torch"))
-    assert benchmark.version_of("no-such-package") == "not installed"
+    assert torch.__version__.startswith(report.version_of("torch"))
+    assert report.version_of("no-such-package") == "not installed"
 
 
 def test_memory(tiny, tmp_path):
@@ -360,8 +352,8 @@ def test_memory(tiny, tmp_path):
 
 
 def test_data(run, tiny, photos):
-    content = run("data", "--net", tiny, "--scale", 2, "--gt", photos, "--gt-size", 32, "--batch", 2, "--workers", 1,
-                  "--threads", 1, "--runs", 1, "--batches", 3, "--steps", 2)  # fmt: skip
+    command = f"data --net {tiny} --scale 2 --gt {photos} --gt-size 32 --batch 2 --workers 1 --threads 1"
+    content = run(f"{command} --runs 1 --batches 3 --steps 2")
     has_lmdb = importlib.util.find_spec("lmdb") is not None
     ways = {row["reading"]: row for row in content["rows"]}
     assert set(ways) >= {"one batch, kept", "folder", "folder, cached", "device cache"}
@@ -374,12 +366,12 @@ def test_data(run, tiny, photos):
         assert 0 <= row["waiting_percent"] < 100 and row["needed_per_s"] > 0
 
 
-def test_data_without_lmdb_says_so(run, benchmark, tiny, photos, tmp_path, monkeypatch):
+def test_data_without_lmdb_says_so(run, tiny, photos, tmp_path, monkeypatch):
     failing = tmp_path / "create_lmdb.py"
     failing.write_text("raise SystemExit('create_lmdb: the package lmdb is missing')")
-    monkeypatch.setattr(benchmark, "CREATE_LMDB", failing)
-    content = run("data", "--net", tiny, "--scale", 2, "--gt", photos, "--gt-size", 32, "--batch", 1, "--workers", 0,
-                  "--runs", 1, "--batches", 1, "--steps", 1)  # fmt: skip
+    monkeypatch.setattr(reading, "CREATE_LMDB", failing)
+    command = f"data --net {tiny} --scale 2 --gt {photos} --gt-size 32 --batch 1 --workers 0"
+    content = run(f"{command} --runs 1 --batches 1 --steps 1")
     assert "LMDB: not measured (create_lmdb: the package lmdb is missing)" in [r["reading"] for r in content["rows"]]
 
 
@@ -387,20 +379,20 @@ def test_data_that_does_not_fit_on_the_device_says_so(run, tiny, photos, monkeyp
     from basicsr.data import device_cache
 
     monkeypatch.setattr(device_cache, "memory_limit", lambda device: 0)
-    content = run("data", "--net", tiny, "--scale", 2, "--gt", photos, "--gt-size", 32, "--batch", 1, "--workers", 0,
-                  "--runs", 1, "--batches", 1, "--steps", 1)  # fmt: skip
+    command = f"data --net {tiny} --scale 2 --gt {photos} --gt-size 32 --batch 1 --workers 0"
+    content = run(f"{command} --runs 1 --batches 1 --steps 1")
     assert any(r["reading"].startswith("device cache: not measured (the images take 0.3 MiB") for r in content["rows"])
 
 
-def test_photographs_of_scikit_image(benchmark, tmp_path):
+def test_photographs_of_scikit_image(tmp_path):
     pytest.importorskip("skimage")
     from basicsr.data.paired_image_dataset import PairedImageDataset
 
-    roots = benchmark.photographs(tmp_path, 4)
+    roots = reading.photographs(tmp_path, 4)
     dataset = PairedImageDataset(
         dataroot_gt=str(roots["gt"]), dataroot_lq=str(roots["lq"]), filename_tmpl="{}x4", scale=4, gt_size=256
     )
-    assert len(dataset) == len(benchmark.PHOTOS)
+    assert len(dataset) == len(reading.PHOTOS)
 
 
 def test_compare(run, tmp_path):
@@ -410,7 +402,7 @@ def test_compare(run, tmp_path):
         content = {"kind": "latency", "head": {"PyTorch": name, "OS": "same"}, "rows": rows, "notes": []}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
         point = {**point, "precision": "highest"}  # which older files do not say
-    content = run("compare", tmp_path / "a.json", tmp_path / "b.json", tmp_path / "a.json")
+    content = run(f"compare {tmp_path / 'a.json'} {tmp_path / 'b.json'} {tmp_path / 'a.json'}")
     assert content["rows"] == [
         {"what": "N x2, train, 8x8", "measure": "median ms", "A": 2, "B": 6, "C": 2, "B / A": 3, "C / A": 1},
         {"what": "N x2, train, 8x8", "measure": "matmuls", "A": 0.5, "B": 0.5, "C": 0.5, "B / A": 1, "C / A": 1},
@@ -431,7 +423,7 @@ def test_compare(run, tmp_path):
         (["compare", "missing.json"], "missing.json"),
     ],
 )
-def test_mistakes_end_in_one_line(benchmark, tmp_path, capsys, arguments, message):
+def test_user_errors_end_in_one_line(tmp_path, capsys, arguments, message):
     assert benchmark.main([*arguments, "-o", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("benchmark: ") and message in error and error.count("\n") == 1
@@ -439,14 +431,14 @@ def test_mistakes_end_in_one_line(benchmark, tmp_path, capsys, arguments, messag
 
 
 @pytest.mark.parametrize("changes", ["runs=3", "form=fast", "dtype", "", "precision=low", "graph=yes", "launches"])
-def test_wrong_variations_are_refused(benchmark, changes, capsys):
+def test_wrong_variations_are_errors(changes, capsys):
     with pytest.raises(SystemExit) as caught:
         benchmark.main(["latency", f"--vs={changes}"])
     assert caught.value.code == 2 and "error:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("page", ["performance.md", "atd.md"])
-def test_commands_of_the_documentation_are_commands(benchmark, page):
+def test_commands_of_the_documentation_are_commands(page):
     text = (SCRIPT.parents[1] / "docs" / page).read_text().replace("\\\n", " ")
     commands = [line for line in text.splitlines() if line.startswith("python scripts/benchmark.py")]
     for command in commands:
@@ -459,51 +451,54 @@ def test_commands_of_the_documentation_are_commands(benchmark, page):
 @pytest.mark.usefixtures("precision_kept")
 class TestOnCuda:
     def test_latency_and_memory_of_every_form(self, run, tiny):
-        rows = run("latency", "--net", tiny, "--size", 16, "--device", "cuda", "--graph", "--warmup", 2, "--runs", 3,
-                   "--vs", "no-graph,form=literal", "--vs", "form=train,precision=high", "--vs", "dtype=bfloat16",
-                   "--vs", "form=train,dtype=float16,no-graph")["rows"]  # fmt: skip
+        rows = run(
+            f"latency --net {tiny} --size 16 --device cuda --graph --warmup 2 --runs 3 --vs no-graph,form=literal "
+            "--vs form=train,precision=high --vs dtype=bfloat16 --vs form=train,dtype=float16,no-graph"
+        )["rows"]
         assert [row["mode"] for row in rows] == ["graph", "eager", "graph", "graph", "eager"]
         assert all(row["median_ms"] > 0 and row["cuda_peak_mib"] > 0 for row in rows)
 
     @pytest.mark.parametrize("name", ["v1", "v2", "U"])
     def test_the_literal_atd_family_runs(self, run, options_with, name):
-        rows = run("latency", "--net", options_with(FAMILY[name]), "--form", "train", "--size", "9x12", "--device",
-                   "cuda", "--warmup", 1, "--runs", 1, "--vs", "form=literal")["rows"]  # fmt: skip
+        command = f"latency --net {options_with(FAMILY[name])} --form train --size 9x12 --device cuda"
+        rows = run(f"{command} --warmup 1 --runs 1 --vs form=literal")["rows"]
         assert [row["form"] for row in rows] == ["train", "literal"]
 
     def test_training_steps(self, run, tiny):
-        content = run("train-step", "--net", tiny, "--batch", 2, "--patch", 12, "--device", "cuda", "--graph",
-                      "--warmup", 1, "--runs", 2, "--vs", "no-graph", "--vs", "no-graph,form=literal",
-                      "--vs", "dtype=bfloat16")  # fmt: skip
+        content = run(
+            f"train-step --net {tiny} --batch 2 --patch 12 --device cuda --graph --warmup 1 --runs 2 --vs no-graph "
+            "--vs no-graph,form=literal --vs dtype=bfloat16"
+        )
         assert [row["mode"] for row in content["rows"]] == ["graph", "eager", "eager", "graph"]
         assert torch.cuda.get_device_name() in content["head"]["GPU"] and content["head"]["driver"]
 
-    def test_a_replay_is_a_call(self, benchmark):
+    def test_a_replay_is_a_call(self):
         net = torch.nn.Conv2d(3, 8, 3).cuda()
-        graphed = benchmark.Graphed(lambda x: net(x).relu(), torch.rand(1, 3, 16, 16, device="cuda"))
+        graphed = timing.Graphed(lambda x: net(x).relu(), torch.rand(1, 3, 16, 16, device="cuda"))
         for _ in range(2):
             x = torch.rand(1, 3, 16, 16, device="cuda")
             torch.testing.assert_close(graphed(x), net(x).relu())
 
-    def test_a_replayed_training_step_is_a_training_step(self, benchmark):
+    def test_a_replayed_training_step_is_a_training_step(self):
         weights = {}
         for graph in (False, True):
             torch.manual_seed(0)
             net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 3, 1)).cuda()
             batches = [[torch.rand(2, 3, 8, 8, device="cuda") for _ in range(2)] for _ in range(3)]
-            config = benchmark.Config("net", 1, None, "train", "float32", "cuda", False, graph)
-            step = benchmark.training_step(config, net)
-            for batch in [batches[0]] * benchmark.SETTLING_CALLS if not graph else []:
+            config = Config("net", 1, None, "train", "float32", "cuda", False, graph)
+            step = training.training_step(config, net)
+            for batch in [batches[0]] * timing.SETTLING_CALLS if not graph else []:
                 step(*batch)
-            step = benchmark.Graphed(step, *batches[0]) if graph else step
+            step = timing.Graphed(step, *batches[0]) if graph else step
             for batch in batches:
                 step(*batch)
             weights[graph] = net.state_dict()
         torch.testing.assert_close(weights[True], weights[False], rtol=1e-3, atol=1e-5)
 
     def test_what_waits_for_the_gpu_cannot_be_captured(self):
-        code = f"import runpy, torch; graphed = runpy.run_path({str(SCRIPT)!r})['Graphed']; "
-        code += "graphed(lambda x: x * float(x.sum()), torch.rand(4, device='cuda'))"
-        # In a process of its own, for a capture that failed leaves traces.
-        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        code = "import torch; from benchmarks.timing import Graphed; "
+        code += "Graphed(lambda x: x * float(x.sum()), torch.rand(4, device='cuda'))"
+        # In a process of its own, because a capture that failed leaves traces.
+        command = [sys.executable, "-c", code]
+        process = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parent)
         assert "graph: this network cannot be captured" in process.stderr

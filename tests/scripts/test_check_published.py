@@ -7,10 +7,10 @@ import torch
 import yaml
 
 from basicsr.archs import build_network
-from basicsr.config.schema import load_options
+from basicsr.config.load import load_options
 from basicsr.engine.checkpoint import save_atomically
 from basicsr.images.files import list_images, read_image, write_image
-from basicsr.infer import TASKS
+from basicsr.inference.tasks import TASKS
 from basicsr.metrics import both_protocols, describe
 
 SCRIPT = "check_published.py"
@@ -196,13 +196,15 @@ def test_data_that_were_made_otherwise_are_not_compared(script, tmp_path, capsys
     path = tmp_path / "401_ATD_U_jpegcar_gray_q10.yml"
     data = {"type": "Dataset_JPEGCAR", "dataroot_gt": "somewhere", "in_ch": 1}
     tree = {
-        "name": "mine", "scale": 1, "network_g": {"type": "ATD-U", "in_chans": 1},
+        "name": "mine",
+        "scale": 1,
+        "network_g": {"type": "ATD-U", "in_chans": 1},
         "datasets": {
             "test_1": {**data, "name": "Classic5", "quality_factor": 20},
             "test_2": {**data, "name": "LIVE1", "quality_factor": 10},
             "test_3": {**data, "name": "Urban100", "quality_factor": 10},
         },
-    }  # fmt: skip
+    }
     path.write_text(yaml.safe_dump(tree))
     specs = {"psnr": {"type": "calculate_psnr_pt", "crop_border": 0}, "ssim": {"type": "calculate_ssim"}}
     content = {
@@ -244,11 +246,14 @@ def test_a_test_that_is_run_first(script, photos, tmp_path, capsys, monkeypatch)
     save_atomically({"params": build_network(TINY).state_dict()}, "tiny.pth")
     metric = {"type": "calculate_psnr_pt", "crop_border": 2, "test_y_channel": True}
     tree = {
-        "name": "test_CATANet_x2", "scale": 2, "num_gpu": 0, "network_g": TINY,
+        "name": "test_CATANet_x2",
+        "scale": 2,
+        "num_gpu": 0,
+        "network_g": TINY,
         "datasets": {"test_1": {"name": "Set5", "type": "PairedImageDataset", "dataroot_gt": "images"}},
         "path": {"pretrain_network_g": "tiny.pth"},
         "val": {"metrics": {"psnr": metric}, "save_img": False},
-    }  # fmt: skip
+    }
     Path("test_CATANet_x2.yml").write_text(yaml.safe_dump(tree))
     torch.manual_seed(0)
     assert script.main(["-opt", "test_CATANet_x2.yml", "--run"]) == 1

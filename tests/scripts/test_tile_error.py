@@ -1,4 +1,4 @@
-"""The script that measures what tiles cost."""
+"""The script that measures the error of tiles."""
 
 import importlib.util
 import math
@@ -33,21 +33,8 @@ def model(tmp_path):
 
 def test_the_table(script, model, photos, tmp_path, capsys):
     write_image(tmp_path / "in/a.png", np.ascontiguousarray(read_image(photos / "coffee.png")[:80, :81]))
-    arguments = [
-        "-m",
-        model,
-        "-i",
-        str(tmp_path / "in"),
-        "--side",
-        "30",
-        "--tile",
-        "16",
-        "24",
-        "64",
-        "--overlap",
-        "8",
-        "12",
-    ]
+    command = f"-m {model} -i {tmp_path / 'in'} --side 30 --tile 16 24 64 --overlap 8 12"
+    arguments = command.split()
     assert script.main(arguments) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert "1 images, whole image " in lines[0]
@@ -65,7 +52,7 @@ def test_the_table(script, model, photos, tmp_path, capsys):
 
 def test_the_figure_is_the_psnr_to_the_whole(script):
     class Marks:
-        """A network that darkens the left of what it sees by a tenth."""
+        """A network that darkens the left column of each tile by a tenth."""
 
         @staticmethod
         def predict(lq):

@@ -1,4 +1,4 @@
-"""The phone demo in headless Chromium: drive.mjs acts, this file prepares its inputs and judges what it saw."""
+"""The phone demo in headless Chromium: drive.mjs acts, this file prepares its inputs and checks its results."""
 
 import importlib.util
 import json
@@ -37,7 +37,7 @@ def web():
 
 @pytest.fixture(scope="session")
 def programs(web):
-    """Chromium, node and npm, which continuous integration installs and others are asked for; the browser's driver."""
+    """Chromium, node and npm, which continuous integration installs; returns the browser's driver."""
     missing = [name for name in web.TEST_PROGRAMS if shutil.which(name) is None]
     if missing and not (os.environ.get("CI") == "true" and shutil.which("apt-get") and os.geteuid() == 0):
         pytest.skip(f"needs {', '.join(missing)}; `python scripts/web.py --test-setup` installs what is missing")
@@ -67,7 +67,7 @@ def site(web, programs, model_folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def inputs(photographs, tmp_path_factory):
-    """Pictures that go into the page."""
+    """Pictures for the page."""
     folder = tmp_path_factory.mktemp("inputs")
     astronaut = read_image(photographs / "astronaut.png")
     photo = Image.fromarray(astronaut[40:105, 160:294])  # 134x65: two tiles
@@ -109,7 +109,7 @@ def write_y4m(path, rgb, frames):
 
 @pytest.fixture(scope="session")
 def run(web, programs, site, inputs, tmp_path_factory):
-    """What the browser saw: scenario -> facts; `run.output` holds the pictures that it saved."""
+    """The results of the browser: scenario -> facts; `run.output` holds the pictures that it saved."""
     output = tmp_path_factory.mktemp("output")
     shots = output / "shots"
     shots.mkdir()
@@ -122,11 +122,19 @@ def run(web, programs, site, inputs, tmp_path_factory):
     (not_isolating / "sw.js").write_text(worker.replace("  'Cross-Origin-Embedder-Policy': 'require-corp',\n", ""))
     (not_installing / "style.css").write_text("/* not the file that is listed */")
     config = {
-        "playwright": programs, "chromium": shutil.which("chromium"), "python": sys.executable, "site": site,
-        "changingSite": changing, "nextSite": following, "notIsolatingSite": not_isolating,
-        "notInstallingSite": not_installing, "inputs": inputs, "output": output, "shots": shots,
+        "playwright": programs,
+        "chromium": shutil.which("chromium"),
+        "python": sys.executable,
+        "site": site,
+        "changingSite": changing,
+        "nextSite": following,
+        "notIsolatingSite": not_isolating,
+        "notInstallingSite": not_installing,
+        "inputs": inputs,
+        "output": output,
+        "shots": shots,
         "scenarios": ["photo", "plain", "refusals", "live", "update", "stubborn", "policy"],
-    }  # fmt: skip
+    }
     (output / "config.json").write_text(json.dumps(config, default=str))
     command = ["node", Path(__file__).with_name("drive.mjs"), output / "config.json"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=DRIVER_SECONDS)
@@ -296,7 +304,7 @@ def test_orientation_and_transparency(run):
     assert plain["transparent"]["colour"] == [255, 255, 255, 255]
 
 
-def test_refusals(run):
+def test_rejected_files(run):
     refusals = run["refusals"]
     assert "“notes.pdf” is not an image" in refusals["notImage"]["message"]
     assert "“broken.png” is not an image" in refusals["damaged"]["message"]
@@ -408,7 +416,7 @@ class TestScript:
         with pytest.raises(web.WebError, match="apt-get install nodejs npm"):
             web.put_runtime(web.read_lock(web.SITE), tmp_path / "vendor", tmp_path / "cache")
 
-    def test_other_files_than_locked_are_refused(self, web, tmp_path):
+    def test_files_that_differ_from_the_lock_are_an_error(self, web, tmp_path):
         package = tmp_path / "onnxruntime-web-1.30.0/dist"
         package.mkdir(parents=True)
         for name in web.read_lock(web.SITE)["onnxruntime-web"]["files"]:

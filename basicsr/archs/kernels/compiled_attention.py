@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from basicsr.archs.layers.windows import Heads, PositionBias, Windows
+from basicsr.engine.atomic import atomic_path
 
 logger = logging.getLogger("basicsr")
 SOURCE = Path(__file__).with_name("gathered_attention.cpp")
@@ -162,15 +162,12 @@ def _compiled(qk: int, v: int) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "basicsr"
     target = folder / f"gathered_attention_{qk}_{v}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            library = Path(temporary) / target.name
+        with atomic_path(target) as temporary:  # other processes may compile it at the same time
             for threading in THREADING:
-                command = [compiler, *FLAGS, *threading, "-march=native", *widths, "-o", str(library), str(SOURCE)]
+                command = [compiler, *FLAGS, *threading, "-march=native", *widths, "-o", str(temporary), str(SOURCE)]
                 result = subprocess.run(command, check=not threading, capture_output=True, text=True, timeout=120)
                 if result.returncode == 0:
                     break
-            library.replace(target)  # whole or not at all, whoever else compiles it now
     return target
 
 

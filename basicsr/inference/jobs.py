@@ -1,0 +1,232 @@
+"""Many images and videos: the inputs, the files of their outputs, and the loop over them."""
+
+import argparse
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from basicsr.engine.signals import RunStoppedError
+from basicsr.errors import OptionError
+from basicsr.images.files import DEEP_SUFFIXES, IMAGE_SUFFIXES, image_size, list_images
+from basicsr.images.video import VIDEO_SUFFIXES, list_videos
+from basicsr.inference.upscaler import Upscaler
+
+logger = logging.getLogger("basicsr")
+MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+STOPPED = "the outputs that are there are whole; the same command does the others"
+
+
+@dataclass(frozen=True)
+class Job:
+    """An input, and the file of its output."""
+
+    name: str
+    source: Path
+    target: Path
+    is_video: bool
+    compare: Path | None = None
+
+    @property
+    def outputs(self) -> list[Path]:
+        """Return the files that the job writes."""
+        return [self.target] if self.compare is None else [self.target, self.compare]
+
+
+def find_inputs(source: Path) -> list[str]:
+    """Return the file itself, or all images and then all videos in the folder and its subfolders, relative to it.
+
+    Raises:
+        OptionError: when the file is neither, or the folder has none.
+        FileNotFoundError: when there is nothing.
+    """
+    kinds = f"images: {' '.join(IMAGE_SUFFIXES)}; videos: {' '.join(VIDEO_SUFFIXES)}"
+    if source.is_dir():
+        names = [*list_images(source), *list_videos(source)]
+        if not names:
+            raise OptionError(f"{source}: holds no images and no videos ({kinds}); check the path")
+        return names
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder; check the path")
+    if source.suffix.lower() not in MEDIA_SUFFIXES:
+        raise OptionError(f"{source}: unknown suffix {source.suffix!r}; take one of these, {kinds}")
+    return [source.name]
+
+
+def check_output_folder(output: Path) -> None:
+    """Check that a path can be the folder of outputs.
+
+    Raises:
+        OptionError: when it is a file, or named like an image or a video.
+    """
+    if output.exists() and not output.is_dir():
+        raise OptionError(f"-o {output}: is a file; name a folder")
+    if not output.exists() and output.suffix.lower() in MEDIA_SUFFIXES:
+        raise OptionError(f"-o {output}: names the folder of the outputs, not a file; name a folder")
+
+
+def plan_jobs(source: Path, names: list[str], label: str, channels: int, args: argparse.Namespace) -> list[Job]:
+    """Return the jobs to do: without inputs that are outputs of this command or whose outputs exist; these are logged.
+
+    Args:
+        source: the input, a file or a folder.
+        names: of the inputs, relative to the folder.
+        label: ending of output names.
+        channels: of the network.
+        args: the command line.
+
+    Raises:
+        OptionError: when two inputs would have the same output, an output would replace an input that is not another
+            one's output, or its format has no 16 bits.
+    """
+    folder = source if source.is_dir() else source.parent
+    jobs = [_job(name, folder, label, channels, args) for name in names]
+    jobs = _without_own_outputs(jobs, _owners(jobs, folder))
+    if args.overwrite:
+        return jobs
+    existing = [job for job in jobs if all(path.exists() for path in job.outputs)]
+    for job in existing:
+        logger.info("%s: stays as it is; --overwrite replaces it", job.target)
+    if existing:
+        counts = f"{len(existing)} of {len(jobs)}"
+        logger.warning("%s outputs exist and stay as they are; --overwrite replaces them", counts)
+    return [job for job in jobs if job not in existing]
+
+
+def _job(name: str, folder: Path, label: str, channels: int, args: argparse.Namespace) -> Job:
+    """Return the job of an input, in the format of the input or, of the same kind, that of --ext."""
+    path = Path(name)
+    is_video = path.suffix.lower() in VIDEO_SUFFIXES
+    suffix = path.suffix
+    if args.ext is not None and (args.ext in VIDEO_SUFFIXES) == is_video:
+        suffix = args.ext
+    elif channels == 3 and suffix.lower() == ".pgm":  # which holds no colours
+        suffix = ".ppm"
+    target = Path(args.output) / path.with_name(f"{path.stem}{label}{suffix}")
+    if args.bits == 16 and not is_video and target.suffix.lower() not in DEEP_SUFFIXES:
+        raise OptionError(f"--bits 16: {target.suffix} files have no 16 bits ({name}); add --ext png")
+    compare = target.with_name(f"{target.stem}_compare.png") if args.compare and not is_video else None
+    return Job(name, folder / name, target, is_video, compare)
+
+
+def _owners(jobs: list[Job], folder: Path) -> dict[Path, Job]:
+    """Return the job that writes each output file.
+
+    Raises:
+        OptionError: when two jobs would write the same one.
+    """
+    owners: dict[Path, Job] = {}
+    for job in jobs:
+        for path in job.outputs:
+            other = owners.setdefault(path.resolve(), job)
+            if other is not job:
+                raise OptionError(
+                    f"{folder}: {other.name} and {job.name} would both be written to {job.target}; rename one of them"
+                )
+    return owners
+
+
+def _without_own_outputs(jobs: list[Job], owners: dict[Path, Job]) -> list[Job]:
+    """Return the jobs whose input is not an output of another job.
+
+    Raises:
+        OptionError: when a job would replace its own input.
+    """
+    left = []
+    for job in jobs:
+        owner = owners.get(job.source.resolve())
+        if owner is job:
+            raise OptionError(f"{job.source}: its output would replace it; name another folder by -o, or a --suffix")
+        if owner is not None:
+            logger.info("%s: is left out, for it is an output of this command", job.source)
+        else:
+            left.append(job)
+    return left
+
+
+def run_jobs(upscaler: Upscaler, jobs: list[Job], args: argparse.Namespace) -> list[Job]:
+    """Write the outputs of all jobs; returns those that failed, with the reason logged.
+
+    Raises:
+        RunStoppedError: on Ctrl-C or SIGTERM.
+    """
+    failed: list[Job] = []
+    with _stop_signals_as_exception():
+        for group in group_jobs(jobs, args.batch):
+            failed += _run_group(upscaler, group, args)
+    return failed
+
+
+def group_jobs(jobs: list[Job], batch: int) -> Iterator[list[Job]]:
+    """Yield up to `batch` images of equal size together; videos and comparisons alone."""
+    incomplete: dict[tuple[int, int], list[Job]] = {}
+    for job in jobs:
+        if batch == 1 or job.is_video or job.compare is not None:
+            yield [job]
+            continue
+        try:
+            size = image_size(job.source)
+        except (ValueError, OSError):  # reported when it is tried
+            yield [job]
+            continue
+        group = incomplete.setdefault(size, [])
+        group.append(job)
+        if len(group) == batch:
+            yield incomplete.pop(size)
+    yield from incomplete.values()
+
+
+def _run_group(upscaler: Upscaler, group: list[Job], args: argparse.Namespace) -> list[Job]:
+    """Write the outputs of jobs that go together; returns those that failed, with the reason logged."""
+    start = time.monotonic()
+    job = group[0]
+    try:
+        if job.is_video:
+            _run_video(upscaler, job, args.batch)
+            return []
+        if len(group) > 1:
+            sizes = upscaler.upscale_files([(one.source, one.target) for one in group], bits=args.bits)
+        else:
+            crops = [] if args.crop is None else [args.crop]
+            sizes = [upscaler.upscale_file(job.source, job.target, bits=args.bits, compare=job.compare, crops=crops)]
+    except (ValueError, OSError, MemoryError) as error:
+        if len(group) > 1:  # one of them may be damaged, or differ in its channels
+            return [failed for one in group for failed in _run_group(upscaler, [one], args)]
+        logger.error("%s", error)
+        return [job]
+    seconds = (time.monotonic() - start) / len(group)
+    for one, (height, width) in zip(group, sizes, strict=True):
+        logger.info("%s -> %s, %dx%d px, %.1f s", one.source, one.target, width, height, seconds)
+    return []
+
+
+def _run_video(upscaler: Upscaler, job: Job, batch: int) -> None:
+    start = time.monotonic()
+    frames, height, width = upscaler.upscale_video(job.source, job.target, batch=batch)
+    seconds = max(time.monotonic() - start, 1e-9)
+    speed = f"{seconds:.1f} s, {frames / seconds:.2f} frames/s"
+    paths = f"{job.source} -> {job.target}"
+    logger.info("%s, %d frames of %dx%d px, %s, without sound", paths, frames, width, height, speed)
+
+
+@contextmanager
+def _stop_signals_as_exception() -> Iterator[None]:
+    """Let SIGTERM, like SIGINT, end the block by an exception, so that half-written files are removed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise RunStoppedError(number, STOPPED)
+
+    is_main = threading.current_thread() is threading.main_thread()  # others get no signals
+    previous = signal.signal(signal.SIGTERM, stop) if is_main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunStoppedError(signal.SIGINT, STOPPED) from None
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, previous)

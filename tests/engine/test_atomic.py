@@ -1,0 +1,49 @@
+"""Files written under a temporary name and renamed: whole or not there at all."""
+
+import os
+
+import pytest
+
+from basicsr.engine.atomic import atomic_path, remove_leftovers, write_atomically
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_appears_whole_or_not_at_all(tmp_path, durable):
+    path = tmp_path / "deep/a.png"
+    with pytest.raises(KeyboardInterrupt), atomic_path(path, durable=durable) as temporary:
+        temporary.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert os.listdir(path.parent) == []
+    with atomic_path(path, durable=durable) as temporary:
+        assert temporary.suffix == ".png" and not path.exists()
+        temporary.write_bytes(b"whole")
+    assert os.listdir(path.parent) == ["a.png"]
+
+
+def test_the_old_content_stays_until_the_new_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomically(path, b"old")
+    with pytest.raises(OSError, match="No space"), atomic_path(path) as temporary:
+        temporary.write_bytes(b"ne")
+        raise OSError("No space left on device")
+    assert path.read_text() == "old"
+    write_atomically(path, "n\u00e9w\n")
+    assert path.read_bytes() == "n\u00e9w\n".encode()
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """Processes in containers that share a folder may even have the same number."""
+    path = tmp_path / "a.txt"
+    with atomic_path(path) as first, atomic_path(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # which was renamed last
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_leftovers_of_a_crash_are_removed(tmp_path):
+    for name in (".net_g_4.pth.0123abcd.tmp.pth", ".4.state.0123abcd.tmp.state", ".old.pth.77.tmp", "4.state", ".x"):
+        (tmp_path / name).write_bytes(b"")
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".x", "4.state"]
