@@ -8,10 +8,11 @@ import yaml
 from torch import nn
 
 from basicsr.config.load import load_options, resolve
+from basicsr.engine import optimizers
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.optimizers import MUON, orthogonalize
 from basicsr.errors import OptionError
-from basicsr.models import build_model, optimizers
+from basicsr.models import build_model
 
 LR, WEIGHT_DECAY, BETAS, EPS = (1e-2, 2e-3), 0.1, (0.9, 0.95), 1e-10
 TINY = {"type": "CATANet", "upscale": 2, "dim": 16, "block_num": 2, "qk_dim": 12, "mlp_dim": 24, "heads": 2,
