@@ -6,7 +6,7 @@ PY = $(VENV)/bin/python
 # A stamp named by the requirements' content: neither a fresh clone nor another checkout installs them again.
 REQUIREMENTS := $(shell { cat requirements.txt; sed -n '/^\[project.optional-dependencies\]/,/^$$/p' pyproject.toml; } | cksum | cut -d ' ' -f 1)
 INSTALLED = $(VENV)/.installed-$(REQUIREMENTS)
-PYTEST = $(PY) -m pytest -n 2 --dist worksteal
+PYTEST = $(PY) -m pytest -n 2
 
 export PYTHONPATH := $(CURDIR)$(addprefix :,$(PYTHONPATH))
 
@@ -22,10 +22,10 @@ check: $(INSTALLED)  ## lint, format, types
 	$(PY) -m mypy
 
 test: check  ## check, then the quick tests: before each commit
-	$(PYTEST) -m "not slow"
+	$(PYTEST) --dist worksteal -m "not slow"
 
-test-slow: $(INSTALLED)
-	$(PYTEST) -m slow
+test-slow: $(INSTALLED)  ## the other tests; those of a file stay together, since they share folders, ports and long fixtures
+	$(PYTEST) --dist loadfile -m slow
 
 test-all: test test-slow  ## check, then all tests
 

@@ -1,7 +1,6 @@
 """basicsr: train, test and deploy light-weight image super-resolution networks.
 
-The names that users of BasicSR import from here, or from `basicsr.utils`, are found when asked for; importing the
-package loads nothing heavy.
+Names that users of BasicSR import from here are imported on access, so that importing the package loads nothing heavy.
 """
 
 from importlib import import_module
@@ -17,11 +16,13 @@ _HOMES = {
     "metrics.psnr_ssim": ("calculate_psnr", "calculate_ssim", "calculate_psnr_pt", "calculate_ssim_pt"),
     "models": ("build_model",),
     "inference.upscaler": ("Upscaler",),
-    "utils": (
-        "get_root_logger", "MessageLogger", "crop_border", "imresize", "get_dist_info", "init_dist", "master_only",
-        "scandir", "set_random_seed", "tensor2img", "img2tensor", "imwrite", "FileClient",
-    ),
-}  # fmt: skip
+    "compat.file_client": ("FileClient",),
+    "compat.images": ("crop_border", "img2tensor", "imwrite", "tensor2img"),
+    "compat.misc": ("scandir", "set_random_seed"),
+    "engine.distributed": ("get_dist_info", "init_dist", "master_only"),
+    "images.matlab_resize": ("imresize",),
+    "utils.logger": ("MessageLogger", "get_root_logger"),
+}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = ["__version__"]

@@ -1,4 +1,4 @@
-"""The three errors that a user's mistake can end in. Command lines print them as one line and exit with code 2."""
+"""Errors for mistakes of the user, which the commands report as one line before they exit with code 2."""
 
 
 class OptionError(ValueError):
@@ -6,10 +6,10 @@ class OptionError(ValueError):
 
 
 class UnknownNameError(KeyError):
-    """A registry holds nothing under the name asked for."""
+    """A registry has no entry of the given name."""
 
     def __str__(self) -> str:
-        return str(self.args[0])  # KeyError would show the quotes of a repr
+        return str(self.args[0])  # `KeyError.__str__` returns the repr
 
 
 class CheckpointError(RuntimeError):
@@ -17,5 +17,5 @@ class CheckpointError(RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its type where it has none."""
+    """Return the first line of an error's message, or the name of its type when the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

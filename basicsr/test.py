@@ -1,6 +1,6 @@
-"""Test a network: `python basicsr/test.py -opt X.yml`, or `torchrun` to share the images among processes.
+"""Test a network: `python basicsr/test.py -opt X.yml`, or `torchrun` to divide the images among processes.
 
-Scores of every image, in both PSNR protocols, go to the log and, with the pictures, to `results/<name>/`.
+The scores of every image, in both PSNR protocols, are logged and written to `results/<name>/`, with the images.
 """
 
 import json
@@ -13,19 +13,25 @@ from basicsr.config.command_line import parse_command_line
 
 if TYPE_CHECKING:
     from basicsr.config.schema import Options
+    from basicsr.metrics.evaluate import Scores
 
 logger = logging.getLogger("basicsr")
 
 
 def main(argv: list[str] | None = None, root_path: str | Path | None = None) -> int:
-    """The command `basicsr-test`; returns the exit code. `results` is made below `root_path`, else here."""
+    """Run the command `basicsr-test` and return its exit code.
+
+    Args:
+        argv: arguments; None: those of this process.
+        root_path: folder in which `results` is made; None: the current folder.
+    """
     args = parse_command_line("basicsr-test", __doc__ or "", argv)
-    # Only now, for these import torch and --help should not wait for it.
-    from basicsr.config.schema import below, dump_options, load_options, resolve
+    # Imported here because they import torch, which --help need not wait for.
+    from basicsr.config.load import dump_options, load_options, resolve, with_output_root
     from basicsr.engine.run import join_processes, run_command
 
     def body() -> None:
-        opt = below(root_path, load_options(args.opt, args.force_yml, is_train=False))
+        opt = with_output_root(root_path, load_options(args.opt, args.force_yml, is_train=False))
         if args.check:
             sys.stdout.write(dump_options(resolve(opt, debug=args.debug)))
         else:
@@ -35,20 +41,20 @@ def main(argv: list[str] | None = None, root_path: str | Path | None = None) -> 
 
 
 def test_pipeline(root_path: str | Path) -> None:
-    """Test as the command line of this process says, for the `test.py` of a project with plug-ins of its own.
+    """Test as the command line of this process asks, for the `test.py` of a project with its own plug-ins.
 
     Args:
-        root_path: folder below which `results` is made.
+        root_path: folder in which `results` is made.
 
     Raises:
-        SystemExit: with the exit code of `main`, when the run did not end well.
+        SystemExit: with the exit code of `main`, unless it is 0.
     """
     if code := main(root_path=root_path):
         sys.exit(code)
 
 
 def test(opt: "Options") -> None:
-    """Score the network on every test set; write `scores.json`, `scores_<set>.csv`, `scores.md` and the pictures.
+    """Score the network on every test set; write `scores.json`, `scores_<set>.csv`, `scores.md` and the images.
 
     Raises:
         OptionError: when there are no weights to test.
@@ -72,15 +78,24 @@ def test(opt: "Options") -> None:
             continue
         results.append(scores)
         logger.info("Scores of %s:\n\n%s\n", scores.dataset, scores.table())
-    root = Path(str(opt.path.log))
+    folder = Path(str(opt.path.log))
     if opt.rank == 0 and results:
-        tables = "\n\n".join(scores.table() for scores in results)
-        (root / "scores.md").write_text(f"# {opt.name}\n\n{tables}\n", encoding="utf-8")
-        for scores in results:
-            scores.to_csv(root / f"scores_{scores.dataset}.csv")
-        content = {scores.dataset: scores.to_plain() for scores in results}
-        (root / "scores.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    logger.info("Written to %s", root)
+        write_scores(folder, opt.name, results)
+    logger.info("Written to %s", folder)
+
+
+def write_scores(folder: Path, name: str, results: "list[Scores]") -> None:
+    """Write the scores of all test sets as Markdown and JSON, and each set's as CSV.
+
+    Args:
+        name: of the run, the heading of the Markdown file.
+    """
+    tables = "\n\n".join(scores.table() for scores in results)
+    (folder / "scores.md").write_text(f"# {name}\n\n{tables}\n", encoding="utf-8")
+    for scores in results:
+        scores.to_csv(folder / f"scores_{scores.dataset}.csv")
+    content = {scores.dataset: scores.to_plain() for scores in results}
+    (folder / "scores.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

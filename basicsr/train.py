@@ -1,7 +1,7 @@
 """Train a network: `torchrun --nproc_per_node=N basicsr/train.py -opt X.yml`, or plain `python` for one process.
 
-The file to read first. Options come in, batches flow from the loaders into the model, and logs, scores, pictures and
-checkpoints come out under `experiments/<name>/`.
+The file to read first: `Trainer.__init__` sets up or resumes, `Trainer.run` is the loop, `Trainer.finish` ends the run.
+Log, scores, images and checkpoints are written to `experiments/<name>/`.
 """
 
 import logging
@@ -11,67 +11,57 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from basicsr.config.command_line import parse_command_line
-from basicsr.config.schema import Options, below, dump_options, load_options, resolve
+from basicsr.config.load import dump_options, load_options, resolve, with_output_root
+from basicsr.config.schema import Options
 from basicsr.data.loaders import build_test_loader, build_train_loader
-from basicsr.engine.atomic import remove_leftovers
-from basicsr.engine.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    newest_checkpoint,
-    prune_checkpoints,
-)
+from basicsr.engine.checkpoint import find_checkpoint, prune_checkpoints
 from basicsr.engine.curves import plot_curves, read_logs
-from basicsr.engine.logging import MessageLogger, Trackers
+from basicsr.engine.logging import RunLog
 from basicsr.engine.random_state import random_state_kept
-from basicsr.engine.resume_check import check_changes
-from basicsr.engine.run import join_processes, make_folders, read_once, run_command
-from basicsr.engine.signals import CutShort, RunStoppedError, StopRequest
+from basicsr.engine.resume_check import check_changes, run_facts
+from basicsr.engine.run import join_processes, make_folders, read_on_rank0_and_broadcast, run_command
+from basicsr.engine.signals import InterruptibleLoader, StopRequest
+from basicsr.engine.training_state import restore_random_state
 from basicsr.errors import OptionError
 from basicsr.metrics.evaluate import Best
 from basicsr.models import build_model
-from basicsr.models.base_model import BaseModel
 
 logger = logging.getLogger("basicsr")
-# What states of BasicSR 1.4 and of older versions do not have, and what follows.
-LACKING = {
-    "rng": "the random state (random numbers begin anew from manual_seed)",
-    "data": "the position in the data (it follows from the iteration; the order of the samples is that of now)",
-    "options": "the options of its run (check yourself that they are the same)",
-    "best": "the best scores (they begin anew)",
-    "scaler": "the scale of float16 gradients (it is found anew)",
-}
 
 
 @record
 def main(argv: list[str] | None = None, root_path: str | Path | None = None) -> int:
-    """The command `basicsr-train`; returns the exit code. `experiments` is made below `root_path`, else here."""
+    """Run the command `basicsr-train` and return its exit code.
+
+    Args:
+        argv: arguments; None: those of this process.
+        root_path: folder in which `experiments` is made; None: the current folder.
+    """
     args = parse_command_line("basicsr-train", __doc__ or "", argv)
 
     def body() -> None:
-        opt = below(root_path, load_options(args.opt, args.force_yml, is_train=True))
+        opt = with_output_root(root_path, load_options(args.opt, args.force_yml, is_train=True))
         if args.check:
             sys.stdout.write(dump_options(resolve(opt, debug=args.debug)))
-        else:
-            train(join_processes(opt, args.launcher, debug=args.debug, auto_resume=args.auto_resume,
-                                 force_resume=args.force_resume))  # fmt: skip
+            return
+        flags = {"debug": args.debug, "auto_resume": args.auto_resume, "force_resume": args.force_resume}
+        train(join_processes(opt, args.launcher, **flags))
 
     return run_command("basicsr-train", body)
 
 
 def train_pipeline(root_path: str | Path) -> None:
-    """Train as the command line of this process says, for the `train.py` of a project with plug-ins of its own.
+    """Train as the command line of this process asks, for the `train.py` of a project with its own plug-ins.
 
     Args:
-        root_path: folder below which `experiments` is made.
+        root_path: folder in which `experiments` is made.
 
     Raises:
-        SystemExit: with the exit code of `main`, when the run did not end well.
+        SystemExit: with the exit code of `main`, unless it is 0.
     """
     if code := main(root_path=root_path):
         sys.exit(code)
@@ -81,112 +71,171 @@ def train(opt: Options) -> None:
     """Train from the first or the resumed iteration to `train.total_iter`, then save, validate and plot.
 
     Raises:
-        RunStoppedError: after SIGTERM or SIGINT, when the state after the running step is saved.
+        RunStoppedError: after SIGTERM or SIGINT, once the state after the running iteration is saved.
     """
-    total_iter = opt.train.total_iter if opt.train else 0
-    checkpoint = read_once(lambda: find_checkpoint(opt))
-    state = checkpoint.state if checkpoint else {}
-    loader = build_train_loader(opt)
-    test_loaders = [build_test_loader(opt, key) for key in opt.datasets_of("val", "test")]
-    model = build_model(opt)
-    facts = facts_of_run(opt, model, loader)
-    if checkpoint:
-        resume(model, checkpoint, facts)
-    per_epoch = len(loader)
-    start_iter, start_batch = state.get("iter", 0), first_batch(state, per_epoch)
-    best = Best(opt.val.metrics or {})
-    best.load_state_dict(state.get("best", {}))
-    make_folders(opt, keep_existing=start_iter > 0)
-    if opt.rank == 0:
-        remove_leftovers(str(opt.path.models))
-        remove_leftovers(str(opt.path.training_states))
-    trackers = Trackers(opt)
-    message = MessageLogger(opt.name, start_iter, total_iter)
-    stop = StopRequest(opt.dist_params.timeout)
-    logger.info("Start training from epoch: %d, iter: %d", start_batch // per_epoch, start_iter)
+    trainer = Trainer(opt)
+    trainer.run()
+    trainer.finish()
 
-    def validate(it: int) -> bool:
-        """Whether all test sets were scored; a request to stop ends it early."""
-        for test_loader in test_loaders:
-            problem: OptionError | None = None
-            try:
-                with random_state_kept():  # the training must not depend on how often, and how far, it is scored
-                    scores = model.validation(CutShort(test_loader, stop), it, opt.val.save_img)
-            except OptionError as error:  # such as a teacher that is too bad, perhaps judged by half of the images
-                problem = error
-            if stop.agreed():
-                return False
-            if problem is not None:
-                raise problem
-            best.update(scores, it)
-            logger.info(best.report(scores))
-            trackers.scalars({f"metrics/{scores.dataset}/{m}": v for m, v in scores.mean().items()}, it)
-        return True
 
-    def state_after(it: int) -> dict[str, Any]:
-        data = {"batches": start_batch + it - start_iter, "per_epoch": per_epoch}
-        return {"best": best.state_dict(), "data": data, "run": facts}
+class Trainer:
+    """One training run of this process.
 
-    def save(epoch: int, it: int, to_validate: bool) -> None:
-        model.save(epoch, it, **state_after(it), to_validate=to_validate)
-        if opt.rank == 0 and opt.logger.keep_checkpoints is not None:
-            best_iters = {it for found in best.state_dict().values() for _, it in found.values()}
-            prune_checkpoints(
-                str(opt.path.training_states), str(opt.path.models), it, opt.logger.keep_checkpoints, best_iters
+    Args:
+        opt: the resolved options; with `path.resume_state` or `auto_resume`, the run continues from a checkpoint.
+    """
+
+    def __init__(self, opt: Options):
+        checkpoint = read_on_rank0_and_broadcast(lambda: find_checkpoint(opt))
+        state = checkpoint.state if checkpoint else {}
+        self.opt = opt
+        self.loader = build_train_loader(opt)
+        self.test_loaders = [build_test_loader(opt, key) for key in opt.datasets_of("val", "test")]
+        self.model = build_model(opt)
+        facts = run_facts(opt, self.model.device, len(self.loader.sampler))  # type: ignore[arg-type]
+        self.progress = progress = Progress(opt, state, len(self.loader), facts)
+        if checkpoint:
+            weights_path = str(checkpoint.weights_path)
+            logger.info(
+                "Resuming training from epoch: %d, iter: %d, with %s", progress.epoch, progress.iter, weights_path
             )
+            self.model.resume_training(state, checkpoint.weights, weights_path)
+            check_changes(opt, facts, state, checkpoint.path)
+        make_folders(opt, keep_existing=progress.iter > 0)
+        self.log = RunLog(opt, progress.iter, progress.total_iter)
+        self.stop = StopRequest(opt.dist_params.timeout)
+        restore_random_state(state)  # again: set-up may have consumed random numbers
 
-    if checkpoint:  # again, for what was built since may have drawn random numbers
-        model.restore_random_state(state)
-    on_terminal = sys.stderr.isatty()
-    bar = tqdm(total=total_iter, initial=start_iter, desc=opt.name, unit="it", disable=opt.rank != 0,
-               mininterval=0.5 if on_terminal else 10)  # fmt: skip
-    ticks = [time.perf_counter()]
-    iterations = range(start_iter + 1, total_iter + 1)
-    epoch = state.get("epoch", 0)
-    with stop, bar:  # which ends before a message that says why the run does
-        if state.get("to_validate") and not validate(start_iter):
-            raise RunStoppedError(stop.number, f"iteration {start_iter} is saved, as it was")
-        # batches() has no end
-        for it, (epoch, batch) in zip(iterations, batches(loader, start_batch), strict=False):
-            ticks.append(time.perf_counter())
-            model.update_learning_rate(it, opt.train.warmup_iter if opt.train else -1)
-            model.feed_data(batch)
-            model.optimize_parameters(it)
-            bar.update()
-            if it % opt.logger.print_freq == 0 or it == total_iter:
-                model.check_finite(it)
-                losses, rates = model.get_current_log(), model.get_current_learning_rate()
-                data_time, iter_time = ticks[-1] - ticks[-2], time.perf_counter() - ticks[-2]
-                message(epoch, it, rates, iter_time, data_time, losses)
-                trackers.scalars({**{f"losses/{k}": v for k, v in losses.items()}, "lr": rates[0]}, it)
-            stopped_by = stop.agreed()
-            to_validate = opt.val.val_freq is not None and it % opt.val.val_freq == 0 and it < total_iter
-            if to_validate and not stopped_by and not validate(it):
-                stopped_by = stop.number
-            elif not stopped_by:
-                to_validate = False
-            if it % opt.logger.save_checkpoint_freq == 0 or it == total_iter or stopped_by:
-                model.check_finite(it)
-                save(epoch, it, to_validate)
-            if stopped_by:
-                raise RunStoppedError(stopped_by, f"iteration {it} of {total_iter} is saved; go on with --auto_resume")
-            ticks = [time.perf_counter()]
-    is_new = start_iter < total_iter or (start_iter == total_iter and not state.get("finished", "run" not in state))
-    if is_new or model.unfinished:
-        model.finish(batches(loader, start_batch + max(total_iter - start_iter, 0)))
-    del loader  # ends its workers now; left to the garbage collector, each would be waited for
-    model.save(-1, -1)
-    if is_new:
-        validate(total_iter)
-        model.save_training_state(epoch, total_iter, **state_after(total_iter), finished=True)  # now with these scores
-    if opt.rank == 0:
-        plot_curves(read_logs(Path(str(opt.path.log)).glob("train_*.log")), Path(str(opt.path.log)) / "curves.png")
-    trackers.close()
-    logger.info("End of training.")
+    def run(self) -> None:
+        """Iterate to `train.total_iter`: fetch, step, log, validate, save, and stop if requested."""
+        opt, model, progress, stop, log = self.opt, self.model, self.progress, self.stop, self.log
+        warmup_iter = opt.train.warmup_iter if opt.train else -1
+        logger.info("Start training from epoch: %d, iter: %d", progress.batches // progress.per_epoch, progress.iter)
+        stream = batches(self.loader, progress.batches)
+        with stop, log.bar:
+            if progress.to_validate:  # a stop interrupted the last validation
+                self.validate()
+                stop.raise_if_agreed(f"iteration {progress.iter} is saved, as it was")
+            for it in range(progress.iter + 1, progress.total_iter + 1):
+                start_time = time.perf_counter()
+                epoch, batch = next(stream)
+                data_time = time.perf_counter() - start_time
+                progress.advance(epoch)
+
+                model.update_learning_rate(it, warmup_iter)
+                model.feed_data(batch)
+                model.optimize_parameters(it)
+                log.bar.update()
+
+                is_last = it == progress.total_iter
+                if it % opt.logger.print_freq == 0 or is_last:
+                    model.check_finite(it)
+                    losses, rates = model.get_current_log(), model.get_current_learning_rate()  # waits for the GPU
+                    iter_time = time.perf_counter() - start_time
+                    log.iteration(epoch, it, rates, iter_time, data_time, losses)
+
+                stop.agree()
+                progress.to_validate = opt.val.val_freq is not None and it % opt.val.val_freq == 0 and not is_last
+                if progress.to_validate and not stop.agreed:
+                    self.validate()
+
+                if it % opt.logger.save_checkpoint_freq == 0 or is_last or stop.agreed:
+                    model.check_finite(it)
+                    self.save()
+                stop.raise_if_agreed(f"iteration {it} of {progress.total_iter} is saved; go on with --auto_resume")
+
+    def validate(self) -> None:
+        """Score all test sets and keep the best scores.
+
+        A request to stop interrupts this. `progress.to_validate` then stays set, and the resumed run validates first.
+        """
+        progress, stop = self.progress, self.stop
+        for loader in self.test_loaders:
+            try:
+                with random_state_kept():  # training must not depend on how often, and how far, it is validated
+                    images = InterruptibleLoader(loader, stop)
+                    scores = self.model.validation(images, progress.iter, self.opt.val.save_img)
+            except OptionError:  # such as a teacher with too low scores; after a request, perhaps of too few images
+                if stop.agree():
+                    return
+                raise
+            if stop.agree():
+                return
+            progress.best.update(scores, progress.iter)
+            self.log.scores(scores.dataset, scores.mean(), progress.iter, progress.best.report(scores))
+        progress.to_validate = False
+
+    def save(self) -> None:
+        """Write weights and training state; delete older checkpoints beyond `logger.keep_checkpoints`."""
+        opt, progress = self.opt, self.progress
+        self.model.save(progress.epoch, progress.iter, **progress.state_dict())
+        if opt.rank == 0 and opt.logger.keep_checkpoints is not None:
+            folders = str(opt.path.training_states), str(opt.path.models)
+            prune_checkpoints(*folders, progress.iter, opt.logger.keep_checkpoints, progress.best.iterations())
+
+    def finish(self) -> None:
+        """Finish the model's own work, write `net_g_latest`, validate, mark the state as finished and plot the log."""
+        progress, log_folder = self.progress, Path(str(self.opt.path.log))
+        if not progress.finished or self.model.unfinished:
+            self.model.finish(batches(self.loader, progress.batches))
+        del self.loader  # ends its workers now; garbage collection would wait for each of them
+        self.model.save(-1, -1)
+        if not progress.finished:
+            self.validate()
+            self.stop.raise_if_agreed("all iterations are saved; validate with --auto_resume")
+            progress.finished = True
+            self.model.save_training_state(progress.epoch, progress.iter, **progress.state_dict())
+        if self.opt.rank == 0:
+            plot_curves(read_logs(log_folder.glob("train_*.log")), log_folder / "curves.png")
+        self.log.trackers.close()
+        logger.info("End of training.")
+
+
+class Progress:
+    """The position of a run, its best scores and open tasks: the part of a training state that is not the model's.
+
+    Args:
+        state: the training state to continue from; empty for a new run.
+        per_epoch: batches in an epoch.
+        facts: see `run_facts`.
+
+    Attributes:
+        batches: number that this process has taken since the beginning of the run.
+        to_validate: a validation is due; after a stop has interrupted it, in the resumed run.
+        finished: the last validation is done as well, so that there is nothing left to do.
+    """
+
+    def __init__(self, opt: Options, state: Mapping[str, Any], per_epoch: int, facts: Mapping[str, Any]):
+        self.total_iter = opt.train.total_iter if opt.train else 0
+        self.iter: int = state.get("iter", 0)
+        self.epoch: int = state.get("epoch", 0)
+        self.per_epoch = per_epoch
+        self.batches = batches_taken(state, per_epoch)
+        self.facts = facts
+        self.best = Best(opt.val.metrics or {})
+        self.best.load_state_dict(state.get("best", {}))
+        self.to_validate: bool = state.get("to_validate", False)
+        is_finished = state.get("finished", "run" not in state)  # old states, without `run`, count as finished
+        self.finished: bool = self.iter > self.total_iter or (self.iter == self.total_iter and is_finished)
+
+    def advance(self, epoch: int) -> None:
+        """Count one more iteration, on a batch of `epoch`."""
+        self.iter, self.batches, self.epoch = self.iter + 1, self.batches + 1, epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the part of a training state that a later `Progress` reads."""
+        data = {"batches": self.batches, "per_epoch": self.per_epoch}
+        return {
+            "best": self.best.state_dict(),
+            "data": data,
+            "run": self.facts,
+            "to_validate": self.to_validate,
+            "finished": self.finished,
+        }
 
 
 def batches(loader: DataLoader, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(epoch, batch) without end, after the first `start` batches of a run."""
+    """Yield (epoch, batch) without end, after the first `start` batches of a run."""
     epoch, done = divmod(start, len(loader))
     sampler: Any = loader.sampler
     while True:
@@ -196,47 +245,11 @@ def batches(loader: DataLoader, start: int) -> Iterator[tuple[int, dict[str, Any
         epoch, done = epoch + 1, 0
 
 
-def first_batch(state: Mapping[str, Any], per_epoch: int) -> int:
-    """The number of batches that a run has taken; where an epoch has another length now, those of as many epochs."""
+def batches_taken(state: Mapping[str, Any], per_epoch: int) -> int:
+    """Return the number of batches that a run has taken, converted where an epoch has another length now."""
     data = state.get("data") or {"batches": state.get("iter", 0), "per_epoch": per_epoch}
     epoch, done = divmod(int(data["batches"]), int(data["per_epoch"]))
     return epoch * per_epoch + done * per_epoch // int(data["per_epoch"])
-
-
-def facts_of_run(opt: Options, model: BaseModel, loader: DataLoader) -> dict[str, Any]:
-    """What decides the numbers of a run beside its options; a state keeps it."""
-    return {
-        "world_size": opt.world_size,
-        "device": model.device.type,
-        "samples_per_epoch": len(loader.sampler) * opt.world_size,  # type: ignore[arg-type]
-        "threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-    }
-
-
-def find_checkpoint(opt: Options) -> Checkpoint | None:
-    """What to continue from: `path.resume_state`, or with --auto_resume the run's newest that is whole."""
-    if opt.path.resume_state:
-        return load_checkpoint(opt.path.resume_state)
-    return newest_checkpoint(str(opt.path.training_states)) if opt.auto_resume else None
-
-
-def resume(model: BaseModel, checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
-    """Bring the model to where the checkpoint was saved, and say in the log what has changed or is missing.
-
-    Raises:
-        CheckpointError: when it does not fit the model.
-        OptionError: when options have changed that decide the result, without --force_resume.
-    """
-    state = checkpoint.state
-    logger.info(
-        "Resuming training from epoch: %s, iter: %d, with %s",
-        state.get("epoch", "?"), state["iter"], checkpoint.weights_path,
-    )  # fmt: skip
-    model.resume_training(state, checkpoint.weights, str(checkpoint.weights_path))
-    check_changes(model.opt, facts, state, checkpoint.path)
-    if absent := [text for key, text in LACKING.items() if key not in state]:
-        logger.warning("%s: is of an older version and lacks %s", checkpoint.path, "; ".join(absent))
 
 
 if __name__ == "__main__":

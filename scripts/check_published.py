@@ -32,18 +32,18 @@ EPSILON = 1e-9  # so that a difference of just the tolerance agrees
 ALIASES = {"bsd100": "b100", "bsds100": "b100", "kodak": "kodak24", "mcm": "mcmaster", "mcmaster18": "mcmaster"}
 PAGE_HEAD = """# Published results
 
-What the papers print, by the name of the option file that tests the network. This page is made from
-`published_results.yml` by `python scripts/check_published.py --write-page`; a test keeps it current. None of these
-numbers was measured here. To compare a test run with them:
+Results as printed in the papers, listed by the option file that tests the network. None of these numbers was measured
+here. This page is generated from `published_results.yml` by `python scripts/check_published.py --write-page`; a test
+checks that it is up to date. To compare a test run with the published numbers:
 
 ```bash
 python basicsr/test.py -opt options/test/sr/103_ATD_light_SRx4_finetune.yml
 python scripts/check_published.py -opt options/test/sr/103_ATD_light_SRx4_finetune.yml
 ```
 
-Scores agree when they differ by at most 0.01 dB and 0.0005: papers round to 0.01 dB and 0.0001, and the same weights on
-other hardware differ by some 0.002 dB and 0.0002. Both versions of ATD have the same file names; the network in the
-option file says which row counts.
+Scores agree when they differ by at most 0.01 dB and 0.0005: papers round to 0.01 dB and 0.0001, and scores of the same
+weights differ by about 0.002 dB and 0.0002 between machines. Both versions of ATD have the same file names; the network
+in the option file decides which row is compared.
 """
 
 Values = dict[str, float]  # psnr, and ssim where the paper has it
@@ -94,8 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     if not (args.tolerance >= 0 and args.tolerance_ssim >= 0):
         parser.error("tolerances must be numbers of at least 0")
     # These import torch, which --help should not wait for.
-    from basicsr.config.schema import load_options, resolve
-    from basicsr.engine.run import MISTAKES
+    from basicsr.config.load import load_options, resolve
+    from basicsr.engine.run import USER_ERRORS
     from basicsr.test import main as run_test
 
     try:
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         scores = read_scores(args.scores or Path(str(options.path.log)) / "scores.json", args.opt)
         tolerances = {"psnr": args.tolerance, "ssim": args.tolerance_ssim}
         lines, notes = compare(row, scores, options, tolerances)
-    except (ValueError, *MISTAKES) as error:
+    except (ValueError, *USER_ERRORS) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(f"{row.name}, {row.network}{', self-ensemble' if row.self_ensemble else ''}\n")
     if lines:
@@ -141,17 +141,16 @@ def published_row(options: Any) -> Row:
     Raises:
         OptionError: when there is none, naming those that exist.
     """
-    import torch
-
     from basicsr.archs import build_network
+    from basicsr.config.construction import build_for_shapes
 
     everything = rows()
     names = (Path(options.source).stem, options.name)
     named = next((found for name in names if (found := [row for row in everything if row.name == name])), [])
     if not named:
         raise OptionError(f"{options.source}: nothing is published under its name; {PAGE.name} lists the names")
-    with torch.device("meta"):
-        network = getattr(build_network(options.network_g), "relative", options.network_g["type"].split("-")[0])
+    net = build_for_shapes(lambda: build_network(options.network_g))
+    network = getattr(net, "relative", options.network_g["type"].split("-")[0])
     of_network = [row for row in named if row.network == network]
     if not of_network:
         published = " and ".join(dict.fromkeys(row.network for row in named))

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from basicsr.engine.download import DownloadError, checksum_of, fetch, part_of, readable, unpack
 from basicsr.images.files import image_size, list_images
+from download import DownloadError, checksum_of, fetch, part_of, readable, unpack
 
 ETH = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
 SNU = "https://cv.snu.ac.kr/research/EDSR"

@@ -1,13 +1,13 @@
 """Cut large images into overlapping squares, which train faster than whole images when these do not fit into memory.
 
 `0001.png` becomes `0001_s001.png`, `0001_s002.png` and so on, row by row. The defaults are the published ones: without
--i it is DIV2K that is cut, with its low-resolution images X2, X3 and X4 where they are.
+-i DIV2K is cut, with its low-resolution images X2, X3 and X4 if they are there.
 
-With --lr, the low-resolution images in LR/X2, LR/X3, ... are cut at the same places into LR/X2_sub, LR/X3_sub, ...,
-under the same names: `0001x2.png` becomes `0001_s001.png` too, so the data set needs no filename_tmpl. The
+With --lr, the low-resolution images in LR/X2, LR/X3, ... are cut at the same positions into LR/X2_sub, LR/X3_sub, ...,
+under the same names: `0001x2.png` also becomes `0001_s001.png`, so the data set needs no filename_tmpl. The
 high-resolution images are first cut at the bottom right to a multiple of all scales, so every square has its partners.
 
-Files that exist already are left alone, so a stopped run can be started again.
+Existing files are kept, so a stopped run can be started again.
 """
 
 import argparse
@@ -16,35 +16,31 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from basicsr.data.data_util import partner_names
+from basicsr.data.crops import Window
+from basicsr.data.listing import partner_names
 from basicsr.data.pieces import Job, squares, write_missing
 from basicsr.data.storage import FolderImages
-from basicsr.data.transforms import Window
 
 DIV2K_HR, DIV2K_LR = Path("datasets/DIV2K/DIV2K_train_HR"), Path("datasets/DIV2K/DIV2K_train_LR_bicubic")
 SCALES = (2, 3, 4)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; 0: all squares are there."""
+    """Run the command line; return 0 when all squares exist."""
     parser = argparse.ArgumentParser(
         prog="extract_subimages", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "-i", "--input", type=Path, metavar="FOLDER", help=f"of images, subfolders included (default: {DIV2K_HR})"
-    )
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="for the squares (default: <input>_sub)")
-    parser.add_argument("--crop-size", type=int, default=480, metavar="PX", help="side of a square (default: 480)")
-    parser.add_argument("--step", type=int, default=240, metavar="PX", help="from square to square (default: 240)")
-    parser.add_argument(
-        "--thresh-size", type=int, default=0, metavar="PX",
-        help="a border wider than this gets a row of squares of its own (default: 0)",
-    )  # fmt: skip
-    parser.add_argument("--scale", type=int, nargs="+", default=[], help="make sides multiples of these; see --lr")
-    parser.add_argument("--lr", type=Path, metavar="FOLDER", help="holds X2, X3, ... for each --scale, cut alike")
-    parser.add_argument("--lr-name", default="{}x{scale}", help="stems of LR images (default: {}x{scale})")
-    parser.add_argument("--compression", type=int, choices=range(10), default=3, metavar="LEVEL", help="of the PNGs")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    add = parser.add_argument
+    add("-i", "--input", type=Path, metavar="FOLDER", help=f"images, subfolders included (default: {DIV2K_HR})")
+    add("-o", "--output", type=Path, metavar="FOLDER", help="for the squares (default: <input>_sub)")
+    add("--crop-size", type=int, default=480, metavar="PX", help="side of a square (default: 480)")
+    add("--step", type=int, default=240, metavar="PX", help="from square to square (default: 240)")
+    add("--thresh-size", type=int, default=0, metavar="PX", help="a wider border gets squares of its own (default: 0)")
+    add("--scale", type=int, nargs="+", default=[], help="make sides multiples of these; see --lr")
+    add("--lr", type=Path, metavar="FOLDER", help="holds X2, X3, ... for each --scale, cut in the same way")
+    add("--lr-name", default="{}x{scale}", help="stems of LR images (default: {}x{scale})")
+    add("--compression", type=int, choices=range(10), default=3, metavar="LEVEL", help="of the PNGs")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     args = parser.parse_args(argv)
     if args.input is None:
         args.input = DIV2K_HR
@@ -73,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         for scale in dict.fromkeys(args.scale if args.lr else []):
             lr = FolderImages(args.lr / f"X{scale}")
             partners = partner_names(names, lr, args.lr_name.replace("{scale}", str(scale)))
-            refuse_sizes(lr, partners, sizes, scale)
+            check_sizes(lr, partners, sizes, scale)
             output = args.lr / f"X{scale}_sub"
             jobs += plan(lr.root, partners, names, output, windows, scale, args.compression)
         written, existed = write_missing(jobs, args.workers)
@@ -84,15 +80,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def cut_up(path: Path, height: int, width: int, side: int, step: int, thresh: int, multiple: int) -> list[Window]:
-    """Squares of `side` pixels that cover an image of height x width, row by row.
+    """Return squares of `side` pixels that cover an image of height x width, row by row.
 
     Args:
-        path: names the image in messages.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        side: of a square, in pixels.
-        step: from a square to the next, in pixels.
-        thresh: when more pixels than this would be left over at the end of an axis, one more square ends there.
+        path: path of the image, for messages.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
+        side: side of a square, in pixels.
+        step: distance from a square to the next, in pixels.
+        thresh: when more pixels than this would remain at the end of an axis, one more square ends there.
         multiple: the image is first cut to a multiple of this.
 
     Raises:
@@ -113,14 +109,14 @@ def plan(
     scale: int,
     png_level: int,
 ) -> Iterator[Job]:
-    """What to cut from the images `sources` of `folder`.
+    """Yield the jobs that cut the images `sources` of `folder`.
 
     Args:
-        folder: of the images.
-        sources: their names below it.
-        names: high-resolution names, which the squares are called after.
+        folder: folder of the images.
+        sources: their names relative to it.
+        names: high-resolution names, from which the names of the squares are made.
         output: folder for the squares.
-        windows: for each image, in high-resolution pixels.
+        windows: squares of each image, in high-resolution pixels.
         scale: high-resolution pixels for each pixel of the images; divides all numbers in `windows`.
         png_level: compression of the squares.
 
@@ -139,11 +135,11 @@ def plan(
         yield Job(folder / source, pieces, png_level)
 
 
-def refuse_sizes(lr: FolderImages, names: Sequence[str], hr_sizes: Sequence[tuple[int, int]], scale: int) -> None:
-    """Refuse low-resolution images whose sizes are not floor(high resolution / scale).
+def check_sizes(lr: FolderImages, names: Sequence[str], hr_sizes: Sequence[tuple[int, int]], scale: int) -> None:
+    """Check that the sizes of low-resolution images are floor(high resolution / scale).
 
     Raises:
-        ValueError: naming the first.
+        ValueError: naming the first other one.
     """
     for name, size, (height, width) in zip(names, lr.sizes(names), hr_sizes, strict=True):
         if size != (height // scale, width // scale):

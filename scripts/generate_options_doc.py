@@ -13,6 +13,7 @@ from typing import Any
 
 from basicsr.config import pruning as prune_options
 from basicsr.config import schema as options
+from basicsr.config.describe import describe
 from basicsr.config.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
@@ -23,7 +24,7 @@ from basicsr.config.registry import (
     SCHEDULER_REGISTRY,
     Registry,
 )
-from basicsr.config.section import Section, describe, signature_hints
+from basicsr.config.section import Section, signature_hints
 
 TARGET = Path(__file__).parents[1] / "docs" / "options.md"
 SECTIONS: list[tuple[str, type[Section]]] = [
@@ -49,28 +50,31 @@ SECTIONS: list[tuple[str, type[Section]]] = [
 COMPONENTS: list[tuple[str, str, Registry, tuple[str, ...]]] = [
     ("Networks", "network_g", ARCH_REGISTRY, ()),
     ("Data sets", "datasets.*", DATASET_REGISTRY, options.DatasetOptions.SUPPLIED),
+    ("Optimizers", "train.optim_g", OPTIMIZER_REGISTRY, ("params",)),
     ("Losses", "train.*_opt", LOSS_REGISTRY, ()),
     ("Schedules", "train.scheduler", SCHEDULER_REGISTRY, ()),
     ("Metrics", "val.metrics.*", METRIC_REGISTRY, ("img", "img2")),
 ]
 HEAD = """# Options
 
-Every key of a YAML file, with type, default and meaning. This page is generated from the option types
-(`python scripts/generate_options_doc.py`); a test keeps it current.
+All keys of a YAML file, with type, default and meaning. This page is generated from the source by
+`python scripts/generate_options_doc.py`; a test checks that it is up to date.
 
 - `key=value` pairs after `--force_yml` override the file: `--force_yml train:optim_g:lr=1e-4 val:val_freq=500`.
 - `--check` prints the options with their defaults and exits.
-- A wrong key, type or value ends the run with one message: file and line, key, what is wrong, the nearest known name. A
-  key that resembles nothing known passes with a warning, for plug-ins have keys of their own.
-- `2e-4` is a number; a key that stands twice is an error.
-- Relative paths start at the current folder.
+- A wrong key, type or value ends the run with one message: file and line, key, problem, and the nearest valid name. An
+  unknown key that resembles no valid one causes only a warning, because plug-ins may read keys of their own.
+- `2e-4` is read as a number. A duplicate key is an error.
+- Relative paths are relative to the current folder.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the page, or with --check only compare it."""
+    """Write the page, or check with `--check` that it is up to date; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit with 1 if docs/options.md is not current")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if docs/options.md is out of date"
+    )
     args = parser.parse_args(argv)
     text = page()
     if args.check:
@@ -81,25 +85,31 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def page() -> str:
-    """The whole page as Markdown."""
+    """Return the whole page as Markdown."""
     parts = [HEAD]
     for path, section in SECTIONS:
         parts += [
             f"\n## {f'`{path}`' if path else 'Top level'}\n\n{inspect.getdoc(section)}\n\n",
             *_section_table(section),
         ]
-    parts.append(f"\n## Models\n\n`model_type` is one of {_listed(MODEL_REGISTRY.keys())}.\n")
-    parts.append(
-        f"\n## Optimizers\n\n`train.optim_g: {{type: ..., lr: ..., ...}}`: {_listed(OPTIMIZER_REGISTRY.keys())}, "
-        "PyTorch's own, with the arguments that its documentation of `torch.optim` gives.\n"
-    )
+    parts.append(f"\n## Models\n\n`model_type` is one of {_code_list(MODEL_REGISTRY.keys())}.\n")
     for title, path, registry, supplied in COMPONENTS:
-        parts.append(f"\n## {title}\n\n`{path}: {{type: ..., ...}}`; the keys beside `type` are those of the type.\n")
-        shared = {k: v for _, target in registry for k, v in _documented_arguments(target).items()}
-        for name, target in registry:
-            heading = " ".join((inspect.getdoc(target) or "").split("\n\n")[0].split())
-            parts += [f"\n### {name}\n\n{heading}\n\n", *_component_table(target, supplied, shared)]
+        parts.append(f"\n## {title}\n\n`{path}: {{type: ..., ...}}`; the other keys are arguments of the type.\n")
+        documented = [(name, target) for name, target in registry if not target.__module__.startswith("torch.")]
+        if others := [name for name, _ in registry if name not in dict(documented)]:
+            parts.append(
+                f"\n{_code_list(others)} are PyTorch's classes, with the arguments documented for `torch.optim`.\n"
+            )
+        shared = {k: v for _, target in documented for k, v in _documented_arguments(target).items()}
+        for name, target in documented:
+            parts += [f"\n### {name}\n\n{_summary(target)}\n\n", *_component_table(target, supplied, shared)]
     return "".join(parts)
+
+
+def _summary(target: Any) -> str:
+    """Return the first paragraph of a docstring in one line, without a leading "Return"."""
+    text = " ".join((inspect.getdoc(target) or "").split("\n\n")[0].split()).removeprefix("Return ")
+    return text[:1].upper() + text[1:]
 
 
 def _section_table(section: type[Section]) -> Iterator[str]:
@@ -112,11 +122,11 @@ def _section_table(section: type[Section]) -> Iterator[str]:
             default = "required" if required else _value(default)
             yield _row(field.name, describe(hints[field.name]), default, field.metadata["doc"])
     for pattern, hint in section.key_patterns.items():
-        yield _row(pattern, describe(hint), "", "any other key like this")
+        yield _row(pattern, describe(hint), "", "any other key of this form")
 
 
 def _component_table(target: Any, supplied: tuple[str, ...], shared: dict[str, str]) -> Iterator[str]:
-    """`shared` explains what a target leaves to its siblings (presets to the class, SSIM to PSNR)."""
+    """Yield the rows of a component; `shared` explains arguments documented by a sibling (SSIM by PSNR)."""
     hints, documented = signature_hints(target, supplied), {**shared, **_documented_arguments(target)}
     if not hints.types:
         return
@@ -124,12 +134,12 @@ def _component_table(target: Any, supplied: tuple[str, ...], shared: dict[str, s
     parameters = inspect.signature(target).parameters
     for name, hint in hints.types.items():
         default = parameters[name].default
-        shown = "required" if default is inspect.Parameter.empty else _value(default)
-        yield _row(name, describe(hint), shown, documented.get(name, ""))
+        default_text = "required" if default is inspect.Parameter.empty else _value(default)
+        yield _row(name, describe(hint), default_text, documented.get(name, ""))
 
 
 def _documented_arguments(target: Any) -> dict[str, str]:
-    """The `Args:` of Google-style docstrings, base classes included, and the text under a dataclass's fields."""
+    """Return the `Args:` of Google-style docstrings, base classes included, and texts under a dataclass's fields."""
     found: dict[str, str] = {}
     for owner in reversed(target.__mro__) if inspect.isclass(target) else [target]:
         name = ""
@@ -168,10 +178,16 @@ def _value(value: Any) -> str:
 
 def _row(key: str, kind: str, default: str, meaning: str) -> str:
     cells = (f"`{key}`", kind, f"`{default}`" if default and default != "required" else default, meaning)
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+    return f"| {' | '.join(_escape(cell) for cell in cells)} |\n"
 
 
-def _listed(names: list[str]) -> str:
+def _escape(cell: str) -> str:
+    """Return a cell with `|` escaped, and with `<` escaped outside code, where it would begin an HTML tag."""
+    parts = cell.replace("|", r"\|").split("`")
+    return "`".join(part if i % 2 else part.replace("<", r"\<") for i, part in enumerate(parts))
+
+
+def _code_list(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 

@@ -1,14 +1,14 @@
 """Make DFWB, the training images of ATD-U, from DIV2K, Flickr2K, WED and BSDS500.
 
 Images with both sides longer than 1200 pixels are cut into overlapping squares, `0001_s001.png`, `0001_s002.png` and so
-on, row by row, the last ones ending at the border. The others are stored whole, as `0001.png`. The defaults are the
+on, row by row, the last ones ending at the border. Other images are stored whole, as `0001.png`. The defaults are the
 published ones.
 
 The published set holds test images: BSD68 and CBSD68 are from BSDS500's validation part. --exclude-bsds500-val leaves
-that part out, by name. --exclude leaves out every image that shows what an image of the given folders shows, whether in
-colour or gray, in another format, compressed or resized, but not if it is a part of it.
+that part out, by name. --exclude leaves out every copy of an image of the given folders, in colour or gray, in another
+format, compressed or resized, but not crops of it.
 
-Files that exist already are left alone, so a stopped run can be started again.
+Existing files are kept, so a stopped run can be started again.
 """
 
 import argparse
@@ -20,18 +20,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from basicsr.data.crops import Window
 from basicsr.data.pieces import Job, squares, write_missing
 from basicsr.data.storage import FolderImages
-from basicsr.data.transforms import Window
 from basicsr.engine.parallel import in_parallel
 from basicsr.images.files import read_image
 
 FOLDERS = ("datasets/DIV2K/DIV2K_train_HR", "datasets/Flickr2K/Flickr2K_HR", "datasets/WED", "datasets/BSD500")
-LOOK_SIDE = 16  # pixels of the small gray image by which two files are compared
-# Correlation of two such images above which they show the same. Of 329 different photographs no two reach 0.94, while
-# gray copies of quality 30 and half the size stay above 0.998 (measured).
-SAME_LOOK = 0.985
-SAME_RATIO = 0.02  # by how much their ratios of height to width may differ
+THUMBNAIL_SIDE = 16  # pixels of the gray thumbnails by which two files are compared
+# Correlation of two thumbnails above which they are copies. No two of 329 different photographs reach 0.94, while gray
+# copies of quality 30 and half the size stay above 0.998 (measured).
+COPY_CORRELATION = 0.985
+COPY_RATIO_TOLERANCE = 0.02  # relative difference of the ratios of height to width
 # The numbers of BSDS500's validation images, which are the test images of BSDS300.
 BSDS500_VAL = frozenset(map(str, (
         101085, 101087, 102061, 103070, 105025, 106024, 108005, 108070, 108082, 109053, 119082, 12084, 123074, 126007,
@@ -46,33 +46,38 @@ BSDS500_SIDES = [321, 481]
 
 
 class Image(NamedTuple):
-    """One image to cut or to store."""
+    """An image to cut or to store."""
 
     folder: Path
-    name: str  # below the folder
+    name: str  # relative to the folder
     height: int
     width: int
 
     @property
     def path(self) -> Path:
-        """Its file."""
+        """Its path."""
         return self.folder / self.name
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; 0: all files are there."""
+    """Run the command line; return 0 when all files exist."""
     parser = argparse.ArgumentParser(
         prog="generate_patches_dfwb", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "-i", "--input", type=Path, nargs="+", default=[Path(folder) for folder in FOLDERS], metavar="FOLDER",
+        "-i",
+        "--input",
+        type=Path,
+        nargs="+",
+        default=[Path(folder) for folder in FOLDERS],
+        metavar="FOLDER",
         help=f"folders of images, subfolders included (default: {' '.join(FOLDERS)})",
-    )  # fmt: skip
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("datasets/DFWB"), help="default: datasets/DFWB")
     parser.add_argument("--patch-size", type=int, default=768, metavar="PX", help="side of a square (default: 768)")
     parser.add_argument("--overlap", type=int, default=128, metavar="PX", help="of two squares (default: 128)")
     parser.add_argument(
-        "--longer-than", type=int, default=1200, metavar="PX", help="images with both sides so are cut (default: 1200)"
+        "--longer-than", type=int, default=1200, metavar="PX", help="cut images with both sides longer (default: 1200)"
     )
     parser.add_argument("--exclude", type=Path, nargs="+", default=[], metavar="FOLDER", help="of test images")
     parser.add_argument("--exclude-bsds500-val", action="store_true", help="leave out BSDS500's validation images")
@@ -87,12 +92,12 @@ def main(argv: list[str] | None = None) -> int:
         images = [image for folder in dict.fromkeys(args.input) for image in images_of(folder)]
         cutting = (args.output, args.patch_size, args.overlap, args.longer_than)
         jobs = [Job(image.path, pieces(image, *cutting), args.compression) for image in images]
-        refuse_clashes(jobs)
+        check_distinct_outputs(jobs)
         left_out = of_bsds500_val(images) if args.exclude_bsds500_val else {}
         if args.exclude:
-            left_out |= same_pictures(images, args.exclude, args.workers)
+            left_out |= copies_of(images, args.exclude, args.workers)
         report(images, left_out)
-        refuse_leftovers(job for job in jobs if job.source in left_out)
+        check_no_leftovers(job for job in jobs if job.source in left_out)
         written, existed = write_missing((job for job in jobs if job.source not in left_out), args.workers)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
@@ -101,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def images_of(folder: Path) -> list[Image]:
-    """All images of a folder and its subfolders.
+    """Return all images of a folder and its subfolders.
 
     Raises:
         FileNotFoundError: when there is no such folder, or no image in it.
@@ -115,13 +120,13 @@ def images_of(folder: Path) -> list[Image]:
 
 
 def pieces(image: Image, output: Path, side: int, overlap: int, longer_than: int) -> list[tuple[Path, Window]]:
-    """The files that one image becomes: squares, or the whole of it.
+    """Return the files of one image with their windows: squares, or the whole image.
 
     Args:
-        image: to cut.
+        image: the image.
         output: folder for the files, without subfolders.
-        side: of a square, in pixels.
-        overlap: of neighbouring squares, in pixels.
+        side: side of a square, in pixels.
+        overlap: overlap of neighbouring squares, in pixels.
         longer_than: only images with both sides longer than this are cut, in pixels.
     """
     stem = Path(image.name).stem
@@ -132,7 +137,7 @@ def pieces(image: Image, output: Path, side: int, overlap: int, longer_than: int
 
 
 def of_bsds500_val(images: Sequence[Image]) -> dict[Path, str]:
-    """The images of BSDS500's validation part, each with what is to be said of it."""
+    """Return the images of BSDS500's validation part, each with the reason to leave it out."""
     return {
         image.path: "of BSDS500's validation part"
         for image in images
@@ -140,33 +145,33 @@ def of_bsds500_val(images: Sequence[Image]) -> dict[Path, str]:
     }
 
 
-def same_pictures(images: Sequence[Image], test_folders: Sequence[Path], workers: int) -> dict[Path, str]:
-    """The images that show what an image of the test folders shows, each with what is to be said of it."""
+def copies_of(images: Sequence[Image], test_folders: Sequence[Path], workers: int) -> dict[Path, str]:
+    """Return the copies of images of the test folders, each with the reason to leave it out."""
     tests = [image for folder in test_folders for image in images_of(folder)]
-    looks = np.stack(list(in_parallel(look, [image.path for image in (*images, *tests)], workers)))
-    alike = looks[: len(images)] @ looks[len(images) :].T
+    thumbnails = np.stack(list(in_parallel(thumbnail, [image.path for image in (*images, *tests)], workers)))
+    correlation = thumbnails[: len(images)] @ thumbnails[len(images) :].T
     ratios, test_ratios = (np.array([image.height / image.width for image in some]) for some in (images, tests))
-    alike[np.abs(ratios[:, None] / test_ratios - 1) > SAME_RATIO] = 0
+    correlation[np.abs(ratios[:, None] / test_ratios - 1) > COPY_RATIO_TOLERANCE] = 0
     return {
         image.path: f"shows what {tests[row.argmax()].path} shows"
-        for image, row in zip(images, alike, strict=True)
-        if row.max() > SAME_LOOK
+        for image, row in zip(images, correlation, strict=True)
+        if row.max() > COPY_CORRELATION
     }
 
 
-def look(path: Path) -> np.ndarray:
-    """What an image shows, roughly: its gray values at LOOK_SIDE x LOOK_SIDE, of mean 0 and norm 1.
+def thumbnail(path: Path) -> np.ndarray:
+    """Return the gray values of an image at THUMBNAIL_SIDE x THUMBNAIL_SIDE, flat, with mean 0 and norm 1.
 
-    The product of two looks is their correlation. An image of one level looks like nothing.
+    The product of two thumbnails is their correlation; it is 0 for an image of one level.
     """
     gray = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY).astype(np.float32)
-    small = cv2.resize(gray, (LOOK_SIDE, LOOK_SIDE), interpolation=cv2.INTER_AREA).ravel()
+    small = cv2.resize(gray, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA).ravel()
     small -= small.mean()
     return small / max(float(np.linalg.norm(small)), 1.0)
 
 
 def report(images: Sequence[Image], left_out: Mapping[Path, str]) -> None:
-    """Say which images are left out, and which might better be."""
+    """Print which images are left out, and a warning about test images that are not."""
     if left_out:
         print(f"left out {len(left_out)} of {len(images)} images:")
         print("\n".join(f"  {path}: {why}" for path, why in left_out.items()))
@@ -178,8 +183,8 @@ def report(images: Sequence[Image], left_out: Mapping[Path, str]) -> None:
         )
 
 
-def refuse_clashes(jobs: Sequence[Job]) -> None:
-    """Refuse images that would be written to one file.
+def check_distinct_outputs(jobs: Sequence[Job]) -> None:
+    """Check that no two images would be written to one file.
 
     Raises:
         ValueError: naming the first two.
@@ -190,11 +195,11 @@ def refuse_clashes(jobs: Sequence[Job]) -> None:
             raise ValueError(f"{owners[path]} and {source} both become {path.name}; rename one")
 
 
-def refuse_leftovers(jobs: Iterable[Job]) -> None:
-    """Refuse to go on beside pieces of images that are left out.
+def check_no_leftovers(jobs: Iterable[Job]) -> None:
+    """Check that the output has no pieces of images that are left out.
 
     Raises:
-        ValueError: naming the first.
+        ValueError: naming the first piece.
     """
     found = [path for job in jobs for path, _ in job.pieces if path.exists()]
     if found:

@@ -7,7 +7,7 @@ Writes plots/*.png with their data as CSV, and prune_report.html, which holds ev
 import argparse
 from pathlib import Path
 
-from basicsr.pruning.report import build_report
+from basicsr.pruning.report.page import build_report
 
 
 def main(argv: list[str] | None = None) -> int:

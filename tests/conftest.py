@@ -72,8 +72,15 @@ def shipped_export(tmp_path_factory):
     return folder
 
 
+# Tests that use one of these fixtures are slow, since the first of them waits for it: an export of a whole network, and
+# the phone demo's site.
+SLOW_FIXTURES = {"shipped_export", "model_folder", "site"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` chooses
 def pytest_collection_modifyitems(items):
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+        if SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)

@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 
 LOGGER = logging.getLogger("basicsr")
 # A CATANet of two groups that trains in milliseconds.

@@ -325,7 +325,7 @@ def fill_no_batch(options, folder):
 
 def want_an_absent_package(options, folder):
     options["logger"]["wandb"] = {"project": "p"}
-    return "project", "logger.wandb.project: needs the package wandb; pip install basicsr[wandb], or set project: ~"
+    return "project", "logger.wandb.project: needs the package wandb; install it with `pip install basicsr[wandb]`"
 
 
 MISTAKES_IN_THE_FILE = [
@@ -597,6 +597,7 @@ class TestTwoProcesses:
         assert len(re.findall(r"iter: +\d,", log)) == log.count("Validation Photos") == 2
         assert len(load(tmp_path / "two" / STATES / "2.state")["rng"]) == 2
 
+    @pytest.mark.slow
     def test_testing(self, test_options, tmp_path):
         test_options["val"]["save_img"] = True
         (tmp_path / "one").mkdir()

@@ -8,7 +8,7 @@ Differs from the releases: (1) any input from 1x1 px up is right, the mirror at 
 
 Both versions are registered as `ATD`, as in the releases, whose YAML files run unchanged: with `dim_ffn_td` it is v2,
 without it v1. Sizes that are left out are those of the releases' constructors, small ones. With no size at all, `ATD`
-is the published network: `{type: ATD, upscale: 4}` is v2 in full size, `version: 1` beside it the same of v1.
+is the published network: `{type: ATD, upscale: 4}` is v2 in full size, with `version: 1` it is v1.
 
 Shapes: B batch, C channels (`embed_dim`), H x W low-resolution pixels after padding, N = H*W tokens in raster order,
 M tokens of the dictionary, Q = `reducted_dim`, h heads, S pixels of a window, s scale. Images are in [0, 1]; the output
@@ -16,73 +16,53 @@ is not clamped.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr.archs.layers.atd import (
-    ATDFamily,
-    ATDLayer,
-    LayerSizes,
-    TokenBlock,
-    check_heads,
+from basicsr.archs.layers.atd_attention import LayerSizes
+from basicsr.archs.layers.atd_family import ATDFamily
+from basicsr.archs.layers.atd_layer import ATDLayer, TokenBlock, interpolated
+from basicsr.archs.layers.atd_sizes import (
+    SIZES,
+    Connection,
+    Unit,
+    Upsampler,
+    Version,
+    check_choice,
     check_sizes,
-    finish,
-    switched,
-    window_grids,
+    complete_kept_layers,
+    complete_sizes,
 )
-from basicsr.archs.layers.export_mode import active_form
-from basicsr.archs.layers.shifted_windows import relative_position_index
-from basicsr.archs.layers.tokens import MultiplyAdds, TokenNorm, map_to_tokens, mirrored_to_multiple, tokens_to_map
+from basicsr.archs.layers.multiply_adds import MultiplyAdds
+from basicsr.archs.layers.norms import TokenNorm
+from basicsr.archs.layers.setup import initialise
+from basicsr.archs.layers.shifted_windows import relative_position_index, window_grids
+from basicsr.archs.layers.tokens import channels_last, map_to_tokens, mirrored_to_multiple, tokens_to_map
 from basicsr.archs.prunable import Gate, GroupInfo, check_gates
 from basicsr.config.registry import ARCH_REGISTRY
-
-Version = Literal[1, 2]
-Upsampler = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv", ""]
-Connection = Literal["1conv", "3conv"]
-Unit = Literal["group", "layer"]
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 HEAD_CHANNELS = 64
 
 # Sizes that the contract tests build the network with.
 TINY = {
-    "embed_dim": 12, "depths": (2, 1), "num_heads": (2, 3), "window_size": 4, "dim_ffn_td": 3, "category_size": 24,
-    "num_tokens": 10, "reducted_dim": 4, "convffn_kernel_size": 3, "mlp_ratio": 1.5, "upsampler": "pixelshuffledirect",
-}  # fmt: skip
-
-_CONSTRUCTOR: dict[str, Any] = {
-    "embed_dim": 90, "depths": (6,) * 4, "num_heads": (6,) * 4, "window_size": 8, "dim_ffn_td": 16,
-    "category_size": 128, "num_tokens": 64, "reducted_dim": 4, "convffn_kernel_size": 5, "mlp_ratio": 2.0,
-    "upsampler": "",
-}  # fmt: skip
-_PUBLISHED: dict[int, dict[str, Any]] = {
-    1: {
-        "embed_dim": 210, "depths": (6,) * 6, "num_heads": (6,) * 6, "window_size": 16, "category_size": 256,
-        "num_tokens": 128, "reducted_dim": 20, "convffn_kernel_size": 5, "mlp_ratio": 2, "upsampler": "pixelshuffle",
-    },
-    2: {
-        "embed_dim": 216, "depths": (6,) * 6, "num_heads": (4,) * 6, "window_size": 16, "dim_ffn_td": 16,
-        "category_size": 256, "num_tokens": 512, "reducted_dim": 16, "convffn_kernel_size": 5, "mlp_ratio": 2,
-        "upsampler": "pixelshuffle",
-    },
-}  # fmt: skip
-_PUBLISHED_LIGHT: dict[int, dict[str, Any]] = {
-    1: {
-        "embed_dim": 48, "depths": (6,) * 4, "num_heads": (4,) * 4, "window_size": 16, "category_size": 128,
-        "num_tokens": 64, "reducted_dim": 8, "convffn_kernel_size": 7, "mlp_ratio": 1,
-        "upsampler": "pixelshuffledirect",
-    },
-    2: {
-        "embed_dim": 48, "depths": (6,) * 4, "num_heads": (3,) * 4, "window_size": 16, "dim_ffn_td": 4,
-        "category_size": 128, "num_tokens": 128, "reducted_dim": 12, "convffn_kernel_size": 7, "mlp_ratio": 1,
-        "upsampler": "pixelshuffledirect",
-    },
-}  # fmt: skip
+    "embed_dim": 12,
+    "depths": (2, 1),
+    "num_heads": (2, 3),
+    "window_size": 4,
+    "dim_ffn_td": 3,
+    "category_size": 24,
+    "num_tokens": 10,
+    "reducted_dim": 4,
+    "convffn_kernel_size": 3,
+    "mlp_ratio": 1.5,
+    "upsampler": "pixelshuffledirect",
+}
 
 
 class ResidualGroup(nn.Module):
@@ -95,7 +75,7 @@ class ResidualGroup(nn.Module):
         self.norm = norm
 
     def forward(self, s_BNC: Tensor, y_BNC: Tensor, size: tuple[int, int]) -> Tensor:
-        """The output, from the input and what the block made of it."""
+        """Return the output from the input `s` and the block's output `y`."""
         s = map_to_tokens(self.conv(tokens_to_map(y_BNC, size))) + s_BNC
         return s if self.norm is None else self.norm(s)
 
@@ -116,7 +96,7 @@ class ATD(ATDFamily):
         depths: layers of each residual group [6, 6, 6, 6].
         num_heads: attention heads in each residual group [6, 6, 6, 6].
         window_size: side of the windows in pixels, at least 2 [8].
-        dim_ffn_td: channels by which the FFN learns of a pixel's category, version 2 alone; its presence chooses
+        dim_ffn_td: channels of the FFN for a pixel's category; only version 2 has them, and setting them selects
             version 2 [16 with `version: 2`].
         category_size: pixels of a sub-group in the attention among categories [128].
         num_tokens: tokens of a dictionary, that is categories [64].
@@ -129,12 +109,11 @@ class ATD(ATDFamily):
         qkv_bias: give queries, keys and values a bias.
         patch_norm: normalise the tokens before the first group.
         ape: add a learned vector to every position; the network then takes inputs of one size.
-        use_checkpoint: compute layers again in the backward pass instead of keeping what they need: less memory, slower
-            training, the same gradients.
+        use_checkpoint: recompute layers in the backward pass: less memory, slower training, the same gradients.
         version: 1 or 2; None: 2 with `dim_ffn_td` or without any size, else 1.
-        prune_unit: what `prunable_groups` offers: "group", residual groups, or "layer", the layers in them.
-        kept_layers: for each residual group the layers, counted from 0 in the whole group, that are left after pruning;
-            None: all. They keep their names, and whether their windows are shifted.
+        prune_unit: parts that `prunable_groups` returns: "group", residual groups, or "layer", the layers in them.
+        kept_layers: for each residual group the 0-based indices, ascending, of the layers that pruning has kept; None:
+            all. They keep their names, and whether their windows are shifted.
 
     Shape:
         (B, in_chans, H, W) -> (B, in_chans, s*H, s*W), any H, W >= 1; values around [0, 1], not clamped.
@@ -148,9 +127,15 @@ class ATD(ATDFamily):
     min_side = 1
     multiple_of = 1
     tail_prefixes = (
-        "norm.", "conv_after_body.", "conv_before_upsample.", "upsample.", "conv_up1.", "conv_up2.", "conv_hr.",
+        "norm.",
+        "conv_after_body.",
+        "conv_before_upsample.",
+        "upsample.",
+        "conv_up1.",
+        "conv_up2.",
+        "conv_hr.",
         "conv_last.",
-    )  # fmt: skip
+    )
 
     def __init__(
         self,
@@ -182,70 +167,82 @@ class ATD(ATDFamily):
     ):
         super().__init__()
         given = {
-            "embed_dim": embed_dim, "depths": depths, "num_heads": num_heads, "window_size": window_size,
-            "dim_ffn_td": dim_ffn_td, "category_size": category_size, "num_tokens": num_tokens,
-            "reducted_dim": reducted_dim, "convffn_kernel_size": convffn_kernel_size, "mlp_ratio": mlp_ratio,
+            "embed_dim": embed_dim,
+            "depths": depths,
+            "num_heads": num_heads,
+            "window_size": window_size,
+            "dim_ffn_td": dim_ffn_td,
+            "category_size": category_size,
+            "num_tokens": num_tokens,
+            "reducted_dim": reducted_dim,
+            "convffn_kernel_size": convffn_kernel_size,
+            "mlp_ratio": mlp_ratio,
             "upsampler": upsampler,
-        }  # fmt: skip
-        self.version, sizes = _chosen(version, {name: value for name, value in given.items() if value is not None})
-        dim, depths, num_heads = sizes["embed_dim"], list(sizes["depths"]), list(sizes["num_heads"])
-        channels = sizes.get("dim_ffn_td")
-        check_sizes(
-            upscale=upscale, in_chans=in_chans, img_size=img_size, embed_dim=dim, depths=min(depths, default=0),
-            category_size=sizes["category_size"], num_tokens=sizes["num_tokens"], reducted_dim=sizes["reducted_dim"],
-            dim_ffn_td=channels or 1,
-        )  # fmt: skip
-        check_sizes(2, window_size=sizes["window_size"])
-        check_heads(dim, num_heads)
-        if len(num_heads) != len(depths):
-            raise ValueError(f"num_heads: needs one value for each of the {len(depths)} depths, got {num_heads}")
-        if sizes["convffn_kernel_size"] % 2 == 0:
-            raise ValueError(f"convffn_kernel_size: must be odd, got {sizes['convffn_kernel_size']}")
+        }
+        self.version, sizes = complete_sizes(version, {key: value for key, value in given.items() if value is not None})
+        check_sizes(sizes, upscale, in_chans, img_size)
         if patch_size != 1:
             raise ValueError(f"patch_size: must be 1, got {patch_size}")
-        choices = (
-            ("upsampler", sizes["upsampler"], Upsampler),
-            ("resi_connection", resi_connection, Connection),
-            ("prune_unit", prune_unit, Unit),
-        )
-        for name, value, kinds in choices:
-            if value not in get_args(kinds):
-                raise ValueError(f"{name}: must be one of {', '.join(map(repr, get_args(kinds)))}, got {value!r}")
-        _check_upscale(upscale, sizes["upsampler"])
+        check_choice("resi_connection", resi_connection, Connection)
+        check_choice("prune_unit", prune_unit, Unit)
         self.relative = f"ATD v{self.version}"
         self.upscale, self.upsampler = upscale, sizes["upsampler"]
         self.window_size, self.img_range, self.prune_unit = sizes["window_size"], img_range, prune_unit
         self._same_for_all = {
-            **sizes, "upscale": upscale, "in_chans": in_chans, "img_size": img_size, "img_range": img_range,
-            "resi_connection": resi_connection, "qkv_bias": qkv_bias, "patch_norm": patch_norm, "ape": ape,
-            "use_checkpoint": use_checkpoint, "version": self.version, "prune_unit": prune_unit,
-        }  # fmt: skip
-        self._depths, self._heads, self._kept = depths, num_heads, _kept_layers(kept_layers, depths)
+            **sizes,
+            "upscale": upscale,
+            "in_chans": in_chans,
+            "img_size": img_size,
+            "img_range": img_range,
+            "resi_connection": resi_connection,
+            "qkv_bias": qkv_bias,
+            "patch_norm": patch_norm,
+            "ape": ape,
+            "use_checkpoint": use_checkpoint,
+            "version": self.version,
+            "prune_unit": prune_unit,
+        }
+        self._depths, self._heads = list(sizes["depths"]), list(sizes["num_heads"])
+        self._kept = complete_kept_layers(kept_layers, self._depths)
+        self._build()
+        initialise(self)
 
+    def _build(self) -> None:
+        """Add all layers; parameters are drawn in this order."""
+        options = self._same_for_all
+        dim, in_chans, connection = options["embed_dim"], options["in_chans"], options["resi_connection"]
         mean = torch.tensor(RGB_MEAN if in_chans == 3 else (0.0,), dtype=torch.float32)
         self.register_buffer("mean", mean[:, None, None], persistent=False)
         self.register_buffer("relative_position_index_SA", relative_position_index(self.window_size))
         self.conv_first = nn.Conv2d(in_chans, dim, 3, padding=1)
-        self.patch_embed = nn.ModuleDict({"norm": TokenNorm(dim)} if patch_norm else {})
-        self.absolute_pos_embed = nn.Parameter(torch.empty(1, img_size**2, dim)) if ape else None
-        if self.absolute_pos_embed is not None:
+        self.patch_embed = nn.ModuleDict({"norm": TokenNorm(dim)} if options["patch_norm"] else {})
+        self.absolute_pos_embed = None
+        if options["ape"]:
+            self.absolute_pos_embed = nn.Parameter(torch.empty(1, options["img_size"] ** 2, dim))
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.layers = nn.ModuleList()
-        for depth, heads, places in zip(depths, num_heads, self._kept, strict=True):
-            layer = LayerSizes(
-                dim=dim, heads=heads, window=self.window_size, category=sizes["category_size"],
-                tokens=sizes["num_tokens"], reduced=sizes["reducted_dim"], hidden=int(dim * sizes["mlp_ratio"]),
-                kernel=sizes["convffn_kernel_size"], category_channels=channels, qkv_bias=qkv_bias,
-            )  # fmt: skip
-            block = TokenBlock(layer, depth, places, use_checkpoint)
+        for depth, heads, places in zip(self._depths, self._heads, self._kept, strict=True):
+            sizes = LayerSizes(
+                dim=dim,
+                heads=heads,
+                window=self.window_size,
+                category=options["category_size"],
+                tokens=options["num_tokens"],
+                reduced=options["reducted_dim"],
+                hidden=int(dim * options["mlp_ratio"]),
+                kernel=options["convffn_kernel_size"],
+                category_channels=options.get("dim_ffn_td"),
+                qkv_bias=options["qkv_bias"],
+            )
+            block = TokenBlock(sizes, depth, places, options["use_checkpoint"])
             norm = TokenNorm(dim) if self.version == 2 else None
-            self.layers.append(ResidualGroup(block, _body_conv(dim, resi_connection), norm))
+            self.layers.append(ResidualGroup(block, _body_conv(dim, connection), norm))
         self.norm = TokenNorm(dim)
-        self.conv_after_body = _body_conv(dim, resi_connection)
+        self.conv_after_body = _body_conv(dim, connection)
         self._build_head(dim, in_chans)
-        finish(self)
 
     def _build_head(self, dim: int, in_chans: int) -> None:
+        """Add the layers of `_reconstruct`."""
         if self.upsampler == "pixelshuffledirect":
             conv = nn.Conv2d(dim, in_chans * self.upscale**2, 3, padding=1)
             self.upsample = nn.Sequential(conv, nn.PixelShuffle(self.upscale))
@@ -264,17 +261,17 @@ class ATD(ATDFamily):
     def forward(
         self, x: Tensor, gates: Sequence[Gate] | None = None, taps: Sequence[int] = ()
     ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
-        """(B, in_chans, H, W) -> (B, in_chans, s*H, s*W); with `taps` also group -> its output (B, C, H, W).
+        """Return (B, in_chans, s*H, s*W) from (B, in_chans, H, W); with `taps` also group -> its output (B, C, H, W).
 
         Args:
             gates: for pruning, 0 or 1 for each group of `prunable_groups`; see `prunable.py`.
-            taps: groups, from 0.
+            taps: 0-based indices of groups.
         """
         height, width = x.shape[2:]
         mean = cast(Tensor, self.mean).to(x.dtype)
         x = (mirrored_to_multiple(x, self.window_size) - mean) * self.img_range
         size = (x.shape[2], x.shape[3])
-        shallow = self.conv_first(x if active_form() else x.contiguous(memory_format=torch.channels_last))
+        shallow = self.conv_first(channels_last(x))
         s = map_to_tokens(shallow)
         if "norm" in self.patch_embed:
             s = self.patch_embed["norm"](s)
@@ -287,11 +284,12 @@ class ATD(ATDFamily):
         return y, {i: tokens_to_map(t, size)[:, :, :height, :width] for i, t in tapped.items()}
 
     def _placed(self, s_BNC: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the tokens plus the position embedding, with `ape`."""
         if self.absolute_pos_embed is None:
             return s_BNC
         if s_BNC.shape[1] != self.absolute_pos_embed.shape[1]:
             raise ValueError(
-                f"ape: the network knows {self.absolute_pos_embed.shape[1]} positions (img_size squared), got an input "
+                f"ape: the network has {self.absolute_pos_embed.shape[1]} positions (img_size squared), got an input "
                 f"of {size[0]}x{size[1]} px after padding; give it inputs of that size, or train without ape"
             )
         return s_BNC + self.absolute_pos_embed
@@ -299,7 +297,7 @@ class ATD(ATDFamily):
     def _body(
         self, s: Tensor, size: tuple[int, int], gates: Sequence[Gate] | None, taps: Sequence[int]
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """All residual groups: the tokens after them, and after the groups `taps`."""
+        """Return the tokens after all residual groups, and after the groups `taps`."""
         grids = window_grids(size, self.window_size, s)
         by_layer = self.prune_unit == "layer"
         gates = check_gates(gates, sum(map(len, self._kept)) if by_layer else len(self.layers))
@@ -316,14 +314,14 @@ class ATD(ATDFamily):
             else:
                 gate = gates[i]
                 if isinstance(gate, Tensor) or gate:
-                    s = switched(gate, group(s, group.residual_group(s, grids)[0], size), s)
+                    s = interpolated(gate, group(s, group.residual_group(s, grids)[0], size), s)
                 if i in taps:
                     tapped[i] = s
             first += number
         return s, tapped
 
     def _reconstruct(self, features: Tensor, x: Tensor) -> Tensor:
-        """(B, C, H, W) features to the image, (B, in_chans, s*H, s*W), before mean and range."""
+        """Return the image, (B, in_chans, s*H, s*W), before range and mean, from features (B, C, H, W)."""
         if self.upsampler == "pixelshuffledirect":
             return self.upsample(features)
         if not self.upsampler:
@@ -336,7 +334,7 @@ class ATD(ATDFamily):
         return self.conv_last(F.leaky_relu(self.conv_hr(y), 0.2))
 
     def prunable_groups(self) -> list[GroupInfo]:
-        """The residual groups, or with `prune_unit: layer` their layers, with what is their own; see `prunable.py`."""
+        """Return the residual groups, or with `prune_unit: layer` their layers; see `prunable.py`."""
         if self.prune_unit == "group":
             return [
                 GroupInfo(
@@ -362,7 +360,7 @@ class ATD(ATDFamily):
         ]
 
     def compact_kwargs(self, keep: Sequence[int]) -> dict[str, Any]:
-        """Arguments that construct this network with the groups (or layers, see `prune_unit`) `keep` alone."""
+        """Return the arguments that construct this network with the groups, or layers, `keep` alone."""
         depths, heads, kept = self._depths, self._heads, self._kept
         if self.prune_unit == "group":
             depths, heads, kept = [depths[i] for i in keep], [heads[i] for i in keep], [kept[i] for i in keep]
@@ -370,22 +368,19 @@ class ATD(ATDFamily):
             places = [(i, j) for i, block in enumerate(kept) for j in block]
             kept = [[j for place, j in map(places.__getitem__, keep) if place == i] for i in range(len(kept))]
         whole = all(len(block) == depth for block, depth in zip(kept, depths, strict=True))
-        return {
-            **self._same_for_all, "depths": depths, "num_heads": heads, "kept_layers": None if whole else kept,
-        }  # fmt: skip
+        return {**self._same_for_all, "depths": depths, "num_heads": heads, "kept_layers": None if whole else kept}
 
     def set_state_tracking(self, flags: Sequence[bool], decay: float | None = None) -> None:
-        """Nothing: no forward writes state."""
+        """Do nothing: no forward writes state."""
 
     def multiply_adds(self, height: int, width: int) -> MultiplyAdds:
-        """Multiply-adds of an evaluation on one (height, width) low-resolution image."""
+        """Return the multiply-adds of an evaluation on one (height, width) low-resolution image."""
         pixels = math.prod(self._padded(height, width))
         total = MultiplyAdds(0, 0)
         for i in range(len(self.layers)):
             total += self._group_multiply_adds(i, height, width)
         side = 1
-        for name in ("conv_first", "conv_after_body", "conv_before_upsample", "upsample", "conv_up1", "conv_up2",
-                     "conv_hr", "conv_last"):  # fmt: skip
+        for name in ("conv_first", *(prefix.removesuffix(".") for prefix in self.tail_prefixes if prefix != "norm.")):
             for module in getattr(self, name, nn.Identity()).modules():
                 side *= 2 if isinstance(module, nn.Conv2d) and name in ("conv_up1", "conv_up2") else 1
                 if isinstance(module, nn.Conv2d):
@@ -395,6 +390,7 @@ class ATD(ATDFamily):
         return total
 
     def _group_multiply_adds(self, i: int, height: int, width: int) -> MultiplyAdds:
+        """Return those of group `i`."""
         group = cast(ResidualGroup, self.layers[i])
         convs = sum(p.numel() for p in group.conv.parameters() if p.ndim == 4)
         total = MultiplyAdds(convs * math.prod(self._padded(height, width)), 0)
@@ -403,54 +399,18 @@ class ATD(ATDFamily):
         return total
 
     def _layer_multiply_adds(self, i: int, j: int, height: int, width: int) -> MultiplyAdds:
+        """Return those of layer `j` of group `i`."""
         layer = cast(ResidualGroup, self.layers[i]).residual_group.layers[str(j)]
         return cast(ATDLayer, layer).multiply_adds(self._padded(height, width))
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
+        """Return the sides rounded up to multiples of the window."""
         side = self.window_size
         return -(-height // side) * side, -(-width // side) * side
 
 
-def _chosen(version: Version | None, given: Mapping[str, Any]) -> tuple[Version, dict[str, Any]]:
-    """The version, and every size."""
-    if version not in (None, 1, 2):
-        raise ValueError(f"version: must be 1 or 2, got {version!r}")
-    if not given:
-        return version or 2, dict(_PUBLISHED[version or 2])
-    version = version or (2 if "dim_ffn_td" in given else 1)
-    if version == 1 and "dim_ffn_td" in given:
-        raise ValueError(f"dim_ffn_td: version 1 has none, got {given['dim_ffn_td']}; leave it out, or say version: 2")
-    sizes = {**_CONSTRUCTOR, **given}
-    if version == 1:
-        del sizes["dim_ffn_td"]
-    return version, sizes
-
-
-def _check_upscale(upscale: int, upsampler: str) -> None:
-    rules = {
-        "pixelshuffle": ("3 or a power of 2", upscale == 3 or upscale & (upscale - 1) == 0),
-        "nearest+conv": ("4", upscale == 4),
-        "": ("1", upscale == 1),
-    }
-    rule, fits = rules.get(upsampler, ("", True))
-    if not fits:
-        raise ValueError(f"upscale: must be {rule} with upsampler {upsampler!r}, got {upscale}")
-
-
-def _kept_layers(kept: Sequence[Sequence[int]] | None, depths: Sequence[int]) -> list[list[int]]:
-    if kept is None:
-        return [list(range(depth)) for depth in depths]
-    result = [list(places) for places in kept]
-    if len(result) != len(depths):
-        raise ValueError(f"kept_layers: needs one list for each of the {len(depths)} depths, got {result}")
-    for places, depth in zip(result, depths, strict=True):
-        if places != sorted(set(places) & set(range(depth))):
-            raise ValueError(f"kept_layers: must be layers from 0 to {depth - 1}, rising, got {places}")
-    return result
-
-
 def _body_conv(dim: int, kind: Connection) -> nn.Module:
-    """The convolution after a group."""
+    """Return the convolution after a group."""
     if kind == "1conv":
         return nn.Conv2d(dim, dim, 3, padding=1)
     return nn.Sequential(
@@ -464,15 +424,14 @@ def _body_conv(dim: int, kind: Connection) -> nn.Module:
 
 @ARCH_REGISTRY.register(name="ATD-light")
 def atd_light(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False, prune_unit: Unit = "group") -> ATD:
-    """ATD-light of 2026: 760,956 / 767,451 / 776,544 parameters at x2 / x3 / x4."""
-    return ATD(
-        upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, prune_unit=prune_unit, **_PUBLISHED_LIGHT[2]
-    )
+    """Build ATD-light of 2026: 760,956 / 767,451 / 776,544 parameters at x2 / x3 / x4."""
+    sizes = SIZES["ATD-light", 2]
+    return ATD(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, prune_unit=prune_unit, **sizes)
 
 
 @ARCH_REGISTRY.register(name="ATD-v1")
 def atd_v1(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False, prune_unit: Unit = "group") -> ATD:
-    """ATD of CVPR 2024: 20,113,217 / 20,297,857 / 20,260,929 parameters at x2 / x3 / x4."""
+    """Build ATD of CVPR 2024: 20,113,217 / 20,297,857 / 20,260,929 parameters at x2 / x3 / x4."""
     return ATD(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, prune_unit=prune_unit, version=1)
 
 
@@ -480,7 +439,6 @@ def atd_v1(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False,
 def atd_v1_light(
     *, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False, prune_unit: Unit = "group"
 ) -> ATD:
-    """ATD-light of CVPR 2024: 753,204 / 759,699 / 768,792 parameters at x2 / x3 / x4."""
-    return ATD(
-        upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, prune_unit=prune_unit, **_PUBLISHED_LIGHT[1]
-    )
+    """Build ATD-light of CVPR 2024: 753,204 / 759,699 / 768,792 parameters at x2 / x3 / x4."""
+    sizes = SIZES["ATD-light", 1]
+    return ATD(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, prune_unit=prune_unit, **sizes)

@@ -10,38 +10,43 @@ at each that follows. Images are in [0, 1]; the output is not clamped.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.layers.atd import (
-    ATDFamily,
-    ATDLayer,
-    LayerSizes,
-    TokenBlock,
-    check_heads,
-    check_sizes,
-    finish,
-    window_grids,
-)
-from basicsr.archs.layers.export_mode import active_form
+from basicsr.archs.layers.atd_attention import LayerSizes
+from basicsr.archs.layers.atd_family import ATDFamily
+from basicsr.archs.layers.atd_layer import ATDLayer, TokenBlock
+from basicsr.archs.layers.atd_sizes import check_heads, check_kernel
+from basicsr.archs.layers.multiply_adds import MultiplyAdds
+from basicsr.archs.layers.norms import TokenNorm
+from basicsr.archs.layers.setup import check_at_least, initialise
+from basicsr.archs.layers.shifted_windows import window_grids
 from basicsr.archs.layers.tokens import (
-    MultiplyAdds,
-    TokenNorm,
+    channels_last,
     map_to_tokens,
     mirrored_to_multiple,
-    pixel_unshuffle_in_graph,
+    pixel_unshuffle,
     tokens_to_map,
 )
 from basicsr.config.registry import ARCH_REGISTRY
 
 # Sizes that the contract tests build the network with, and the scales that it has.
 TINY = {
-    "in_chans": 3, "embed_dim": 8, "depths": (1, 2), "num_heads": (1, 2), "window_size": (4, 4), "dim_ffn_td": (2, 3),
-    "category_size": (24, 16), "num_tokens": (8, 6), "reducted_dim": (3, 4), "convffn_kernel_size": 3, "mlp_ratio": 1.5,
-}  # fmt: skip
+    "in_chans": 3,
+    "embed_dim": 8,
+    "depths": (1, 2),
+    "num_heads": (1, 2),
+    "window_size": (4, 4),
+    "dim_ffn_td": (2, 3),
+    "category_size": (24, 16),
+    "num_tokens": (8, 6),
+    "reducted_dim": (3, 4),
+    "convffn_kernel_size": 3,
+    "mlp_ratio": 1.5,
+}
 SCALES = (1,)
 
 
@@ -53,6 +58,14 @@ class _Level(nn.Module):
         self.block = block
 
 
+class _PixelUnshuffle(nn.PixelUnshuffle):
+    """Pixel unshuffle that can be exported."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, 4C, H, W) from (B, C, 2H, 2W)."""
+        return pixel_unshuffle(x, self.downscale_factor)
+
+
 class _Resample(nn.Module):
     """A convolution and a pixel (un)shuffle, under the published name."""
 
@@ -62,12 +75,9 @@ class _Resample(nn.Module):
         self.add_module(name, nn.Sequential(nn.Conv2d(channels, out_channels, 3, padding=1, bias=False), shuffle))
 
     def forward(self, t_BNC: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, N, C) tokens of an (H, W) map to those of the map with other sides."""
+        """Return the tokens of the resampled map, from tokens (B, N, C) of an (H, W) map."""
         conv, shuffle = self.get_submodule(self.name).children()
-        x = conv(tokens_to_map(t_BNC, size))
-        if active_form() and isinstance(shuffle, nn.PixelUnshuffle):
-            return map_to_tokens(pixel_unshuffle_in_graph(x))
-        return map_to_tokens(shuffle(x))
+        return map_to_tokens(shuffle(conv(tokens_to_map(t_BNC, size))))
 
 
 @ARCH_REGISTRY.register()
@@ -81,11 +91,11 @@ class ATDUNet(ATDFamily):
         in_chans: channels of the input and the output.
         out_chans: None, or the same.
         embed_dim: channels of the finest level.
-        depths: layers; the level's encoder and its decoder have as many.
+        depths: layers of the level's encoder, and of its decoder.
         num_heads: attention heads, which divide the level's channels.
         window_size: side of the windows in pixels; inputs are padded to multiples of the last times 2^(levels - 1),
             which every level must divide.
-        dim_ffn_td: channels by which the FFN learns of a pixel's category.
+        dim_ffn_td: channels of the FFN for a pixel's category.
         category_size: pixels of a sub-group in the attention among categories.
         num_tokens: tokens of a dictionary, that is categories.
         reducted_dim: channels of queries and keys of the dictionary.
@@ -93,10 +103,9 @@ class ATDUNet(ATDFamily):
         mlp_ratio: hidden channels of the FFN over those of the level.
         bias: give projections and the outer convolutions a bias.
         patch_norm: normalise the tokens before the first level.
-        use_checkpoint: compute layers again in the backward pass instead of keeping what they need: less memory, slower
-            training, the same gradients.
-        upscale: 1; published option files say so.
-        img_range: 1; published option files say so.
+        use_checkpoint: recompute layers in the backward pass: less memory, slower training, the same gradients.
+        upscale: 1, as in published option files.
+        img_range: 1, as in published option files.
 
     Shape:
         (B, in_chans, H, W) -> the same, any H, W >= 1; values around [0, 1], not clamped.
@@ -133,77 +142,76 @@ class ATDUNet(ATDFamily):
         img_range: float = 1.0,
     ):
         super().__init__()
-        levels = len(depths)
-        if levels < 2:
-            raise ValueError(f"depths: needs at least 2 levels, got {list(depths)}")
         for name, value in (("upscale", upscale), ("img_range", img_range)):
             if value != 1:
                 raise ValueError(f"{name}: must be 1 for ATDUNet, got {value}")
         if out_chans not in (None, in_chans):
             raise ValueError(f"out_chans: must be in_chans ({in_chans}), got {out_chans}")
         per_level = {
-            "depths": depths, "num_heads": num_heads, "window_size": window_size, "dim_ffn_td": dim_ffn_td,
-            "category_size": category_size, "num_tokens": num_tokens, "reducted_dim": reducted_dim,
-        }  # fmt: skip
-        for name, values in per_level.items():
-            if len(values) != levels:
-                raise ValueError(f"{name}: needs one value for each of the {levels} depths, got {list(values)}")
-        lowest = {name: min(values) for name, values in per_level.items()}
-        check_sizes(in_chans=in_chans, embed_dim=embed_dim, **lowest)
-        check_sizes(2, window_size=lowest["window_size"])
-        for level, heads in enumerate(num_heads):
-            check_heads(embed_dim * 2**level, [heads])
-        if convffn_kernel_size % 2 == 0:
-            raise ValueError(f"convffn_kernel_size: must be odd, got {convffn_kernel_size}")
-        if embed_dim % 2:
-            raise ValueError(f"embed_dim: must be even, got {embed_dim}")
+            "depths": depths,
+            "num_heads": num_heads,
+            "window_size": window_size,
+            "dim_ffn_td": dim_ffn_td,
+            "category_size": category_size,
+            "num_tokens": num_tokens,
+            "reducted_dim": reducted_dim,
+        }
+        self.padding_unit = _check_levels(in_chans, embed_dim, per_level)
+        check_kernel(convffn_kernel_size)
         self.upscale = upscale
-        self.padding_unit = window_size[-1] * 2 ** (levels - 1)
-        for level, window in enumerate(window_size):
-            if (self.padding_unit >> level) % window:
-                raise ValueError(
-                    f"window_size: must divide {self.padding_unit >> level}, the last times 2^{levels - 1 - level}, at "
-                    f"level {level}, got {list(window_size)}"
-                )
         self.window_size, self.category_size = list(window_size), list(category_size)
 
         def layers(level: int, width: int, more_heads: int = 1) -> _Level:
+            """Return the layers of one place in the U, `width` channels wide."""
             sizes = LayerSizes(
-                dim=width, heads=num_heads[level] * more_heads, window=window_size[level],
-                category=category_size[level], tokens=num_tokens[level], reduced=reducted_dim[level],
-                hidden=int(width * mlp_ratio), kernel=convffn_kernel_size, category_channels=dim_ffn_td[level],
-                qkv_bias=bias, proj_bias=bias, ffn_bias=False, own_index=True,
-            )  # fmt: skip
+                dim=width,
+                heads=num_heads[level] * more_heads,
+                window=window_size[level],
+                category=category_size[level],
+                tokens=num_tokens[level],
+                reduced=reducted_dim[level],
+                hidden=int(width * mlp_ratio),
+                kernel=convffn_kernel_size,
+                category_channels=dim_ffn_td[level],
+                qkv_bias=bias,
+                proj_bias=bias,
+                ffn_bias=False,
+                own_index=True,
+            )
             return _Level(TokenBlock(sizes, depths[level], range(depths[level]), use_checkpoint))
 
-        widths = [embed_dim * 2**level for level in range(levels)]
-        upwards = range(levels - 2, -1, -1)
-        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1, bias=bias)
-        self.patch_embed = nn.ModuleDict({"norm": TokenNorm(embed_dim)} if patch_norm else {})
-        self.encoders = nn.ModuleList(layers(level, widths[level]) for level in range(levels - 1))
-        self.downs = nn.ModuleList(
-            _Resample("down", width, width // 2, nn.PixelUnshuffle(2)) for width in widths[:-1]
-        )  # fmt: skip
-        self.middle_blks = layers(levels - 1, widths[-1])
+        self._build(in_chans, [embed_dim * 2**level for level in range(len(depths))], bias, patch_norm, layers)
+        initialise(self)
+
+    def _build(
+        self, in_chans: int, widths: Sequence[int], bias: bool, patch_norm: bool, layers: Callable[..., _Level]
+    ) -> None:
+        """Add all layers; parameters are drawn in this order. `widths`: channels of the levels."""
+        dim = widths[0]
+        upwards = range(len(widths) - 2, -1, -1)
+        self.conv_first = nn.Conv2d(in_chans, dim, 3, padding=1, bias=bias)
+        self.patch_embed = nn.ModuleDict({"norm": TokenNorm(dim)} if patch_norm else {})
+        self.encoders = nn.ModuleList(layers(level, width) for level, width in enumerate(widths[:-1]))
+        self.downs = nn.ModuleList(_Resample("down", width, width // 2, _PixelUnshuffle(2)) for width in widths[:-1])
+        self.middle_blks = layers(len(widths) - 1, widths[-1])
         self.ups = nn.ModuleList(
             _Resample("up", 2 * widths[level], 4 * widths[level], nn.PixelShuffle(2)) for level in upwards
-        )  # fmt: skip
+        )
         self.reduces = nn.ModuleList(
             nn.Linear(2 * widths[level], widths[level], bias=bias) if level else nn.Identity() for level in upwards
         )
-        self.decoders = nn.ModuleList(layers(level, widths[level] if level else 2 * embed_dim) for level in upwards)
-        self.refine_blks = layers(0, 2 * embed_dim, more_heads=2)
-        self.conv_after_body = nn.Conv2d(2 * embed_dim, embed_dim, 3, padding=1, bias=bias)
-        self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1, bias=bias)
-        finish(self)
+        self.decoders = nn.ModuleList(layers(level, widths[level] if level else 2 * dim) for level in upwards)
+        self.refine_blks = layers(0, 2 * dim, more_heads=2)
+        self.conv_after_body = nn.Conv2d(2 * dim, dim, 3, padding=1, bias=bias)
+        self.conv_last = nn.Conv2d(dim, in_chans, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> the same."""
+        """Return the restored image, (B, in_chans, H, W), from the same."""
         height, width = x.shape[2:]
         x = mirrored_to_multiple(x, self.padding_unit)
         sizes = [(x.shape[2] // 2**level, x.shape[3] // 2**level) for level in range(len(self.window_size))]
         grids = [window_grids(size, side, x) for size, side in zip(sizes, self.window_size, strict=True)]
-        shallow = self.conv_first(x if active_form() else x.contiguous(memory_format=torch.channels_last))
+        shallow = self.conv_first(channels_last(x))
         s = map_to_tokens(shallow)
         if "norm" in self.patch_embed:
             s = self.patch_embed["norm"](s)
@@ -222,7 +230,7 @@ class ATDUNet(ATDFamily):
         return (x + self.conv_last(features))[:, :, :height, :width]
 
     def multiply_adds(self, height: int, width: int) -> MultiplyAdds:
-        """Multiply-adds of an evaluation on one (height, width) image."""
+        """Return the multiply-adds of an evaluation on one (height, width) image."""
         unit, deepest = self.padding_unit, len(self.window_size) - 1
         height, width = (-(-side // unit) * unit for side in (height, width))
         upwards = range(deepest - 1, -1, -1)
@@ -243,9 +251,39 @@ class ATDUNet(ATDFamily):
         return total
 
 
+def _check_levels(in_chans: int, embed_dim: int, per_level: Mapping[str, Sequence[int]]) -> int:
+    """Return the number whose multiples the sides of inputs are padded to, after checking the sizes of all levels.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    depths, window_size, num_heads = (per_level[name] for name in ("depths", "window_size", "num_heads"))
+    levels = len(depths)
+    if levels < 2:
+        raise ValueError(f"depths: needs at least 2 levels, got {list(depths)}")
+    for name, values in per_level.items():
+        if len(values) != levels:
+            raise ValueError(f"{name}: needs one value for each of the {levels} depths, got {list(values)}")
+    lowest = {name: min(values) for name, values in per_level.items()}
+    check_at_least(1, in_chans=in_chans, embed_dim=embed_dim, **lowest)
+    check_at_least(2, window_size=lowest["window_size"])
+    for level, heads in enumerate(num_heads):
+        check_heads(embed_dim * 2**level, [heads])
+    if embed_dim % 2:
+        raise ValueError(f"embed_dim: must be even, got {embed_dim}")
+    unit = window_size[-1] * 2 ** (levels - 1)
+    for level, window in enumerate(window_size):
+        if (unit >> level) % window:
+            raise ValueError(
+                f"window_size: must divide {unit >> level}, the last times 2^{levels - 1 - level}, at level {level}, "
+                f"got {list(window_size)}"
+            )
+    return unit
+
+
 @ARCH_REGISTRY.register(name="ATD-U")
 def atd_u(*, in_chans: int = 3, use_checkpoint: bool = False, upscale: int = 1) -> ATDUNet:
-    """ATD-U as published for all tasks: 24,905,120 parameters in colour, 24,903,392 in gray (`in_chans: 1`)."""
+    """Build ATD-U as published for all tasks: 24,905,120 parameters in colour, 24,903,392 in gray (`in_chans: 1`)."""
     return ATDUNet(
         upscale=upscale,
         in_chans=in_chans,

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from basicsr.archs.layers.tokens import MultiplyAdds
+from basicsr.archs.layers.multiply_adds import MultiplyAdds
 
 Gate = int | Tensor
 """0 or 1 as a Python number: skip the group, or run it as it is. A 0-d tensor: run it and multiply, so that the gate

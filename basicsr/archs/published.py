@@ -1,21 +1,29 @@
-"""Networks from weight files alone: by the `network_g` that a file carries or, of published files, by their weights."""
+"""Networks from weight files alone: by the `network_g` that a file carries, else by the shapes of its weights."""
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from basicsr.archs import build_network, build_network_for
-from basicsr.archs.layers.atd import describe_state
+from basicsr.archs import build_network
+from basicsr.archs.layers.atd_family import describe_state
+from basicsr.config.construction import build_for_shapes
+from basicsr.config.convert import convert_spec
+from basicsr.config.location import NO_LOCATION
 from basicsr.config.registry import ARCH_REGISTRY
+from basicsr.config.section import Component
 from basicsr.engine.checkpoint import load_file, load_weights, mismatch, select_weights
 from basicsr.errors import CheckpointError
 
 SCALES = (2, 3, 4)
-# The networks that files without `network_g` may hold, in the words of `describe_state`.
+MAX_TYPE_CHARS = 50  # of what a file gives as the type of its network, in messages
+# A constructor may need temporary tensors, and buffers that are not in files.
+BYTES_PER_WEIGHT = 16
+SPARE_BYTES = 1 << 28
+# The networks that files without `network_g` may hold, by the result of `describe_state`.
 PUBLISHED: dict[str | None, list[dict[str, Any]]] = {
     "ATD v2": [{"type": kind, "upscale": scale} for kind in ("ATD-light", "ATD") for scale in SCALES],
     "ATD v1": [{"type": kind, "upscale": scale} for kind in ("ATD-v1-light", "ATD-v1") for scale in SCALES],
@@ -24,8 +32,22 @@ PUBLISHED: dict[str | None, list[dict[str, Any]]] = {
 }
 
 
+def load_network(path: str | Path, param_key: str = "params") -> nn.Module:
+    """Return the network that a weight file describes by its own `network_g`, with its weights, in evaluation.
+
+    Raises:
+        CheckpointError: when the file carries no `network_g`, or its weights do not fit it.
+    """
+    content = load_file(path)
+    if content.get("network_g") is None:
+        raise CheckpointError(f"{path}: carries no network_g, so build the network first, from its YAML")
+    net = build_network_for(select_weights(content, param_key, path)[1], content["network_g"], path)
+    load_weights(net, path, param_key)
+    return net.eval()
+
+
 def read_network(path: str | Path) -> tuple[nn.Module, dict[str, Any], bool]:
-    """The network of a weight file, on the CPU; its description; and whether it is known by its weights alone.
+    """Return the network of a weight file, on the CPU, its spec, and whether it was recognised by its weights alone.
 
     Its `network_g` describes it or, in a published file, the shapes of its weights. The weights are `params_ema` or,
     where the file has none, `params`.
@@ -44,16 +66,40 @@ def read_network(path: str | Path) -> tuple[nn.Module, dict[str, Any], bool]:
     return net, dict(spec), is_published
 
 
-def published_spec(weights: Mapping[str, Tensor], path: str | Path) -> dict[str, Any]:
-    """The published network, of those in `PUBLISHED`, whose weights have these names and shapes.
+def build_network_for(weights: Mapping[str, Tensor], spec: Any, path: str | Path) -> nn.Module:
+    """Return the network that a weight file's own `network_g` describes, after checking its sizes against the weights.
+
+    Args:
+        weights: of the file; they are not loaded.
+        spec: the `network_g`, which may hold anything.
+        path: of the file.
 
     Raises:
-        CheckpointError: when it is none of them.
+        CheckpointError: when `spec` describes no network, or not that of the weights.
+    """
+    if not isinstance(spec, Mapping) or "type" not in spec:
+        raise CheckpointError(f"{path}: its network_g must be a mapping with a type, got {str(spec)[:MAX_TYPE_CHARS]}")
+    max_bytes = sum(w.numel() for w in weights.values()) * BYTES_PER_WEIGHT + SPARE_BYTES
+    try:
+        checked = convert_spec(spec, Component(ARCH_REGISTRY), NO_LOCATION.at("network_g"))
+        outline = build_for_shapes(partial(build_network, checked), max_bytes)
+    except (TypeError, RuntimeError, ArithmeticError, LookupError, ValueError, MemoryError) as error:
+        kind = str(spec["type"])[:MAX_TYPE_CHARS]
+        raise CheckpointError(f"{path}: its network_g does not fit this version of {kind} ({error})") from error
+    if problem := mismatch(outline, weights):
+        raise CheckpointError(f"{path}: its weights do not fit its network_g, {checked.type}: {problem}")
+    del outline
+    return build_network(checked)
+
+
+def published_spec(weights: Mapping[str, Tensor], path: str | Path) -> dict[str, Any]:
+    """Return the spec, of those in `PUBLISHED`, of the network whose weights have these names and shapes.
+
+    Raises:
+        CheckpointError: when there is none.
     """
     for spec in PUBLISHED[describe_state(weights)]:
-        with torch.device("meta"):  # only names and shapes matter
-            net = build_network(spec)
-        if not mismatch(net, weights):
+        if not mismatch(build_for_shapes(partial(build_network, spec)), weights):
             return spec
     kinds = ", ".join(dict.fromkeys(spec["type"] for specs in PUBLISHED.values() for spec in specs))
     raise CheckpointError(
@@ -63,7 +109,7 @@ def published_spec(weights: Mapping[str, Tensor], path: str | Path) -> dict[str,
 
 
 def input_channels(spec: Mapping[str, Any]) -> int:
-    """Channels of the input of a network: what its spec says, else its constructor, else 3."""
+    """Return the channels of a network's input: those in its spec, else its constructor's default, else 3."""
     if "in_chans" in spec:
         return int(spec["in_chans"])
     argument = inspect.signature(ARCH_REGISTRY.get(spec["type"])).parameters.get("in_chans")

@@ -1,1 +1,1 @@
-"""What projects written for BasicSR 1.4 import, call and override. Nothing else in the package imports it."""
+"""Names and hooks for plug-ins written for BasicSR 1.4. Only old import paths use this package."""

@@ -8,16 +8,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.init import trunc_normal_
-
-__all__ = [
-    "ResidualBlockNoBN", "Upsample", "default_init_weights", "flow_warp", "make_layer", "pixel_unshuffle",
-    "resize_flow", "to_1tuple", "to_2tuple", "to_3tuple", "to_4tuple", "to_ntuple", "trunc_normal_",
-]  # fmt: skip
+from torch.nn.init import trunc_normal_  # noqa: F401 - architectures import it from here
 
 
 def to_ntuple(n: int) -> Callable[[Any], Any]:
-    """A function that repeats a single value `n` times as a tuple and hands back what is iterable already."""
+    """Return a function that repeats a single value `n` times as a tuple and returns an iterable unchanged."""
 
     def parse(x: Any) -> Any:
         return x if isinstance(x, collections.abc.Iterable) else tuple(repeat(x, n))
@@ -38,7 +33,7 @@ def default_init_weights(
     """Initialise every convolution, linear layer and batch norm in the modules, in place.
 
     Args:
-        module_list: one module or several; the layers inside them count.
+        module_list: one module or several, with the layers inside them.
         scale: factor on the Kaiming-normal weights of convolutions and linear layers, such as 0.1 in residual blocks.
         bias_fill: value of every bias; batch norms get weights of 1.
         kwargs: for `nn.init.kaiming_normal_`.
@@ -57,7 +52,7 @@ def default_init_weights(
 
 
 def make_layer(basic_block: Callable[..., nn.Module], num_basic_block: int, **kwarg: Any) -> nn.Sequential:
-    """`num_basic_block` blocks in a row, each made by `basic_block(**kwarg)`."""
+    """Return a sequence of `num_basic_block` blocks, each made by `basic_block(**kwarg)`."""
     return nn.Sequential(*(basic_block(**kwarg) for _ in range(num_basic_block)))
 
 
@@ -67,7 +62,7 @@ class ResidualBlockNoBN(nn.Module):
     Args:
         num_feat: channels.
         res_scale: factor on the branch.
-        pytorch_init: keep PyTorch's initial weights; otherwise Kaiming's by 0.1.
+        pytorch_init: keep PyTorch's initial weights; False: 0.1 times Kaiming's.
 
     Shape:
         (B, num_feat, H, W), in and out.
@@ -85,12 +80,12 @@ class ResidualBlockNoBN(nn.Module):
             default_init_weights([self.conv1, self.conv2], 0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output."""
+        """Return the block's output."""
         return x + self.res_scale * self.conv2(self.relu(self.conv1(x)))
 
 
 class Upsample(nn.Sequential):
-    """Enlargement by convolutions and pixel shuffles: one of 3, or as many of 2 as it takes.
+    """Upsampling by convolutions and pixel shuffles: one by 3, or several by 2.
 
     Args:
         scale: a power of two, or 3.
@@ -117,7 +112,7 @@ class Upsample(nn.Sequential):
 
 
 def pixel_unshuffle(x: Tensor, scale: int) -> Tensor:
-    """(B, C, scale * h, scale * w) to (B, C * scale^2, h, w): the inverse of a pixel shuffle."""
+    """Return (B, C, scale * h, scale * w) as (B, C * scale^2, h, w): the inverse of a pixel shuffle."""
     return F.pixel_unshuffle(x, scale)
 
 
@@ -128,13 +123,13 @@ def flow_warp(
     padding_mode: Literal["zeros", "border", "reflection"] = "zeros",
     align_corners: bool = True,
 ) -> Tensor:
-    """`x` looked up at each pixel's own place plus `flow`.
+    """Return `x` sampled at the position of each pixel plus `flow`.
 
     Args:
         x: (B, C, H, W).
         flow: (B, H, W, 2), in pixels: to the right, then down.
-        interp_mode: between pixels.
-        padding_mode: what is beyond the edge.
+        interp_mode: interpolation between pixels.
+        padding_mode: values outside the image.
         align_corners: as in `F.grid_sample`.
 
     Raises:
@@ -143,15 +138,12 @@ def flow_warp(
     if x.shape[-2:] != flow.shape[1:3]:
         raise ValueError(f"flow_warp: image {tuple(x.shape)} and flow {tuple(flow.shape)} differ in size")
     height, width = x.shape[-2:]
-    rows, columns = torch.meshgrid(
-        torch.arange(height, dtype=x.dtype, device=x.device),
-        torch.arange(width, dtype=x.dtype, device=x.device),
-        indexing="ij",
-    )
-    place = torch.stack((columns, rows), dim=2) + flow
+    axes = (torch.arange(side, dtype=x.dtype, device=x.device) for side in (height, width))
+    rows, columns = torch.meshgrid(*axes, indexing="ij")
+    position = torch.stack((columns, rows), dim=2) + flow
     last = torch.tensor([max(width - 1, 1), max(height - 1, 1)], dtype=x.dtype, device=x.device)
     return F.grid_sample(
-        x, 2 * place / last - 1, mode=interp_mode, padding_mode=padding_mode, align_corners=align_corners
+        x, 2 * position / last - 1, mode=interp_mode, padding_mode=padding_mode, align_corners=align_corners
     )
 
 
@@ -162,13 +154,13 @@ def resize_flow(
     interp_mode: Literal["bilinear", "nearest"] = "bilinear",
     align_corners: bool = False,
 ) -> Tensor:
-    """A flow (B, 2, H, W), in pixels, for an image of another size: resampled, and its values scaled.
+    """Return a flow (B, 2, H, W), in pixels, for another image size: resampled, and its values scaled.
 
     Args:
         flow: to the right, then down.
-        size_type: what `sizes` says.
+        size_type: unit of `sizes`.
         sizes: (height, width): factors for "ratio", pixels for "shape".
-        interp_mode: between pixels.
+        interp_mode: interpolation between pixels.
         align_corners: as in `F.interpolate`.
 
     Raises:

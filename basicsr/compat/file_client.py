@@ -1,4 +1,4 @@
-"""The bytes of files, from a folder or an LMDB, as data sets written for BasicSR ask for them."""
+"""Readers of files in folders and of values in LMDBs, as data sets written for BasicSR 1.4 use them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,27 +6,27 @@ from typing import Any, ClassVar
 
 
 class HardDiskBackend:
-    """Files on a disk."""
+    """Reads files from a disk."""
 
     def get(self, filepath: str | Path) -> bytes:
-        """The content of a file."""
+        """Return the content of a file."""
         return Path(filepath).read_bytes()
 
     def get_text(self, filepath: str | Path) -> str:
-        """The content of a text file, UTF-8."""
+        """Return the content of a text file, UTF-8."""
         return Path(filepath).read_text(encoding="utf-8")
 
 
 class LmdbBackend:
-    """Values in one or several LMDBs.
+    """Reads values from one or several LMDBs.
 
     Args:
         db_paths: folder of an LMDB, or several.
-        client_keys: what each is called in `get`.
+        client_keys: name of each in `get`.
         readonly: as in `lmdb.open`.
         lock: as in `lmdb.open`.
         readahead: as in `lmdb.open`.
-        kwargs: more for `lmdb.open`.
+        kwargs: further arguments of `lmdb.open`.
 
     Raises:
         ImportError: without the package `lmdb`.
@@ -56,7 +56,7 @@ class LmdbBackend:
         }
 
     def get(self, filepath: str, client_key: str = "default") -> bytes | None:
-        """The value of the key `filepath`; None when there is none.
+        """Return the value of the key `filepath`; None when there is none.
 
         Raises:
             ValueError: for an LMDB that is not one of `client_keys`.
@@ -68,11 +68,11 @@ class LmdbBackend:
 
 
 class FileClient:
-    """One way to read files, chosen by name.
+    """Reads files by a back end chosen by name.
 
     Args:
         backend: "disk" or "lmdb".
-        kwargs: for the back end; see `LmdbBackend`.
+        kwargs: arguments of the back end; see `LmdbBackend`.
 
     Raises:
         ValueError: for another back end; "memcached" is not supported.
@@ -88,11 +88,11 @@ class FileClient:
         self.client = self._backends[backend](**kwargs)
 
     def get(self, filepath: str | Path, client_key: str = "default") -> bytes:
-        """The content of a file, or the value of a key in the LMDB called `client_key`."""
+        """Return the content of a file, or the value of a key in the LMDB called `client_key`."""
         return self.client.get(filepath, client_key) if self.backend == "lmdb" else self.client.get(filepath)
 
     def get_text(self, filepath: str | Path) -> str:
-        """The content of a text file on a disk.
+        """Return the content of a text file on a disk.
 
         Raises:
             AttributeError: for an LMDB.

@@ -1,17 +1,18 @@
-"""Filters on batches of images, on any device."""
+"""Filters on images and on batches of them, as plug-ins written for BasicSR 1.4 import them."""
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 
 def filter2D(img: Tensor, kernel: Tensor) -> Tensor:  # noqa: N802 - the name that is imported
-    """`img` (B, C, H, W) filtered, as `cv2.filter2D` does it with mirrored borders.
+    """Return `img` (B, C, H, W) filtered as by `cv2.filter2D` with mirrored borders.
 
     Args:
-        img: sides above half of the kernel's.
+        img: its sides are larger than K / 2.
         kernel: (B, K, K), one for each image, or (1, K, K) or (K, K) for all; K is odd.
 
     Raises:
@@ -20,24 +21,25 @@ def filter2D(img: Tensor, kernel: Tensor) -> Tensor:  # noqa: N802 - the name th
     side = kernel.shape[-1]
     if side % 2 == 0:
         raise ValueError(f"filter2D: wrong kernel size, must be odd, got {side}")
-    batch, channels, height, width = img.shape
+    batch, channels = img.shape[:2]
     weights = kernel.reshape(-1, side, side).to(img)
     padded = F.pad(img, [side // 2] * 4, mode="reflect")
     if len(weights) == 1:
-        flat = padded.flatten(0, 1)[:, None]
-        return F.conv2d(flat, weights[:, None]).view(batch, channels, height, width)
-    groups = weights.repeat_interleave(channels, dim=0)[:, None]
-    return F.conv2d(padded.flatten(0, 1)[None], groups, groups=batch * channels).view(batch, channels, height, width)
+        planes = rearrange(padded, "b c h w -> (b c) 1 h w")
+        return rearrange(F.conv2d(planes, weights[:, None]), "(b c) 1 h w -> b c h w", b=batch)
+    planes = rearrange(padded, "b c h w -> 1 (b c) h w")
+    filters = repeat(weights, "b h w -> (b c) 1 h w", c=channels)
+    return rearrange(F.conv2d(planes, filters, groups=batch * channels), "1 (b c) h w -> b c h w", b=batch)
 
 
 def usm_sharp(img: np.ndarray, weight: float = 0.5, radius: int = 50, threshold: float = 10) -> np.ndarray:
-    """An image (H, W, C) of floats in [0, 1], its edges sharpened by unsharp masking.
+    """Return an image (H, W, C) of floats in [0, 1] with its edges sharpened by unsharp masking.
 
     Args:
-        img: what is sharpened.
-        weight: factor on what blurring takes away.
+        img: the image to sharpen.
+        weight: factor on the difference from the blurred image.
         radius: side of the Gaussian in pixels, made odd.
-        threshold: least difference from the blurred image, in units of 1/255, that counts as an edge.
+        threshold: difference from the blurred image, in units of 1/255, above which a pixel is an edge.
     """
     side = radius + 1 - radius % 2
     blurred = cv2.GaussianBlur(img, (side, side), 0)
@@ -52,7 +54,7 @@ class USMSharp(nn.Module):
 
     Args:
         radius: side of the Gaussian in pixels, made odd.
-        sigma: of the Gaussian in pixels; 0: what suits the side, as in `cv2.getGaussianKernel`.
+        sigma: of the Gaussian in pixels; 0: from the side, as in `cv2.getGaussianKernel`.
     """
 
     kernel: Tensor
@@ -64,7 +66,7 @@ class USMSharp(nn.Module):
         self.register_buffer("kernel", torch.from_numpy(row @ row.T).float()[None])
 
     def forward(self, img: Tensor, weight: float = 0.5, threshold: float = 10) -> Tensor:
-        """The sharpened images; see `usm_sharp`."""
+        """Return the sharpened images; see `usm_sharp`."""
         residual = img - filter2D(img, self.kernel)
         soft = filter2D((residual.abs() * 255 > threshold).to(img), self.kernel)
         return soft * (img + weight * residual).clamp(0, 1) + (1 - soft) * img

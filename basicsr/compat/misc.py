@@ -1,4 +1,4 @@
-"""Files, times and seeds under the names that BasicSR's plug-ins import."""
+"""Files, times and seeds under the names that plug-ins written for BasicSR 1.4 import."""
 
 import logging
 import os
@@ -10,10 +10,6 @@ from basicsr.engine.distributed import master_only
 from basicsr.engine.random_state import seed_everything
 from basicsr.engine.run import archive_folder, timestamp
 
-__all__ = [
-    "check_resume", "get_time_str", "make_exp_dirs", "mkdir_and_rename", "scandir", "set_random_seed", "sizeof_fmt",
-]  # fmt: skip
-
 set_random_seed = seed_everything
 get_time_str = timestamp
 
@@ -21,13 +17,13 @@ get_time_str = timestamp
 def scandir(
     dir_path: str | Path, suffix: str | tuple[str, ...] | None = None, recursive: bool = False, full_path: bool = False
 ) -> Iterator[str]:
-    """Paths of the files in a folder, sorted; hidden files do not count.
+    """Return the paths of the files in a folder, sorted, without hidden files.
 
     Args:
         dir_path: the folder.
-        suffix: only names that end so, in one of these ways.
-        recursive: look into subfolders too.
-        full_path: begin each path with `dir_path`; otherwise it is relative to it.
+        suffix: ending of the names, or several; None: all files.
+        recursive: include subfolders.
+        full_path: let each path begin with `dir_path`; False: make it relative to it.
 
     Raises:
         TypeError: for another kind of suffix.
@@ -47,14 +43,14 @@ def _scan(folder: str, suffix: str | tuple[str, ...] | None, recursive: bool, fu
 
 
 def mkdir_and_rename(path: str | Path) -> None:
-    """Make a folder; one that is there is kept as `<name>_archived_<time>`."""
+    """Make a folder; an existing one is renamed to `<name>_archived_<time>`."""
     archive_folder(Path(path))
     Path(path).mkdir(parents=True, exist_ok=True)
 
 
 @master_only
 def make_exp_dirs(opt: Mapping[str, Any]) -> None:
-    """Make the folders of a run in rank 0, the run's own one renamed if it exists; see `mkdir_and_rename`."""
+    """Make the folders of a run in rank 0; an existing folder of the run is renamed as by `mkdir_and_rename`."""
     path = dict(opt["path"])
     mkdir_and_rename(path.pop("experiments_root" if opt["is_train"] else "results_root"))
     for key in ("models", "training_states", "log", "visualization"):
@@ -63,7 +59,7 @@ def make_exp_dirs(opt: Mapping[str, Any]) -> None:
 
 
 def check_resume(opt: Mapping[str, Any], resume_iter: int) -> None:
-    """Point `pretrain_network_*` of a resumed run at the weights of its iteration, but for `ignore_resume_networks`."""
+    """Set `pretrain_network_*` of a resumed run to the weights of its iteration, except `ignore_resume_networks`."""
     path: MutableMapping[str, Any] = opt["path"]
     if not path.get("resume_state"):
         return
@@ -75,7 +71,7 @@ def check_resume(opt: Mapping[str, Any], resume_iter: int) -> None:
 
 
 def sizeof_fmt(size: float, suffix: str = "B") -> str:
-    """A number of bytes in words, such as 1.5 KB."""
+    """Return a number of bytes as text, such as 1.5 KB."""
     for unit in ("", "K", "M", "G", "T", "P", "E", "Z"):
         if abs(size) < 1024.0:
             return f"{size:3.1f} {unit}{suffix}"

@@ -1,24 +1,24 @@
-"""The options in the form that projects built on BasicSR 1.4 know: plain dicts, and the functions that make them."""
+"""The options as plain dicts, for projects built on BasicSR 1.4, and the functions that make them."""
 
+import argparse
 import copy
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
+from basicsr.config.command_line import parse_command_line
+from basicsr.config.load import load_options, with_output_root
+from basicsr.config.schema import Options
 from basicsr.config.section import Section
 from basicsr.config.yaml_file import load_yaml, parse_value
-
-if TYPE_CHECKING:
-    import argparse
-
-    from basicsr.config.schema import Options
+from basicsr.engine.run import join_processes
 
 
 class PlainSection(dict):
-    """A section as a dict to read and write. A key that the section declares and nobody set is None, not missing."""
+    """A section as a dict to read and write. A key that the section declares and no file sets is None, not missing."""
 
     def __init__(self, values: Mapping[str, Any], declared: frozenset[str] = frozenset()) -> None:
         super().__init__(values)
@@ -34,14 +34,14 @@ class PlainSection(dict):
 
 
 class PlainOptions(PlainSection):
-    """The options of a run as BasicSR's plug-ins expect them: nested dicts and lists that they may write to.
+    """The options of a run as nested dicts and lists that a plug-in may write to.
 
-    As attributes, such as `opt.train`, the typed options remain, which no plug-in changes. `path.experiments_root` (or
+    Its attributes, such as `opt.train`, are the typed options, which never change. `path.experiments_root` (or
     `results_root` in tests) is the folder of this run, as in BasicSR.
     """
 
-    def __init__(self, options: "Options") -> None:
-        super().__init__(_plain(options), frozenset(options._names()))
+    def __init__(self, options: Options) -> None:
+        super().__init__(_plain(options), frozenset(options.field_names()))
         self._typed = options
         path = self["path"]
         path["root"] = self["root_path"] = str(Path(options.path.experiments_root).absolute().parent)
@@ -60,30 +60,26 @@ class PlainOptions(PlainSection):
         return PlainSection(copy.deepcopy(dict(self), memo), self._declared)
 
 
-def parse_options(root_path: str, is_train: bool = True) -> tuple[PlainOptions, "argparse.Namespace"]:
-    """The options of the run that the command line asks for, and the command line.
+def parse_options(root_path: str, is_train: bool = True) -> tuple[PlainOptions, argparse.Namespace]:
+    """Return the options of the run that the command line asks for, and the parsed command line.
 
-    Joins the processes of the launcher and seeds everything, as a script of one's own needs it. `train_pipeline` and
-    `test_pipeline` do that by themselves.
+    The processes of the launcher are joined and all generators seeded, for scripts that do not call `train_pipeline`
+    or `test_pipeline`, which do that themselves.
 
     Args:
-        root_path: folder below which `experiments` and `results` are.
-        is_train: training rather than testing.
+        root_path: folder of `experiments` and `results`.
+        is_train: True for training, False for testing.
 
     Raises:
         OptionError: see `load_options`.
     """
-    from basicsr.config.command_line import parse_command_line
-    from basicsr.config.schema import below, load_options
-    from basicsr.engine.run import join_processes
-
     args = parse_command_line(Path(sys.argv[0]).name, "", None)
-    options = below(root_path, load_options(args.opt, args.force_yml, is_train=is_train))
+    options = with_output_root(root_path, load_options(args.opt, args.force_yml, is_train=is_train))
     return PlainOptions(join_processes(options, args.launcher, debug=args.debug, auto_resume=args.auto_resume)), args
 
 
 def yaml_load(f: str) -> dict[str, Any]:
-    """The values of a YAML file, or of YAML text; read safely, see `yaml_file`.
+    """Return the values of a YAML file, or of YAML text, read safely; see `yaml_file`.
 
     Raises:
         OptionError: when a file cannot be read or is no YAML.
@@ -93,12 +89,12 @@ def yaml_load(f: str) -> dict[str, Any]:
 
 
 def ordered_yaml() -> tuple[type, type]:
-    """PyYAML's safe loader and dumper; mappings keep their order by themselves."""
+    """Return PyYAML's safe loader and dumper, which keep the order of mappings."""
     return yaml.SafeLoader, yaml.SafeDumper
 
 
 def dict2str(opt: Mapping[str, Any], indent_level: int = 1) -> str:
-    """Options as indented text for a log, `key: value` or `key:[ ... ]` a line."""
+    """Return options as indented text for a log, `key: value` or `key:[ ... ]` a line."""
     margin = " " * (indent_level * 2)
     lines = ["\n"]
     for key, value in opt.items():
@@ -111,7 +107,7 @@ def dict2str(opt: Mapping[str, Any], indent_level: int = 1) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Section):
-        return PlainSection({key: _plain(value[key]) for key in value}, frozenset(value._names()))
+        return PlainSection({key: _plain(value[key]) for key in value}, frozenset(value.field_names()))
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,1 +1,1 @@
-"""What a YAML file may say: sections, reading, checking, and the registries that names are looked up in."""
+"""Option files: their schema, reading and checking, and the registries of the components that they name."""

@@ -12,7 +12,7 @@ RESOURCES = ("blocks", "params", "macs_g", "latency_ms")
 
 @dataclass(frozen=True, kw_only=True)
 class InterBlockOptions(Section):
-    """Sampler nm: local blocks lend each other groups (TinySR's inter-block activation)."""
+    """Sampler nm: local blocks shift groups between them (TinySR's inter-block activation)."""
 
     enable: bool = option(True, "let pairs of local blocks shift groups between them; the total stays")
     k: int = option(1, "groups that a pair shifts")
@@ -26,7 +26,7 @@ class InterBlockOptions(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions(Section):
-    """Which residual groups of network_g stay, and how that is learned."""
+    """How the residual groups of network_g to keep are learned."""
 
     stage: Literal["search", "finetune"] = option(
         "search", "search: learn the mask and emit the compact network; finetune: distil the teacher into it"
@@ -41,14 +41,16 @@ class PruneOptions(Section):
     min_keep_per_block: int = option(0, "nm: groups that each local block keeps at least")
     inter_block: InterBlockOptions = option(InterBlockOptions(), "nm: shifting groups between local blocks")
     fixed_mask: list[int] | None = option(None, "fixed: 1 (keep) or 0 for each group")
-    force_keep: list[int] = option(factory=list, doc="groups (from 0) that every mask keeps")
-    force_drop: list[int] = option(factory=list, doc="groups (from 0) that every mask drops")
+    force_keep: list[int] = option(factory=list, doc="0-based indices of groups that every mask keeps")
+    force_drop: list[int] = option(factory=list, doc="0-based indices of groups that every mask drops")
     logit_init: float = option(0.02, "initial value of all logits")
     logit_scale: float = option(1.0, "factor on the logits")
-    tau: tuple[float, float] = option((4.0, 0.1), "temperature at the begin and the end of the search, linear, > 0")
+    tau: tuple[float, float] = option((4.0, 0.1), "temperature at the start and the end of the search, linear, > 0")
     eps_uniform: float = option(0.05, "probability in [0, 1] of drawing uniformly, falling to 0 over the search")
-    entropy_weight: float = option(0.0, "reward for the entropy of the masks, falling to 0 over half of the search")
-    mask_chunks: int = option(1, "parts of the batch that draw masks of their own")
+    entropy_weight: float = option(
+        0.0, "weight of a bonus for the entropy of the masks, falling to 0 over half of the search"
+    )
+    mask_chunks: int = option(1, "parts of the batch, each with its own mask")
     mask_seed: int = option(3407, "seed of the draws")
     warmup_iter: int = option(2000, "iterations with uniformly drawn masks and frozen logits")
     search_iter: int = option(16000, "iterations in which logits and weights learn")
@@ -58,27 +60,27 @@ class PruneOptions(Section):
     freeze_patience: int = option(2000, "iterations that the best mask must not have changed for that")
     topk_report: int = option(10, "masks that prune_report.json ranks")
     delta_w: Literal["full", "lora", "none"] = option(
-        "full", "how the weights follow in the search: all of them, low-rank additions, not at all"
+        "full", "weights that learn in the search: all of them, low-rank additions, none"
     )
     lora_rank: int = option(8, "delta_w lora: rank")
     init_from: Literal["cotrained", "teacher"] = option(
-        "cotrained", "weights of the compact network: from the search, or those it began with"
+        "cotrained", "weights of the compact network: those after the search, or those before it"
     )
-    recalib_iter: int = option(200, "forwards that set the token centres of the compact network anew; 0: none")
-    recalib_decay: float = option(0.98, "decay of the centres' moving average meanwhile")
+    recalib_iter: int = option(200, "forwards that recompute the token centres of the compact network; 0: none")
+    recalib_decay: float = option(0.98, "decay of the centres' moving average in these forwards")
     sync_check_freq: int = option(1000, "iterations between checks that all processes hold the same logits")
     tail: Literal["original", "direct"] = option(
         "original", "reconstruction of the compact network: kept, or one convolution before the pixel shuffle"
     )
-    tail_warmup_iter: int = option(0, "finetune: first iterations that train the tail alone")
+    tail_warmup_iter: int = option(0, "finetune: first iterations, which train only the tail")
     tail_warmup_lr: float = option(1e-3, "finetune: learning rate of these iterations")
     kept: list[int] | None = option(
-        None, "finetune: groups of the teacher that network_g kept, in order; null: from the weight file"
+        None, "finetune: the teacher's groups that network_g kept, 0-based, ascending; null: from the weight file"
     )
 
     def __post_init__(self) -> None:
-        at_least(0, self, "warmup_iter", "search_iter", "settle_iter", "min_search_iter", "min_keep_per_block",
-                 "recalib_iter", "tail_warmup_iter", "mask_seed", "freeze_patience")  # fmt: skip
+        at_least(0, self, "warmup_iter", "search_iter", "settle_iter", "min_search_iter", "min_keep_per_block")
+        at_least(0, self, "recalib_iter", "tail_warmup_iter", "mask_seed", "freeze_patience")
         at_least(1, self, "mask_chunks", "sync_check_freq", "lora_rank", "topk_report")
         if min(self.tau) <= 0:
             raise ValueError(f"tau: must be above 0, got {list(self.tau)}")
@@ -108,7 +110,7 @@ class DualOptions(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions(Section):
-    """What the compact network may cost; null: no limit."""
+    """Limits on the cost of the compact network; null: no limit."""
 
     blocks: int | None = option(None, "residual groups")
     params: int | None = option(None, "parameters, without buffers")
@@ -156,7 +158,7 @@ class SpatialAffinityOptions(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class AffinityOptions(Section):
-    """A term of the distillation with nothing but a weight."""
+    """A term of the distillation that has only a weight."""
 
     weight: float = option(0.0, "factor; 0: off")
 
@@ -193,16 +195,17 @@ class ZoomOptions(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions(Section):
-    """What the student learns from network_t."""
+    """Distillation of network_t into network_g."""
 
     alpha: float = option(0.5, "share of the distance to the teacher's output, in [0, 1]; the rest is ground truth")
     alpha_off_at: float = option(0.8, "fraction of train.total_iter after which alpha is 0 (finetune)")
-    feature_decay: Literal["none", "linear"] = option("linear", "course of the weights of feature terms")
+    feature_decay: Literal["none", "linear"] = option("linear", "schedule of the weights of feature terms")
     feature_off_at: float = option(0.8, "fraction of train.total_iter at which they reach 0")
     match: Literal["absorb", "origin", "uniform"] = option(
-        "absorb", "teacher group that a student's group is compared with: the last before the next kept one, itself, "
-        "or evenly spread"
-    )  # fmt: skip
+        "absorb",
+        "teacher group that a student's group is compared with: the last before the next kept one, itself, "
+        "or evenly spread",
+    )
     taps: Literal["all", "last"] | list[int] = option("all", "groups of the student that are compared")
     search_taps: Literal["none", "last"] = option("none", "the same during the search of the mask")
     sa: SpatialAffinityOptions = option(SpatialAffinityOptions(), "spatial affinity")
@@ -222,8 +225,8 @@ class CompactOptions(Section):
     """Physical removal of the dropped groups at the end of the search."""
 
     enable: bool = option(True, "write the compact network")
-    tolerance: float = option(1e-6, "largest difference of its outputs to those of the masked network")
-    emit_yaml: bool = option(True, "write option files for its fine-tuning and its test beside it")
+    tolerance: float = option(1e-6, "largest allowed difference between its outputs and those of the masked network")
+    emit_yaml: bool = option(True, "also write option files for its fine-tuning and its test")
     finetune: Mapping[str, Any] = option(
-        factory=dict, doc="keys of the `train` section of the emitted option file, over those of the search"
+        factory=dict, doc="keys of the `train` section of the emitted option file, which override those of the search"
     )

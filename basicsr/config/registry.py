@@ -1,8 +1,8 @@
-"""Names to classes and functions: the seam through which a YAML file finds code.
+"""Registries of classes and functions by name, through which option files select components.
 
-A file `basicsr/archs/x_arch.py` that decorates its class with `@ARCH_REGISTRY.register()` is all that a new network
-needs. Nothing is imported until a name is looked up, and a known file (`catanet_arch.py` for `CATANet`) is tried
-before all others, so using one network imports one network.
+To add a network, add a file `basicsr/archs/x_arch.py` with a class that `@ARCH_REGISTRY.register()` decorates. Modules
+are imported when a name is looked up. The module that the name suggests (`catanet_arch` for `CATANet`) is tried first,
+so that using one network imports only that one.
 """
 
 import importlib
@@ -15,26 +15,26 @@ from basicsr.errors import OptionError, UnknownNameError
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-# Names of BasicSR that people look for, and why there is nothing under them.
-ABSENT = {
-    "calculate_niqe": "calculate_niqe compares an image with statistics of natural ones, a file that is published "
-    "without a free licence, so it cannot come with this package, and other statistics give other numbers; leave the "
-    "metric out, or register one of your own under another name (docs/migrating.md)"
+# Names in BasicSR without a counterpart here, and the messages that explain why.
+UNSUPPORTED_NAMES = {
+    "calculate_niqe": "calculate_niqe is not available: it needs statistics of natural images that are published "
+    "without a free licence, and other statistics give other numbers; remove the metric, or register your own under "
+    "another name (docs/migrating.md)"
 }
 
 
 def is_plugin(item: Any) -> bool:
-    """Whether a class or function comes from outside this package."""
+    """Return whether a class or function is defined outside this package."""
     return not str(item.__module__).startswith("basicsr.")
 
 
 class Registry:
-    """A table of named classes or functions, filled by decorators in the files of one package.
+    """Table of classes or functions by name, filled by decorators in the modules of one package.
 
     Args:
-        kind: what is registered, in the words of an error message ("architecture").
-        package: dotted name of the package whose files register themselves; None: only what is registered by hand.
-        suffix: the files of `package` that count end with this ("_arch").
+        kind: word for its entries in error messages, e.g. "architecture".
+        package: dotted name of the package whose modules register entries; None: there is no such package.
+        suffix: end of the names of those modules, e.g. "_arch".
     """
 
     def __init__(self, kind: str, package: str | None = None, suffix: str = ""):
@@ -44,16 +44,16 @@ class Registry:
         self._items: dict[str, Callable[..., Any]] = {}
         self._discovered = package is None
         self.adapt_plugin: Callable[[Any], Any] | None = None
-        """what `get` makes of a class or function from outside the package; set by `basicsr.compat.plugins`"""
+        """applied by `get` to entries from outside the package; set by `basicsr.compat.plugins`"""
 
     def register(self, obj: T | None = None, suffix: str | None = None, *, name: str | None = None) -> Any:
-        """Register `obj` under `name` (default: its own); usable as `@R.register()` or `R.register(obj)`.
+        """Register `obj` under `name` (default: its own name), as `@R.register()` or `R.register(obj)`.
 
         Args:
-            suffix: appended as `name_suffix`, for a plug-in that replaces a built-in name.
+            suffix: appended to the name as `name_suffix`, for plug-ins whose name is taken already.
 
         Raises:
-            KeyError: when the name is taken, naming both owners.
+            KeyError: when the name is taken; the message names the modules of both entries.
         """
 
         def add(item: T) -> T:
@@ -68,20 +68,20 @@ class Registry:
         return add if obj is None else add(obj)
 
     def get(self, name: str, suffix: str = "basicsr") -> Callable[..., Any]:
-        """The object called `name` (or `name_suffix`).
+        """Return the entry `name` (or `name_suffix`), importing modules until it is found.
 
         Raises:
-            UnknownNameError: with the nearest known names.
+            UnknownNameError: with the most similar names.
         """
         found = self._find(name, suffix)
         if found is None:
-            self._import_likely_file(name)
+            self._import_likely_module(name)
             found = self._find(name, suffix)
         if found is None:
             self._discover()
             found = self._find(name, suffix)
-        if found is None and name in ABSENT:
-            raise UnknownNameError(ABSENT[name])
+        if found is None and name in UNSUPPORTED_NAMES:
+            raise UnknownNameError(UNSUPPORTED_NAMES[name])
         if found is None:
             near = get_close_matches(str(name), self._items, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._items))}"
@@ -89,12 +89,11 @@ class Registry:
         return self.adapt_plugin(found) if self.adapt_plugin is not None and is_plugin(found) else found
 
     def build(self, spec: Mapping[str, Any], *args: Any, **supplied: Any) -> Any:
-        """Make what `spec` describes: `{type: name, ...}` becomes `get(name)(*args, ..., **supplied)`.
+        """Build the object that `{type: name, ...}` describes, by `get(name)(*args, ..., **supplied)`.
 
         Raises:
             UnknownNameError: for an unknown `type`.
-            OptionError: for a value that the constructor refuses, with the place `spec` was read from where it knows
-                one.
+            OptionError: for a value that the constructor rejects, with the location of `spec` if it has one.
         """
         arguments = {key: value for key, value in spec.items() if key != "type"}
         make = self.get(spec["type"])
@@ -104,7 +103,7 @@ class Registry:
             raise OptionError(f"{getattr(spec, 'where', spec['type'])}: {error}") from error
 
     def keys(self) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         self._discover()
         return sorted(self._items)
 
@@ -119,11 +118,8 @@ class Registry:
     def _find(self, name: str, suffix: str) -> Callable[..., Any] | None:
         return self._items.get(name) or self._items.get(f"{name}_{suffix}")
 
-    def _import_likely_file(self, name: str) -> None:
-        """Import the file named like the part before the first dash or underscore.
-
-        `catanet_arch` for `CATANet-L`, `sr_model` for `SRModel`.
-        """
+    def _import_likely_module(self, name: str) -> None:
+        """Import the module that `name` suggests: `catanet_arch` for `CATANet-L`, `sr_model` for `SRModel`."""
         if not self._discovered:
             stem = str(name).split("-")[0].split("_")[0].lower().removesuffix(self._suffix.removeprefix("_"))
             if f"{stem}{self._suffix}" in self._module_names():
@@ -132,7 +128,9 @@ class Registry:
     def _discover(self) -> None:
         if not self._discovered:
             for module in self._module_names():
-                importlib.import_module(f"{self._package}.{module}")  # a broken file fails loudly, by name
+                importlib.import_module(
+                    f"{self._package}.{module}"
+                )  # errors in it are not caught: they name the broken module
             self._discovered = True
 
     def _module_names(self) -> list[str]:

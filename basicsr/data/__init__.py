@@ -9,23 +9,22 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from basicsr.config.registry import DATASET_REGISTRY
+from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.engine.signals import leave_signals_to_parent
 
 
 def build_dataset(
     spec: Mapping[str, Any], *, scale: int | None = None, phase: str | None = None, seed: int = 0
 ) -> Dataset[Any]:
-    """The data set `spec["type"]`, built with those keys of `spec` that its constructor names.
+    """Build the data set `spec["type"]` from those keys of `spec` that its constructor names.
 
-    The others speak to the loader, or were warned of when the options were read; `**kwargs` takes them all.
-
-    A class from BasicSR's time, whose constructor takes a single `opt`, gets all keys in a plain dict and is wrapped so
-    that its random choices repeat (`LegacyDataset`).
+    The others are for the loader, or were warned of when the options were read. A constructor with `**kwargs` gets them
+    all, and one with a parameter `opt` gets the whole section as a plain dict, `scale` and `phase` included.
 
     Args:
         spec: section of the options, {type: name of the class, ...}.
-        scale: of the run; passed on, like `phase` and `seed`, to classes that ask for it, unless `spec` has its own.
-            None: as `spec` says, or the default of the class.
+        scale: of the run; passed to classes with a parameter of this name, like `phase` and `seed`, unless `spec` sets
+            it. None: as in `spec`, or the default of the class.
         phase: "train", "val" or "test"; None: alike.
         seed: of random crops and flips.
 
@@ -33,15 +32,15 @@ def build_dataset(
         UnknownNameError: when no data set has this name.
         ValueError, FileNotFoundError: from the data set, when it cannot be used.
     """
-    cls = DATASET_REGISTRY.get(spec["type"])
-    parameters = inspect.signature(cls).parameters
-    if list(parameters) == ["opt"]:
-        from basicsr.data.data_util import LegacyDataset
-
-        return LegacyDataset(cls({**_plain(spec), **_given(scale=scale, phase=phase)}), seed)
+    make = DATASET_REGISTRY.get(spec["type"])
+    parameters = inspect.signature(make).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    given = {**_given(scale=scale, phase=phase), "seed": seed, **spec}
-    return cls(**{key: value for key, value in given.items() if key != "type" and (takes_any or key in parameters)})
+    run = {key: value for key, value in {"scale": scale, "phase": phase}.items() if value is not None}
+    given = {**run, "seed": seed, **spec}
+    arguments = {key: value for key, value in given.items() if key != "type" and (takes_any or key in parameters)}
+    if "opt" in parameters:
+        arguments["opt"] = {**_plain(spec), **run}
+    return make(**arguments)
 
 
 def build_dataloader(
@@ -57,30 +56,28 @@ def build_dataloader(
     prefetch_factor: int | None = None,
     timeout: float = 0,
 ) -> DataLoader[Any]:
-    """Batches of `dataset`: full ones in training, all samples otherwise.
+    """Build a loader of batches of `dataset`: full ones in training, all samples otherwise.
 
     Args:
         dataset: from `build_dataset`.
         phase: "train", "val" or "test".
-        batch_size: samples a batch of this process.
-        num_workers: processes that read; 0: this one.
-        sampler: order of the samples; None: in training a shuffled one, else the order of the data set.
+        batch_size: samples in a batch of this process.
+        num_workers: processes that read samples; 0: this process reads them.
+        sampler: order of the samples; None: shuffled in training, else the order of the data set.
         seed: of the shuffling.
         pin_memory: copy batches to page-locked memory (CUDA only).
         persistent_workers: keep the workers from epoch to epoch.
         prefetch_factor: batches that each worker reads ahead; None: PyTorch's default.
-        timeout: seconds without a batch from the workers after which they are given up (RuntimeError); 0: never.
+        timeout: seconds to wait for a batch from the workers before a RuntimeError; 0: no limit.
 
     Raises:
         ValueError: when a training epoch does not fill one batch.
     """
     is_train = phase == "train"
     if sampler is None and is_train:
-        from basicsr.data.data_sampler import EnlargedSampler
-
         sampler = EnlargedSampler(len(dataset), 1, 0, seed=seed)  # type: ignore[arg-type]
     if is_train:
-        refuse_short_epoch(sampler, batch_size)
+        check_epoch_length(sampler, batch_size)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -92,15 +89,19 @@ def build_dataloader(
         prefetch_factor=prefetch_factor if num_workers else None,
         timeout=timeout if num_workers else 0,
         worker_init_fn=_start_worker,
-        # Forked workers share the cache of decoded images; newer Pythons would start them afresh.
+        # Forked workers share the cache of decoded images; newer versions of Python spawn them by default.
         multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
         # A generator of its own: drawing the workers' seed must not move PyTorch's global one.
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def refuse_short_epoch(sampler: Any, batch_size: int) -> None:
-    """Raise ValueError when an epoch of a process, the length of its sampler, does not fill one batch."""
+def check_epoch_length(sampler: Any, batch_size: int) -> None:
+    """Check that an epoch of this process, the length of its sampler, fills one batch.
+
+    Raises:
+        ValueError: when it does not.
+    """
     if len(sampler) < batch_size:
         raise ValueError(
             f"batch_size_per_gpu: an epoch has {len(sampler)} samples a process, less than a batch of "
@@ -108,13 +109,9 @@ def refuse_short_epoch(sampler: Any, batch_size: int) -> None:
         )
 
 
-def _given(**values: Any) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
 def _start_worker(worker: int) -> None:
-    """The workers are the parallelism; threads inside each would only get in each other's way."""
-    import cv2
+    """Leave signals to the parent and use one thread: the workers themselves are the parallelism."""
+    import cv2  # not at the top: the package is imported where no image is read
 
     leave_signals_to_parent()
     cv2.setNumThreads(0)  # not 1: in a forked process OpenCV hangs when it resizes its pool of threads
@@ -122,7 +119,7 @@ def _start_worker(worker: int) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """`value` with every mapping turned into a dict and every sequence into a list, as plug-ins expect to find them."""
+    """Return `value` with every mapping as a dict and every sequence as a list, for plug-ins that write to them."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

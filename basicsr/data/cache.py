@@ -1,4 +1,4 @@
-"""Decoded images in memory, shared by all workers of a loader: the second epoch decodes nothing."""
+"""Cache of decoded images, shared by all workers of a loader: the second epoch decodes nothing."""
 
 import mmap
 from collections.abc import Callable, Sequence
@@ -14,18 +14,18 @@ BYTES_PER_MB = 1 << 20
 class CachedImages:
     """The pixels of `images` by position; those that fit into `cache_mb` are decoded only once.
 
-    The cache is one anonymous memory map. Forked workers share it, so it is paid for once, and its pages take memory
-    only as they are filled. It needs no locks: all writers of an image write the same bytes, and an image counts only
-    when its flag, written last, is set. Images are admitted in the order of the list until one does not fit. Those of
-    16 bits are never kept.
+    The cache is one anonymous memory map. Forked workers share it, and its pages take memory only as they are
+    filled. It needs no locks: all writers of an image write the same bytes, and an image is read only
+    when its flag, written last, is set. Images are cached in the order of the list until one does not fit. Images of 16
+    bits are not cached.
 
     Note: a spawned worker receives no map and fills one of its own.
 
     Args:
         images: in a folder or an LMDB.
-        sizes: (height, width) in pixels of each, then of other images that are made from them; see `kept`.
+        sizes: (height, width) in pixels of each, then of other images that are made from them; see `get`.
         cache_mb: limit in MiB; 0: no cache.
-        channels: of each image.
+        channels: number of channels of each image.
     """
 
     def __init__(
@@ -35,28 +35,28 @@ class CachedImages:
         self.sizes = sizes
         self.channels = channels
         self._starts = np.cumsum([0] + [1 + channels * height * width for height, width in sizes])  # of flag and pixels
-        self._admitted = int(self._starts[1:].searchsorted(cache_mb * BYTES_PER_MB, side="right"))
+        self._cached_images = int(self._starts[1:].searchsorted(cache_mb * BYTES_PER_MB, side="right"))
         self._map = self._new_map()
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes that the cache can grow to."""
-        return int(self._starts[self._admitted])
+        """Size of the full cache in bytes."""
+        return int(self._starts[self._cached_images])
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, position: int) -> np.ndarray:
-        """Image `position`, (H, W, 3) RGB or (H, W, 1) gray, uint8 or uint16; from the cache it is not writeable."""
-        return self.kept(position, self.images[position].read)
+        """Return image `position`, (H, W, 3) RGB or (H, W, 1) gray, uint8 or uint16; read-only if from the cache."""
+        return self.get(position, self.images[position].read)
 
-    def admits(self, position: int) -> bool:
-        """Return whether there is room for the image of this position."""
-        return self._map is not None and position < self._admitted
+    def has_room_for(self, position: int) -> bool:
+        """Return whether the cache has room for the image at `position` of `sizes`."""
+        return self._map is not None and position < self._cached_images
 
-    def kept(self, position: int, read: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the image of a position (of `sizes`), from the cache if it is there, else from `read`."""
-        if self._map is None or position >= self._admitted:
+    def get(self, position: int, read: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the image at `position` of `sizes` from the cache; call `read` for it if it is not there."""
+        if self._map is None or position >= self._cached_images:
             return read()
         start, (height, width) = int(self._starts[position]), self.sizes[position]
         if not self._map[start]:

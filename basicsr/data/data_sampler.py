@@ -8,18 +8,31 @@ from torch.utils.data import Sampler
 
 
 class SampleIndex(NamedTuple):
-    """What a data set needs to make one training sample: everything random in it follows from these two numbers."""
+    """Key of one training sample: all random choices in it follow from these two numbers."""
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index; in [0, images * ratio), of image index % images
 
 
-class EnlargedSampler(Sampler[SampleIndex]):
-    """Shuffled indices of a data set that is repeated `ratio` times, dealt to the ranks like cards.
+def locate(key: int | SampleIndex, size: int) -> tuple[SampleIndex, int]:
+    """Return the sample of a loader's key, and the position of its image in a data set of `size` images.
 
-    Rank r takes the positions r, r + W, r + 2W, ... of one common order, so the k-th batches (of b) of W ranks hold
-    together what the k-th batch of W * b holds in a single process. What does not divide is left out of that epoch, as
-    a single process leaves out its last, incomplete batch.
+    Raises:
+        IndexError: when a plain integer is not in [0, size), which ends a `for` loop over a data set.
+    """
+    if isinstance(key, SampleIndex):
+        return key, key.index % size
+    if not 0 <= key < size:
+        raise IndexError(f"sample {key} of a data set of {size} images")
+    return SampleIndex(epoch=0, index=key), key
+
+
+class EnlargedSampler(Sampler[SampleIndex]):
+    """Shuffled indices of a data set repeated `ratio` times, dealt to the ranks in turn.
+
+    Rank r takes the positions r, r + W, r + 2W, ... of one common order, so the k-th batches (of b) of W ranks together
+    hold the samples of the k-th batch of W * b in a single process. The remainder of a division by W is left out of the
+    epoch, as a single process leaves out its last, incomplete batch.
 
     Args:
         dataset_size: images in the data set, >= 1.
@@ -27,7 +40,7 @@ class EnlargedSampler(Sampler[SampleIndex]):
         rank: this process, in [0, num_replicas).
         ratio: repetitions of the data set in an epoch, >= 1; each repetition of an image is cropped differently.
         seed: of the shuffling.
-        shuffle: False keeps the order of the data set.
+        shuffle: False: keep the order of the data set.
 
     Raises:
         ValueError: when an argument is out of its range.
@@ -50,7 +63,7 @@ class EnlargedSampler(Sampler[SampleIndex]):
         self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the order of `epoch` and leave out this rank's first `start` samples: those seen before a resume.
+        """Set the epoch, and skip the first `start` samples of this rank: those seen before a resume.
 
         Raises:
             ValueError: when `start` is not in [0, len(self)].
@@ -64,10 +77,10 @@ class EnlargedSampler(Sampler[SampleIndex]):
         order = np.arange(self.total)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
-        epoch = self.epoch  # a later set_epoch must not change an order that is being read
+        epoch = self.epoch  # a later set_epoch must not change the order of a running iterator
         for position in range(self.start, len(self)):
             yield SampleIndex(epoch, int(order[self.rank + position * self.num_replicas]))
 
     def __len__(self) -> int:
-        """Samples of this rank in a whole epoch; the same for every rank, whatever `start` is."""
+        """Return the samples of this rank in a whole epoch; the same for every rank and every `start`."""
         return self.total // self.num_replicas

@@ -1,3 +1,5 @@
-"""The old import path of `basicsr.compat.degradations`."""
+"""The old import path of `basicsr.compat.blur_kernels`, `noise` and `jpeg`."""
 
-from basicsr.compat.degradations import *  # noqa: F403
+from basicsr.compat.blur_kernels import *  # noqa: F403
+from basicsr.compat.jpeg import *  # noqa: F403
+from basicsr.compat.noise import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""What data sets of noise and of JPEG artefacts share: clean images, and a degraded copy of each made on the fly."""
+"""Base of the data sets of noise and of JPEG artefacts: clean images, and degraded copies made on the fly."""
 
 import logging
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from basicsr.data.cache import CachedImages
-from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import chosen_names, locate
+from basicsr.data.crops import flip_and_rotate, pad_to_side, random_window
+from basicsr.data.data_sampler import SampleIndex, locate
+from basicsr.data.listing import chosen_names
 from basicsr.data.paired_image_dataset import PHASES
 from basicsr.data.storage import GrayImage, StoredImage, open_store
-from basicsr.data.transforms import flip_and_rotate, mirror_to, random_window
-from basicsr.images.color import bgr2ycbcr
+from basicsr.images.color import rgb2ycbcr
 from basicsr.images.files import to_tensor
 
 logger = logging.getLogger("basicsr")
@@ -24,9 +24,9 @@ logger = logging.getLogger("basicsr")
 class DegradedImageDataset(Dataset[dict[str, Any]]):
     """`{lq, gt, lq_path, gt_path}`: float32 (C, h, w) of one size, RGB or gray, the clean one in [0, 1].
 
-    Training samples are crops in one of eight positions, degraded after that; every choice follows from (seed, epoch,
+    Training samples are crops, flipped and rotated, then degraded; every random choice follows from (seed, epoch,
     index), so workers, ranks and resumes change nothing. Validation and test samples are whole images, degraded in the
-    same way whenever they are read. `lq_path` repeats `gt_path`.
+    same way each time. `lq_path` repeats `gt_path`.
 
     A data set of this kind is a dataclass that adds its options and overrides `degrade`.
 
@@ -38,7 +38,7 @@ class DegradedImageDataset(Dataset[dict[str, Any]]):
     dataroot_gt: str
     """folder of clean images, subfolders included, or an LMDB."""
     dataroot_lq: str | None = None
-    """not read, for the degraded image is made; accepted for files that repeat dataroot_gt or say `none`."""
+    """not read, as degraded images are made; accepted for files that repeat dataroot_gt or set `none`."""
     filename_tmpl: str = "{}"
     """not used."""
     meta_info_file: str | None = None
@@ -104,11 +104,11 @@ class DegradedImageDataset(Dataset[dict[str, Any]]):
         self._images = CachedImages(images, sizes, self.cache_mb, channels=1 if decodes_gray else 3)
 
     def degrade(self, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The input of the network for `clean`: integers of any depth, or floats with [0, 1] for what is clean.
+        """Return the network input for `clean`: integers of any depth, or floats scaled like [0, 1].
 
         Args:
             clean: (H, W, C) pixels, uint8 or uint16.
-            rng: decides in training; validation and test must not ask it.
+            rng: the generator of training samples; validation and test must not draw from it.
         """
         raise NotImplementedError
 
@@ -116,17 +116,16 @@ class DegradedImageDataset(Dataset[dict[str, Any]]):
         return len(self.gt_paths)
 
     def __getitem__(self, key: int | SampleIndex) -> dict[str, Any]:
-        """The sample of `key`; in training a plain integer means epoch 0."""
+        """Return the sample of `key`; in training a plain integer means epoch 0."""
         sample, position = locate(key, len(self))
         rng = np.random.default_rng([self.seed, *sample])
         clean = self._images[position]
         if self.in_ch == 1 and self.gray == "swapped_luma":
-            # Channels are in the order red, green, blue; taking them for blue, green, red is the swap.
-            clean = bgr2ycbcr(eight_bits(clean), y_only=True)[..., None]
+            clean = rgb2ycbcr(eight_bits(clean)[..., ::-1], y_only=True)[..., None]  # reversed channels are the swap
         if self.is_train:
             if self.gt_size is not None:
-                clean = mirror_to(clean, self.gt_size)
-                clean = random_window(clean.shape[0], clean.shape[1], self.gt_size, rng).cut(clean)
+                clean = pad_to_side(clean, self.gt_size)
+                clean = random_window(clean.shape[0], clean.shape[1], self.gt_size, rng).crop(clean)
             hflip, rot = (self.geometric_augs and asked for asked in (self.use_hflip, self.use_rot))
             (clean,) = flip_and_rotate([clean], rng, hflip=hflip, rot=rot)
         path = str(self.gt_paths[position])
@@ -135,5 +134,5 @@ class DegradedImageDataset(Dataset[dict[str, Any]]):
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:
-    """`image` of 8 or 16 bits, as uint8."""
+    """Return `image`, of 8 or 16 bits, as uint8."""
     return image if image.dtype == np.uint8 else np.round(image / 257).astype(np.uint8)

@@ -1,9 +1,9 @@
-"""A training set that lies on the device that trains, where its batches are cut.
+"""A training set kept on the training device, which cuts its batches there.
 
 All inputs form one flat tensor, and all ground truth another. The random choices of a sample are drawn on the CPU, as
-for any loader. Each crop, turned and mirrored or not, then is three integers: where it begins, and how far it is to the
-next row and to the next column. So a batch takes one small transfer, two gathers, and a look-up of the input that each
-of the 256 levels makes.
+for any loader. Each crop, flipped and rotated, is then described by three integers: its first pixel, and the distances
+to the next row and to the next column. So a batch takes one small transfer, two gathers, and a look-up table from the
+256 levels to inputs.
 """
 
 import logging
@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from basicsr.data import refuse_short_epoch
+from basicsr.data import check_epoch_length
+from basicsr.data.crops import Orientation, Window
 from basicsr.data.paired_image_dataset import Draw, PairedImageDataset
-from basicsr.data.transforms import Orientation, Window
 from basicsr.engine.device import memory_limit
 from basicsr.errors import first_line
 
 logger = logging.getLogger("basicsr")
-MAX_FREE_SHARE = 0.5  # of the memory that is free: what the images may take; the rest is for training
+MAX_FREE_SHARE = 0.5  # of the free memory, for the images; the rest is for training
 MAX_FILL_THREADS = 8
 LEVELS = 256
 MIB = 2**20
@@ -37,7 +37,7 @@ class DeviceCacheError(Exception):
 
 
 class Strides(NamedTuple):
-    """Where a crop lies in a flat tensor: its pixel (i, j) is number origin + i * row + j * column."""
+    """Position of a crop in a flat tensor: its pixel (i, j) has index origin + i * row + j * column."""
 
     origin: int
     row: int
@@ -45,7 +45,7 @@ class Strides(NamedTuple):
 
 
 def crop_strides(window: Window, orientation: Orientation, width: int) -> Strides:
-    """Return where the turned `window` of an image lies whose rows are `width` pixels long, from its first pixel on."""
+    """Return the strides of a window in a given orientation, from the first pixel of an image `width` pixels wide."""
     top, left, row, column = window.top, window.left, width, 1
     if orientation.mirror_x:
         left, column = left + window.width - 1, -column
@@ -56,13 +56,13 @@ def crop_strides(window: Window, orientation: Orientation, width: int) -> Stride
 
 
 class FlatImages:
-    """Images of different sizes in one tensor on a device, one pixel after the other.
+    """Images of different sizes in one flat tensor on a device.
 
     Args:
         sizes: (height, width) of each, in pixels.
-        channels: of each pixel.
-        dtype: of each value.
-        device: where they are kept.
+        channels: number of channels.
+        dtype: type of the values.
+        device: device of the tensor.
     """
 
     def __init__(self, sizes: Sequence[tuple[int, int]], channels: int, dtype: torch.dtype, device: torch.device):
@@ -72,16 +72,16 @@ class FlatImages:
         self._steps = torch.arange(max(min(size) for size in sizes), device=device)
 
     def store(self, position: int, pixels: Tensor) -> None:
-        """Keep the pixels (H * W, C) of the image at `position`."""
+        """Store the pixels (H * W, C) of the image at `position`."""
         self._pixels[self._starts[position] : self._starts[position + 1]].copy_(pixels)
 
     def strides(self, position: int, window: Window, orientation: Orientation) -> Strides:
-        """Return where a turned window of the image at `position` lies."""
+        """Return the strides of a window of the image at `position` in a given orientation."""
         strides = crop_strides(window, orientation, self._widths[position])
         return strides._replace(origin=self._starts[position] + strides.origin)
 
     def crops(self, strides: Tensor, side: int) -> Tensor:
-        """Return squares (B, side, side, C) for their strides (3, B), int64 on the device."""
+        """Return the squares (B, side, side, C) at strides (3, B), int64 on the device."""
         origin, row, column = strides[:, :, None, None]
         steps = self._steps[:side]
         index = origin + row * steps[:, None] + column * steps
@@ -89,19 +89,19 @@ class FlatImages:
 
 
 class DeviceLoader(DataLoader[dict[str, Any]]):
-    """A `DataLoader` of batches `{lq, gt, lq_path, gt_path}` on a device, where all images are kept.
+    """A `DataLoader` of batches `{lq, gt, lq_path, gt_path}` on a device, which holds all images.
 
-    The batches are equal, bit for bit, to those that any loader makes of the same data set and sampler; the last one of
-    an epoch is left out unless it is full. The host never waits for a GPU.
+    The batches are equal, bit for bit, to those of any loader of the same data set and sampler; the last one of an
+    epoch is left out unless it is full. The host never waits for a GPU.
 
     Args:
         dataset: pairs, in training, with a `gt_size`.
-        batch_size: samples.
-        sampler: their order.
-        device: where images and batches lie.
+        batch_size: samples in a batch.
+        sampler: order of the samples.
+        device: device of images and batches.
 
     Attributes:
-        cache_bytes: that the images take on the device.
+        cache_bytes: memory of the images on the device.
 
     Raises:
         DeviceCacheError: when the data set cannot be kept there: too large, another class, 16 bits, whole images.
@@ -110,19 +110,19 @@ class DeviceLoader(DataLoader[dict[str, Any]]):
     """
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, sampler: Sampler[Any], device: torch.device) -> None:
-        refuse_short_epoch(sampler, batch_size)
+        check_epoch_length(sampler, batch_size)
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, drop_last=True)
         self.device = device
         self._pairs = _croppable(dataset)
         self._paths = self._pairs.paths
         self._side = int(self._pairs.crop_px or 0)
-        # Of RGB the levels are kept. Luma is a sum of three, which another machine may round otherwise: the CPU makes
-        # it once and for all, as it does for a loader.
+        # RGB images are stored as 8-bit levels. Luma is a sum of three products, which a GPU may round differently: the
+        # CPU computes it once, as it does for a loader.
         self._is_luma = self._pairs.to_input.color == "y"
         self._levels = None if self._is_luma else _levels_as_inputs(self._pairs).flatten().to(device)
         self._offsets = LEVELS * torch.arange(3, device=device)[:, None, None]  # of each channel's levels
         self._lq, self._gt = self._allocate()
-        self._copying = Lock()  # not every device takes copies from several threads at a time
+        self._copying = Lock()  # not every device accepts copies from several threads at a time
         self._fill()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
@@ -132,10 +132,10 @@ class DeviceLoader(DataLoader[dict[str, Any]]):
     def _batch(self, draws: Sequence[Draw]) -> dict[str, Any]:
         scale = self._pairs.scale
         lq = [self._lq.strides(*draw) for draw in draws]
-        gt = [self._gt.strides(at, window.times(scale), turn) for at, window, turn in draws]
+        gt = [self._gt.strides(at, window.scaled(scale), turn) for at, window, turn in draws]
         strides = torch.tensor([lq, gt]).transpose(1, 2)  # (2, 3, B)
         if self.device.type == "cuda":
-            strides = strides.contiguous().pin_memory()  # only from there a copy does not wait for the GPU
+            strides = strides.contiguous().pin_memory()  # only a copy from pinned memory does not wait for the GPU
         strides = strides.to(self.device, non_blocking=True)
         return {
             "lq": self._inputs(self._lq.crops(strides[0], self._side)),
@@ -144,7 +144,7 @@ class DeviceLoader(DataLoader[dict[str, Any]]):
         }
 
     def _inputs(self, crops: Tensor) -> Tensor:
-        """Return the inputs (B, C, h, w) made of kept pixels (B, h, w, C)."""
+        """Return the inputs (B, C, h, w) made of stored pixels (B, h, w, C)."""
         if self._levels is None:
             return crops.view(len(crops), 1, *crops.shape[1:3])
         levels = crops.permute(0, 3, 1, 2).to(torch.int64, memory_format=torch.contiguous_format)
@@ -164,18 +164,17 @@ class DeviceLoader(DataLoader[dict[str, Any]]):
             raise DeviceCacheError(problem)
         try:
             return [FlatImages(one, channels, dtype, self.device) for one in sizes]
-        except RuntimeError as error:  # what is free may be in pieces
+        except RuntimeError as error:  # the free memory may be fragmented
             raise DeviceCacheError(f"{problem}; {first_line(error)}") from error
 
     def _fill(self) -> None:
         start = time.perf_counter()
         threads = max(1, min(MAX_FILL_THREADS, (os.cpu_count() or 1) // _local_processes()))
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(self._fill_pair, range(len(self._pairs))))  # an error cancels what has not begun
-        logger.info(
-            "Training set kept on %s: %d pairs of images, %s MiB, filled in %.1f s by %d threads", self.device,
-            len(self._pairs), f"{self.cache_bytes / MIB:,.1f}", time.perf_counter() - start, threads,
-        )  # fmt: skip
+            list(pool.map(self._fill_pair, range(len(self._pairs))))  # an error cancels the remaining ones
+        size, seconds = f"{self.cache_bytes / MIB:,.1f}", time.perf_counter() - start
+        text = "Training set kept on %s: %d pairs of images, %s MiB, filled in %.1f s by %d threads"
+        logger.info(text, self.device, len(self._pairs), size, seconds, threads)
 
     def _fill_pair(self, position: int) -> None:
         scales = (1, self._pairs.scale)
@@ -187,16 +186,16 @@ class DeviceLoader(DataLoader[dict[str, Any]]):
                 kept.store(position, pixels)
 
     def _luma(self, image: np.ndarray, side: int) -> Tensor:
-        """Return the inputs (H * W, 1) made of an image whose crops are squares of `side` pixels."""
+        """Return the inputs (H * W, 1) made of an image; check that a crop of `side` pixels gives the same ones."""
         whole, corner = (self._pairs.to_input(part) for part in (image, image[:side, :side]))
         if not torch.equal(corner, whole[:, :side, :side]):
-            raise DeviceCacheError("color: y, and this CPU rounds the luma of a crop otherwise than that of an image")
+            raise DeviceCacheError("color: y, and this CPU rounds the luma of a crop differently than that of an image")
         return whole.view(-1, 1)
 
 
 def _croppable(dataset: Dataset[Any]) -> PairedImageDataset:
-    """Return the data set, if its samples are crops that `PairedImageDataset.draw` decides on."""
-    name = type(getattr(dataset, "dataset", dataset)).__name__  # of what a `LegacyDataset` wraps
+    """Return the data set, after a check that its samples are crops drawn by `PairedImageDataset.draw`."""
+    name = type(getattr(dataset, "dataset", dataset)).__name__  # of the one inside a wrapper
     if not isinstance(dataset, PairedImageDataset):
         raise DeviceCacheError(f"{name} is no PairedImageDataset")
     if type(dataset).__getitem__ is not PairedImageDataset.__getitem__:
@@ -207,11 +206,11 @@ def _croppable(dataset: Dataset[Any]) -> PairedImageDataset:
 
 
 def _levels_as_inputs(dataset: PairedImageDataset) -> Tensor:
-    """Return what each level is as an input, (3, 256): exact on every device, however it divides."""
+    """Return the input for each level, (3, 256): a table is exact, whatever the rounding of a device."""
     ramp = np.arange(LEVELS, dtype=np.uint8)
     return dataset.to_input(np.stack([ramp] * 3, -1)[:, None])[:, :, 0]
 
 
 def _local_processes() -> int:
-    """Return how many processes share the memory and the cores of this machine, as torchrun says."""
+    """Return the number of processes that torchrun started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -9,7 +9,7 @@ import numpy as np
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.degraded_image_dataset import DegradedImageDataset
 
-LEVELS = 255  # sigma counts in 8-bit levels
+LEVELS = 255  # sigma is in 8-bit levels
 
 
 @DATASET_REGISTRY.register(name="Dataset_GaussianDenoising")
@@ -17,8 +17,8 @@ LEVELS = 255  # sigma counts in 8-bit levels
 class GaussianDenoisingDataset(DegradedImageDataset):
     """`{lq, gt, lq_path, gt_path}`: clean images, and copies with Gaussian noise, neither clipped nor rounded.
 
-    In training the noise of each sample is new. In validation and test every image has the noise that NumPy's legacy
-    generator gives after `seed(0)`, in the order rows, columns, channels (RGB), as published figures have it.
+    In training each sample has its own noise. In validation and test every image has the noise of NumPy's legacy
+    generator after `seed(0)`, in the order rows, columns, channels (RGB), as in published figures.
     """
 
     sigma_type: Literal["constant", "random", "choice"] = "constant"
@@ -36,7 +36,7 @@ class GaussianDenoisingDataset(DegradedImageDataset):
             raise ValueError(f"sigma_test: must be a number >= 0 in phase {self.phase}, got {self.sigma_test}")
 
     def degrade(self, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`clean` as floats, with noise."""
+        """Return `clean` as floats, with noise."""
         values = clean.astype(np.float32) / np.iinfo(clean.dtype).max
         if self.is_train:
             deviation = np.float32(self._sigma(rng) / LEVELS)

@@ -1,4 +1,4 @@
-"""Clean images and copies that have been JPEG files, for the removal of compression artefacts."""
+"""Clean images and JPEG-compressed copies, for the removal of compression artefacts."""
 
 import logging
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ logger = logging.getLogger("basicsr")
 @DATASET_REGISTRY.register(name="Dataset_JPEGCAR")
 @dataclass(kw_only=True, eq=False)
 class JPEGArtifactDataset(DegradedImageDataset):
-    """`{lq, gt, lq_path, gt_path}`: clean images, and copies that OpenCV has written as JPEG and read again.
+    """`{lq, gt, lq_path, gt_path}`: clean images, and copies encoded as JPEG and decoded by OpenCV.
 
-    What is compressed is the 8-bit image: in training the crop, flipped and rotated, in validation and test the whole
-    image. Gray images make gray JPEGs; colour ones have OpenCV's default subsampling.
+    The 8-bit image is compressed: in training the crop, flipped and rotated, in validation and test the whole image.
+    Gray images make gray JPEGs; colour ones have OpenCV's default subsampling.
     """
 
     quality_factor: int
@@ -39,7 +39,7 @@ class JPEGArtifactDataset(DegradedImageDataset):
             )
 
     def degrade(self, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`clean` in 8 bits, encoded and decoded."""
+        """Return `clean` in 8 bits, encoded and decoded."""
         bgr = np.ascontiguousarray(eight_bits(clean)[..., ::-1])
         _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self.quality_factor])
         flag = cv2.IMREAD_GRAYSCALE if self.in_ch == 1 else cv2.IMREAD_COLOR

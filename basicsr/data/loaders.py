@@ -1,4 +1,4 @@
-"""The loaders of a run, from its options. However many processes share the samples, the global batches are the same."""
+"""The loaders of a run, built from its options. The global batches are the same for any number of processes."""
 
 import logging
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ from basicsr.engine.device import pick_device
 from basicsr.errors import OptionError
 
 logger = logging.getLogger("basicsr")
-LOADER_SHARE = 0.8  # of `dist_params.timeout`: who waits for a loader gives up before those who wait for him
+LOADER_TIMEOUT_FRACTION = 0.8  # of `dist_params.timeout`, so that a loader fails before the process group does
 
 
 def build_train_loader(opt: Options) -> DataLoader[Any]:
-    """Training batches of this process. A batch holds all `accum_iter` parts of one optimizer step.
+    """Build the loader of this process's training batches, each with all `accum_iter` parts of an optimizer step.
 
-    With `cache: device` it is a `DeviceLoader` where that is possible; the log says where it is not, and why.
+    With `cache: device` it is a `DeviceLoader` where that is possible; otherwise the reason is logged.
 
     Raises:
-        OptionError: naming the section, for folders, images or sizes that do not fit.
+        OptionError: naming the section, for folders, images or sizes that cannot be used.
     """
     options = opt.datasets["train"]
     dataset = _dataset(options, opt, "train")
@@ -50,22 +50,22 @@ def build_train_loader(opt: Options) -> DataLoader[Any]:
             pin_memory=uses_cuda if options.pin_memory is None else options.pin_memory,
             persistent_workers=options.persistent_workers,
             prefetch_factor=options.num_prefetch_queue,
-            timeout=LOADER_SHARE * opt.dist_params.timeout,
+            timeout=LOADER_TIMEOUT_FRACTION * opt.dist_params.timeout,
         )
     except ValueError as error:
         raise OptionError(f"{options.where}: {error}") from error
 
 
 class TestLoader:
-    """Whole images one by one: this process's share of a test set.
+    """Loads this process's share of a test set, whole images one by one.
 
     Attributes:
-        name: of the data set.
-        root: its folder, below which images are named.
-        dataset: all of it, with its options in `opt`.
+        name: name of the data set.
+        root: its folder; image names are relative to it.
+        dataset: the whole data set, with its options in `opt`.
     """
 
-    __test__ = False  # no test case, whatever its name
+    __test__ = False  # not a test class for pytest
 
     def __init__(self, name: str, root: Path | None, loader: DataLoader[Any], dataset: Any = None):
         self.name = name
@@ -80,7 +80,7 @@ class TestLoader:
         return len(self._loader)
 
     def whole(self) -> "TestLoader":
-        """One that gives all images in this process."""
+        """Return a loader of all images in this process."""
         if len(self._loader) == len(self.dataset):
             return self
         loader = build_dataloader(self.dataset, phase="test", sampler=SequentialSampler(self.dataset))
@@ -88,10 +88,10 @@ class TestLoader:
 
 
 def build_test_loader(opt: Options, key: str) -> TestLoader:
-    """The images of `datasets.<key>` that fall to this process: every `world_size`-th from its rank on.
+    """Build the loader of this process's images of `datasets.<key>`: every `world_size`-th, beginning at its rank.
 
     Raises:
-        OptionError: naming the section, for folders or images that do not fit.
+        OptionError: naming the section, for folders or images that cannot be used.
     """
     options = opt.datasets[key]
     dataset = _dataset(options, opt, key.split("_")[0])
@@ -101,7 +101,7 @@ def build_test_loader(opt: Options, key: str) -> TestLoader:
         phase="test",
         num_workers=options.num_worker_per_gpu,
         sampler=SequentialSampler(share),
-        timeout=LOADER_SHARE * opt.dist_params.timeout,
+        timeout=LOADER_TIMEOUT_FRACTION * opt.dist_params.timeout,
     )
     root = options.get("dataroot_gt") or options.get("dataroot_lq")
     return TestLoader(options.name or key, Path(root) if root else None, loader, dataset)
@@ -112,6 +112,6 @@ def _dataset(options: DatasetOptions, opt: Options, phase: str) -> Any:
         dataset: Any = build_dataset(options, scale=opt.scale, phase=phase, seed=opt.manual_seed)
     except (ValueError, OSError) as error:
         raise OptionError(f"{options.where}: {error}") from error
-    if not getattr(dataset, "opt", None):  # plug-ins ask `dataloader.dataset.opt` for the name
+    if not getattr(dataset, "opt", None):  # models of plug-ins read the name in `dataloader.dataset.opt`
         dataset.opt = {**options.to_dict(), "phase": phase, "scale": opt.scale}
     return dataset

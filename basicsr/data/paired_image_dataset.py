@@ -9,44 +9,35 @@ from torch.utils.data import Dataset
 
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.cache import CachedImages
-from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import chosen_names, locate, partner_names, takes_opt
-from basicsr.data.storage import StoredImage, open_store, refuse
-from basicsr.data.transforms import (
-    UPRIGHT,
-    Orientation,
-    ToInput,
-    Window,
-    downscale_window,
-    random_orientation,
-    random_window,
-)
+from basicsr.data.crops import UPRIGHT, Orientation, Window, downscale_window, random_orientation, random_window
+from basicsr.data.data_sampler import SampleIndex, locate
+from basicsr.data.listing import chosen_names, partner_names
+from basicsr.data.network_input import ToInput
+from basicsr.data.storage import StoredImage, open_store, raise_for_faults
 
 PHASES = ("train", "val", "test")
 
 
 class Draw(NamedTuple):
-    """What chance has decided about one sample."""
+    """The random choices of one sample."""
 
     position: int
-    """of its pair in the data set"""
+    """index of its pair in the data set"""
     window: Window
     """in low-resolution pixels"""
     orientation: Orientation
 
 
 @DATASET_REGISTRY.register()
-@takes_opt
 class PairedImageDataset(Dataset[dict[str, Any]]):
     """`{lq, gt, lq_path, gt_path}`: float32 RGB (3, h, w) and (3, scale * h, scale * w) in [0, 1], and their files.
 
-    Training samples are aligned crops, flipped and rotated; every choice follows from (seed, epoch, index), so workers,
-    ranks and resumes change nothing. Validation and test samples are whole images, the ground truth cut at the bottom
-    right to scale times the low-resolution size.
+    Training samples are aligned crops, flipped and rotated; every random choice follows from (seed, epoch, index),
+    so workers, ranks and resumes change nothing. Validation and test samples are whole images, the ground truth cut at
+    the bottom right to scale times the low-resolution size.
 
-    Also made by one mapping, `PairedImageDataset(opt)`; see `takes_opt`. All images are checked when the data set is
-    built. Low-resolution images must have floor(ground truth / scale) pixels a side. See
-    `read_image` for gray, 16-bit and transparent files.
+    All images are checked when the data set is built. Low-resolution images must have floor(ground truth / scale)
+    pixels a side. See `read_image` for gray, 16-bit and transparent files.
 
     Args:
         dataroot_gt: folder of ground truth, subfolders included, or an LMDB.
@@ -61,7 +52,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         use_hflip: mirror training samples at random.
         use_rot: turn training samples by multiples of 90 degrees at random.
         color: "y": the luma alone, one channel.
-        mean: taken off each channel.
+        mean: subtracted from each channel.
         std: divides each channel.
         cache_mb: limit in MiB for decoded images in memory, shared by the workers, and for low-resolution images that
             are made, where there is room for all; 0: decode every time.
@@ -110,7 +101,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         gt_store = open_store(dataroot_gt, io_backend)
         gt_names = chosen_names(gt_store, meta_info_file)
         sizes = gt_store.sizes(gt_names)
-        self._refuse_small(gt_store.root, gt_names, sizes)
+        self._check_not_small(gt_store.root, gt_names, sizes)
         images = [StoredImage(gt_store, name) for name in gt_names]
         self.gt_paths = self.lq_paths = [image.path for image in images]
         self.has_lq_files = dataroot_lq is not None
@@ -119,7 +110,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             lq_store = open_store(dataroot_lq, io_backend)
             lq_names = partner_names(gt_names, lq_store, filename_tmpl)
             lq_sizes = lq_store.sizes(lq_names)
-            self._refuse_unequal(lq_store.root, gt_names, sizes, lq_names, lq_sizes)
+            self._check_lq_sizes(lq_store.root, gt_names, sizes, lq_names, lq_sizes)
             lq_images = [StoredImage(lq_store, name) for name in lq_names]
             self.lq_paths = [image.path for image in lq_images]
             images = images + lq_images
@@ -128,26 +119,26 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
 
     @property
     def paths(self) -> list[dict[str, str]]:
-        """The files of each pair, under the keys of a sample."""
+        """The paths of each pair, under the keys of a sample."""
         return [{"lq_path": str(lq), "gt_path": str(gt)} for lq, gt in zip(self.lq_paths, self.gt_paths, strict=True)]
 
     def __len__(self) -> int:
         return len(self.gt_paths)
 
     def __getitem__(self, key: int | SampleIndex) -> dict[str, Any]:
-        """The sample of `key`; in training a plain integer means epoch 0."""
+        """Return the sample of `key`; in training a plain integer means epoch 0."""
         position, window, orientation = self.draw(key)
         gt = self._images[position]
         lq = self._lq_window(position, gt, window)
         return {
-            "lq": self.to_input(orientation.turn(lq)),
-            "gt": self.to_input(orientation.turn(window.cut(gt, self.scale))),
+            "lq": self.to_input(orientation.apply(lq)),
+            "gt": self.to_input(orientation.apply(window.crop(gt, self.scale))),
             "lq_path": str(self.lq_paths[position]),
             "gt_path": str(self.gt_paths[position]),
         }
 
     def draw(self, key: int | SampleIndex) -> Draw:
-        """Return all random choices of the sample of `key`: they follow from (seed, epoch, index)."""
+        """Return the random choices of the sample of `key`, which follow from (seed, epoch, index)."""
         sample, position = locate(key, len(self))
         height, width = self.lq_sizes[position]
         rng = np.random.default_rng([self.seed, *sample])
@@ -156,7 +147,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         return Draw(position, window, orientation)
 
     def read_pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a whole low-resolution image and its ground truth, (H, W, 3), read anew; nothing is cached.
+        """Return a whole low-resolution image and its ground truth, (H, W, 3), read without the cache.
 
         Raises:
             OSError: when a file cannot be read.
@@ -169,20 +160,20 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
 
     def _lq_window(self, position: int, gt: np.ndarray, window: Window) -> np.ndarray:
         if self.has_lq_files:
-            return window.cut(self._images[len(self) + position])
-        # The whole image costs as much as a few dozen windows, so it is only made where it is kept.
-        if gt.dtype == np.uint8 and self._images.admits(len(self) + position):
-            return window.cut(self._images.kept(len(self) + position, lambda: self._downscaled(gt)))
+            return window.crop(self._images[len(self) + position])
+        # The whole image costs as much as a few dozen windows, so it is only made for the cache.
+        if gt.dtype == np.uint8 and self._images.has_room_for(len(self) + position):
+            return window.crop(self._images.get(len(self) + position, lambda: self._downscaled(gt)))
         return downscale_window(gt, window, self.scale)
 
     def _downscaled(self, gt: np.ndarray) -> np.ndarray:
         height, width = gt.shape[0] // self.scale, gt.shape[1] // self.scale
         return downscale_window(gt, Window(0, 0, height, width), self.scale)
 
-    def _refuse_small(self, folder: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
+    def _check_not_small(self, folder: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
         least = self.scale * (self.crop_px or 1)
         what = f"gt_size ({least}); leave it out or lower gt_size" if self.crop_px else f"scale ({least}); leave it out"
-        refuse(
+        raise_for_faults(
             folder,
             [
                 f"{name}: {height}x{width} (height x width) is smaller than {what}"
@@ -192,7 +183,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
             len(names),
         )
 
-    def _refuse_unequal(
+    def _check_lq_sizes(
         self,
         folder: Path,
         gt_names: Sequence[str],
@@ -200,7 +191,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         lq_names: Sequence[str],
         lq_sizes: Sequence[tuple[int, int]],
     ) -> None:
-        refuse(
+        raise_for_faults(
             folder,
             [
                 f"{lq_name}: expected {gt[0] // self.scale}x{gt[1] // self.scale} (height x width, {gt_name} of "

@@ -7,27 +7,24 @@ from torch.utils.data import Dataset
 
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.cache import CachedImages
-from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import chosen_names, locate, takes_opt
+from basicsr.data.data_sampler import SampleIndex, locate
+from basicsr.data.listing import chosen_names
+from basicsr.data.network_input import ToInput
 from basicsr.data.storage import StoredImage, open_store
-from basicsr.data.transforms import ToInput
 
 
 @DATASET_REGISTRY.register()
-@takes_opt
 class SingleImageDataset(Dataset[dict[str, Any]]):
-    """`{lq, lq_path}`: whole images, float32 RGB (3, h, w) in [0, 1], and their files' paths.
-
-    Also made by one mapping, `SingleImageDataset(opt)`; see `takes_opt`.
+    """`{lq, lq_path}`: whole images, float32 RGB (3, h, w) in [0, 1], and the paths of their files.
 
     Args:
         dataroot_lq: folder of images, subfolders included, or an LMDB.
         meta_info_file: text file that lists the images to use, one name a line.
         io_backend: {type: disk} for a folder, {type: lmdb} for an LMDB, whose path ends in `.lmdb`.
-        scale: not used; every data set of a run is told its scale, phase and seed.
+        scale: not used; a run passes its scale, phase and seed to every data set.
         phase: not used.
         color: "y": the luma alone, one channel.
-        mean: taken off each channel.
+        mean: subtracted from each channel.
         std: divides each channel.
         cache_mb: limit in MiB for decoded images in memory; 0: decode every time.
         seed: not used.
@@ -59,7 +56,7 @@ class SingleImageDataset(Dataset[dict[str, Any]]):
 
     @property
     def paths(self) -> list[str]:
-        """The file of each image."""
+        """The path of each image."""
         return [str(path) for path in self.lq_paths]
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Where the images of a data set are kept: in a folder, or in an LMDB in BasicSR's layout."""
+"""Stores of the images of a data set: a folder, or an LMDB in BasicSR's layout."""
 
 import logging
 import os
@@ -16,65 +16,65 @@ logger = logging.getLogger("basicsr")
 MAX_REPORTED = 5
 META_INFO = "meta_info.txt"
 META_LINE = re.compile(r"(?P<name>.+) \((?P<height>\d+),(?P<width>\d+),\d+\) \d+")
-MAKE_LMDB = "make it with scripts/data_preparation/create_lmdb.py"
+LMDB_HINT = "make it with scripts/data_preparation/create_lmdb.py"
 
 
 class ImageStore(Protocol):
-    """Images by their names below `root`, with forward slashes."""
+    """Images by their names relative to `root`, with forward slashes."""
 
     @property
     def root(self) -> Path:
         """The folder or the LMDB."""
 
     def names(self) -> list[str]:
-        """Of all images there are."""
+        """Return the names of all images."""
 
     def sizes(self, names: Sequence[str]) -> list[tuple[int, int]]:
-        """(height, width) of each image in pixels, without decoding any.
+        """Return the (height, width) of each image in pixels, without decoding any.
 
         Raises:
             ValueError: when images are damaged, naming them.
         """
 
     def read(self, name: str, gray: bool = False) -> np.ndarray:
-        """The pixels of one image, as `read_image` or, if asked for, `decode_gray` returns them."""
+        """Return the pixels of one image as `read_image` does, or with `gray` as `decode_gray` does."""
 
 
 class StoredImage(NamedTuple):
-    """One image of a store."""
+    """An image of a store."""
 
     store: ImageStore
     name: str
 
     @property
     def path(self) -> Path:
-        """Its file, or what would be its file if the LMDB were a folder."""
+        """Its file; for an LMDB, the path it would have in a folder."""
         return self.store.root / self.name
 
     def read(self) -> np.ndarray:
-        """Its pixels, as `read_image` returns them."""
+        """Return its pixels as `read_image` does."""
         return self.store.read(self.name)
 
 
 class GrayImage(StoredImage):
-    """One image of a store, read as gray."""
+    """An image of a store, read as gray."""
 
     __slots__ = ()
 
     def read(self) -> np.ndarray:
-        """Its pixels, as `decode_gray` returns them."""
+        """Return its pixels as `decode_gray` does."""
         return self.store.read(self.name, gray=True)
 
 
 def open_store(root: str, io_backend: Mapping[str, Any] | None = None) -> ImageStore:
-    """The images at `root`.
+    """Open the images at `root`.
 
     Args:
         root: a folder, searched with its subfolders, or an LMDB.
-        io_backend: {type: disk}, also None, or {type: lmdb}.
+        io_backend: {type: disk} (also None) or {type: lmdb}.
 
     Raises:
-        ValueError: for another back end, or a `root` that does not fit it.
+        ValueError: for another back end, or a `root` of the other kind.
         FileNotFoundError: when there is no such folder or LMDB.
     """
     kind = (io_backend or {}).get("type", "disk")
@@ -83,7 +83,7 @@ def open_store(root: str, io_backend: Mapping[str, Any] | None = None) -> ImageS
         raise ValueError(f"io_backend.type: must be 'disk' or 'lmdb', got {kind!r}; {hint}")
     is_lmdb = root.rstrip("/\\").endswith(".lmdb")
     if is_lmdb != (kind == "lmdb"):
-        hint = "set io_backend: {type: lmdb}" if is_lmdb else f"{MAKE_LMDB}, or set io_backend: {{type: disk}}"
+        hint = "set io_backend: {type: lmdb}" if is_lmdb else f"{LMDB_HINT}, or set io_backend: {{type: disk}}"
         raise ValueError(f"{root}: {'is' if is_lmdb else 'is no'} LMDB (*.lmdb), but io_backend is {kind}; {hint}")
     return LmdbImages(Path(root)) if is_lmdb else FolderImages(Path(root))
 
@@ -101,13 +101,13 @@ class FolderImages:
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def names(self) -> list[str]:
-        """Of all image files, relative to the folder, sorted."""
+        """Return the paths of all image files, relative to the folder, sorted."""
         return self._names
 
     def sizes(self, names: Sequence[str]) -> list[tuple[int, int]]:
-        """(height, width) of each image, from its header, while its end is looked at too.
+        """Return the (height, width) of each image from its header, after a check that its file is whole.
 
-        What will be left out of images (transparency, frames, orientation) is counted in a warning.
+        A warning counts the images with parts that are not read (transparency, frames, orientation).
         """
 
         def facts_or_fault(name: str) -> ImageFacts | str:
@@ -118,42 +118,43 @@ class FolderImages:
 
         with ThreadPoolExecutor() as pool:
             found = dict(zip(names, pool.map(facts_or_fault, names), strict=True))
-        refuse(self.root, [fault for fault in found.values() if isinstance(fault, str)], len(found))
+        raise_for_faults(self.root, [fault for fault in found.values() if isinstance(fault, str)], len(found))
         facts = {name: fact for name, fact in found.items() if isinstance(fact, ImageFacts)}
         self._sizes.update({name: fact[:2] for name, fact in facts.items()})
         self._warn(facts)
         return [self._sizes[name] for name in names]
 
     def read(self, name: str, gray: bool = False) -> np.ndarray:
-        """The pixels of one file.
+        """Return the pixels of one file.
 
         Raises:
             OSError: when it cannot be read.
-            ValueError: when it is damaged, or no longer of the size that `sizes` gave.
+            ValueError: when it is damaged, or its size has changed since `sizes`.
         """
         path = self.root / name
         if name not in self._sizes:
             self._sizes[name] = image_facts(path)[:2]
         image = (decode_gray if gray else decode_image)(path.read_bytes(), path)
-        return checked_size(image, self._sizes[name], path)  # a cache has just as much room for it
+        return checked_size(image, self._sizes[name], path)  # the cache has room for this size only
 
     def _warn(self, facts: Mapping[str, ImageFacts]) -> None:
         for what in dict.fromkeys(what for fact in facts.values() for what in fact.left_out):
             names = [name for name, fact in facts.items() if what in fact.left_out]
+            shown = ", ".join(names[:MAX_REPORTED]) + (", ..." if len(names) > MAX_REPORTED else "")
+            part = what.removeprefix("its ")
             logger.warning(
-                "%s: %s of an image is left out, in %d of %d images: %s%s", self.root, what.removeprefix("its "),
-                len(names), len(facts), ", ".join(names[:MAX_REPORTED]), ", ..." if len(names) > MAX_REPORTED else "",
-            )  # fmt: skip
+                "%s: %s of an image is left out, in %d of %d images: %s", self.root, part, len(names), len(facts), shown
+            )
 
 
 class LmdbImages:
-    """Encoded images in an LMDB. `meta_info.txt` beside the data lists them: `name.png (height,width,channels) level`.
+    """Encoded images in an LMDB, listed in its `meta_info.txt`: `name.png (height,width,channels) level`.
 
     The key of an image is its name without the suffix. The sizes come from the list, so nothing is decoded here.
 
     Raises:
         FileNotFoundError: when there is no such LMDB, or no list in it.
-        ValueError: without the package `lmdb`, or when the list cannot be read or names images that are not there.
+        ValueError: without the package `lmdb`, or when the list cannot be read or has images that are missing.
     """
 
     def __init__(self, root: Path) -> None:
@@ -161,7 +162,7 @@ class LmdbImages:
         meta_info = root / META_INFO
         for path in (root / "data.mdb", meta_info):
             if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such file, so {root} is no LMDB of images; {MAKE_LMDB}")
+                raise FileNotFoundError(f"{path}: no such file, so {root} is no LMDB of images; {LMDB_HINT}")
         self._sizes: dict[str, tuple[int, int]] = {}
         for number, line in enumerate(meta_info.read_text(encoding="utf-8").splitlines(), 1):
             match = META_LINE.fullmatch(line.strip())
@@ -172,52 +173,52 @@ class LmdbImages:
             self._sizes[match["name"]] = int(match["height"]), int(match["width"])
         with _environment(root).begin(buffers=True) as transaction:
             missing = [name for name in self._sizes if transaction.get(lmdb_key(name)) is None]
-        refuse(
-            root, [f"{name}: listed in {META_INFO}, not in the data; {MAKE_LMDB}" for name in missing], len(self._sizes)
+        raise_for_faults(
+            root, [f"{name}: listed in {META_INFO}, not in the data; {LMDB_HINT}" for name in missing], len(self._sizes)
         )
 
     def names(self) -> list[str]:
-        """Of all images, in the order of the list."""
+        """Return the names of all images, in the order of the list."""
         return list(self._sizes)
 
     def sizes(self, names: Sequence[str]) -> list[tuple[int, int]]:
-        """(height, width) of each image, from the list."""
+        """Return the (height, width) of each image from the list."""
         return [self._sizes[name] for name in names]
 
     def read(self, name: str, gray: bool = False) -> np.ndarray:
-        """The pixels of one image.
+        """Return the pixels of one image.
 
         Raises:
-            ValueError: when it is damaged, or of another size than the list says.
+            ValueError: when it is damaged, or its size is not that of the list.
         """
         with _environment(self.root).begin() as transaction:
             image = (decode_gray if gray else decode_image)(transaction.get(lmdb_key(name)), self.root / name)
-        if image.shape[:2] != self._sizes[name]:  # a cache has just as much room for it as the list says
+        if image.shape[:2] != self._sizes[name]:  # the cache has room for this size only
             raise ValueError(
                 f"{self.root / name}: {META_INFO} says {self._sizes[name]}, the image is {image.shape[:2]} "
-                f"(height, width); {MAKE_LMDB}"
+                f"(height, width); {LMDB_HINT}"
             )
         return image
 
 
 def lmdb_key(name: str) -> bytes:
-    """The key under which an LMDB keeps the image `name`: without the suffix."""
+    """Return the LMDB key of the image `name`: the name without the suffix."""
     return str(PurePosixPath(name).with_suffix("")).encode()
 
 
-def refuse(root: Path, faults: Sequence[str], total: int, error: type[Exception] = ValueError) -> None:
-    """Raise one `error` that counts the faulty images and shows the first few; no faults: do nothing."""
+def raise_for_faults(root: Path, faults: Sequence[str], total: int, error: type[Exception] = ValueError) -> None:
+    """Raise one `error` that counts the faulty images and shows the first few, if there are any."""
     if faults:
         more = [f"and {len(faults) - MAX_REPORTED} more"] if len(faults) > MAX_REPORTED else []
         shown = "\n  ".join(["", *faults[:MAX_REPORTED], *more])
         raise error(f"{root}: {len(faults)} of {total} images cannot be used:{shown}")
 
 
-_environments: dict[Path, tuple[int, Any]] = {}  # LMDB -> the process that opened it, its environment
+_environments: dict[Path, tuple[int, Any]] = {}  # path of an LMDB -> process that opened it, environment
 
 
 def _environment(root: Path) -> Any:
-    """The environment of an LMDB, one for each process: LMDB allows no more, and none must be used across a fork."""
+    """Return the environment of an LMDB, one per process: LMDB allows no more, and none must be used across a fork."""
     try:
         import lmdb
     except ImportError as error:
@@ -230,6 +231,6 @@ def _environment(root: Path) -> Any:
         try:
             environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
         except lmdb.Error as error:
-            raise ValueError(f"{root}: cannot be opened as an LMDB ({error}); {MAKE_LMDB}") from error
+            raise ValueError(f"{root}: cannot be opened as an LMDB ({error}); {LMDB_HINT}") from error
         _environments[path] = os.getpid(), environment
     return environment

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written next to their place, then renamed onto it."""
+"""Write files whole or not at all: under a temporary name in the same folder, then renamed."""
 
 import os
 import secrets
@@ -41,7 +41,7 @@ def write_atomically(path: str | Path, data: bytes | str, *, durable: bool = Fal
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Delete the temporary files of writers that a crash cut off in `folder`."""
+    """Delete the temporary files that a crash has left in `folder`."""
     for path in Path(folder).glob(".*.tmp*"):
         path.unlink(missing_ok=True)
 

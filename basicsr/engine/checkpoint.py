@@ -1,11 +1,11 @@
-"""Weight files and training states: written whole or not at all, read without running code.
+"""Write weight files and training states atomically; read them without running code in them.
 
-A weight file holds `params` (and `params_ema` where EMA was on), as BasicSR's do, and beside them `network_g`, the
-spec that rebuilds the network, and `meta` (iteration, version, name of the run). A state file `<iter>.state` holds
-what a run needs beside its weights to go on. The two are a checkpoint.
+A weight file holds `params` (and `params_ema` with a moving average), as BasicSR's do, and also `network_g`, the spec
+that rebuilds the network, and `meta` (iteration, version, name of the run). A state file `<iter>.state` holds what a
+run needs besides its weights to continue. The two are a checkpoint.
 
-A file called `.safetensors` holds the same: the weights under their own names or, where there are two sets, under
-`params.` and `params_ema.`; `network_g` and `meta` as JSON in its header, with a checksum.
+A `.safetensors` file holds the same: the weights under their own names or, if there are two sets, under `params.` and
+`params_ema.`; `network_g` and `meta` as JSON in its header, with a checksum.
 """
 
 import io
@@ -23,16 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from basicsr.config.schema import Options
 from basicsr.engine.atomic import write_atomically
 from basicsr.errors import CheckpointError, first_line
 
 logger = logging.getLogger("basicsr")
-SHOWN = 5  # names of a mismatch that an error message lists
+MAX_LISTED_NAMES = 5  # of each kind of mismatch in an error message
 SAFETENSORS = ".safetensors"
-SUFFIXES = (".pth", SAFETENSORS)  # of weight files, in the order in which they are looked for
+SUFFIXES = (".pth", SAFETENSORS)  # of weight files, in the order of search
 WEIGHTS = ("params", "params_ema")
-# What reading a garbled file may raise, beside UnpicklingError.
-DAMAGE = (
+# Errors from reading a damaged file, besides UnpicklingError.
+READ_ERRORS = (
     RuntimeError, EOFError, OSError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError, ImportError,
     MemoryError, AssertionError, struct.error, zlib.error, zipfile.BadZipFile, zipfile.LargeZipFile,
 )  # fmt: skip
@@ -49,7 +50,7 @@ def save_atomically(content: Mapping[str, Any], path: str | Path) -> None:
     path = Path(path)
     if path.suffix == SAFETENSORS:
         data = _to_safetensors(content)
-    else:  # in memory first: on a full disk torch.save would raise errors of its own
+    else:  # in memory first: on a full disk torch.save would raise other errors
         buffer = io.BytesIO()
         torch.save(dict(content), buffer)
         data = buffer.getvalue()
@@ -63,10 +64,10 @@ def save_atomically(content: Mapping[str, Any], path: str | Path) -> None:
 
 
 def load_file(path: str | Path) -> dict[str, Any]:
-    """Read a weight or state file onto the CPU, checksums included; files that carry code are refused.
+    """Read a weight or state file onto the CPU and verify its checksums.
 
     Raises:
-        CheckpointError: when the file is missing, damaged, of another format, or holds anything but plain data.
+        CheckpointError: when the file is missing, damaged, of another format, or holds code instead of plain data.
     """
     try:
         if Path(path).suffix == SAFETENSORS:
@@ -79,7 +80,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: is damaged, or holds more than tensors and plain data ({first_line(error)})"
         ) from error
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         raise CheckpointError(
             f"{path}: is damaged or not a PyTorch file ({type(error).__name__}: {first_line(error)})"
         ) from error
@@ -89,7 +90,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
 
 
 def _check_sums(path: str | Path) -> None:
-    """Compare the checksums in a file of `torch.save`, which `torch.load` does not look at."""
+    """Verify the checksums in a file of `torch.save`, which `torch.load` ignores."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -109,7 +110,7 @@ def _to_safetensors(content: Mapping[str, Any]) -> bytes:
         tensors = dict(*groups.values())
     else:
         tensors = {f"{key}.{name}": value for key, group in groups.items() for name, value in group.items()}
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}  # none may share
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}  # no shared memory
     header = {key: json.dumps(content[key]) for key in ("network_g", "meta") if key in content}
     return save(tensors, {"format": "pt", **header, "crc32": _crc32(tensors, header)})
 
@@ -142,7 +143,7 @@ def _read_safetensors(path: str | Path) -> dict[str, Any]:
 
 
 def _crc32(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    """Of all that a safetensors file holds; the format itself has no checksum."""
+    """Return the CRC-32 of the content of a safetensors file, as the format has no checksum."""
     crc = zlib.crc32(json.dumps(dict(header), sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {value.dtype} {list(value.shape)}".encode(), crc)
@@ -153,10 +154,10 @@ def _crc32(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
 def select_weights(
     content: Mapping[str, Any], param_key: str | None, path: str | Path
 ) -> tuple[str | None, dict[str, Tensor]]:
-    """The state dict in a loaded file, and the key it was found under (None: the file itself is the state dict).
+    """Return the key of the state dict in a loaded file (None: the file itself is one), and the state dict.
 
-    A missing `params_ema` falls back to `params`, and a file without either is taken as a state dict. `module.`
-    prefixes of DDP are dropped.
+    A missing `params_ema` falls back to `params`; a file without either is taken as a state dict. `module.` prefixes of
+    DDP are removed.
 
     Raises:
         CheckpointError: when no tensors are found, listing the keys of the file.
@@ -179,10 +180,10 @@ def select_weights(
 def load_weights(
     net: nn.Module, path: str | Path, param_key: str | None = "params", strict: bool = True
 ) -> dict[str, Any]:
-    """Load a weight file into `net`; returns the file's content.
+    """Load a weight file into `net` and return the content of the file.
 
     Args:
-        strict: every name and shape must fit; otherwise what fits is loaded and the rest is named in a warning.
+        strict: require every name and shape to fit; otherwise load those that fit and name the rest in a warning.
 
     Raises:
         CheckpointError: listing missing, unexpected and wrongly shaped names together.
@@ -205,9 +206,9 @@ def load_weights(
 
 
 def mismatch(net: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """How `weights` differ from what `net` holds, in words; empty when they fit.
+    """Describe how names and shapes of `weights` differ from those of `net`; "" if they fit.
 
-    A network may know more: what its method `explain_mismatch(names of weights) -> str` says comes first.
+    The result of a method `explain_mismatch(weights) -> str` of the network comes first.
     """
     own = net.state_dict()
     shapes = [
@@ -221,7 +222,7 @@ def mismatch(net: nn.Module, weights: Mapping[str, Tensor]) -> str:
         "of another shape": shapes,
     }
     problems = [
-        f"{len(names)} {what}: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
+        f"{len(names)} {what}: {', '.join(names[:MAX_LISTED_NAMES])}{', ...' if len(names) > MAX_LISTED_NAMES else ''}"
         for what, names in groups.items()
         if names
     ]
@@ -231,13 +232,13 @@ def mismatch(net: nn.Module, weights: Mapping[str, Tensor]) -> str:
 
 
 def newest_state(folder: str | Path) -> Path | None:
-    """The `<iter>.state` file of the highest iteration in `folder`."""
+    """Return the `<iter>.state` file of the highest iteration in `folder`."""
     return max(_states(folder), key=lambda path: int(path.stem), default=None)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training state and the weights of the same iteration, read."""
+    """The contents of a training state and of the weight file of the same iteration."""
 
     state: dict[str, Any]
     weights: dict[str, Any]
@@ -246,10 +247,10 @@ class Checkpoint:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """The training state `<run>/training_states/<iter>.state` and the weights `<run>/models/net_g_<iter>`.
+    """Read the training state `<run>/training_states/<iter>.state` and the weights `<run>/models/net_g_<iter>`.
 
     Raises:
-        CheckpointError: when one of the two is missing, damaged, or something else.
+        CheckpointError: when one of the two is missing, damaged, or of another kind.
     """
     path = Path(path)
     state = load_file(path)
@@ -263,11 +264,18 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(state, weights, path, weights_path)
 
 
+def find_checkpoint(opt: Options) -> Checkpoint | None:
+    """Return the checkpoint to continue from: `path.resume_state`, or with --auto_resume the newest undamaged one."""
+    if opt.path.resume_state:
+        return load_checkpoint(opt.path.resume_state)
+    return newest_checkpoint(str(opt.path.training_states)) if opt.auto_resume else None
+
+
 def newest_checkpoint(folder: str | Path) -> Checkpoint | None:
-    """The newest checkpoint whose states are in `folder`; damaged ones are named and passed over. None: there is none.
+    """Return the newest undamaged checkpoint whose state is in `folder`, None if there are none; warn of damaged ones.
 
     Raises:
-        CheckpointError: when there are some, but all of them are damaged.
+        CheckpointError: when all checkpoints are damaged.
     """
     newest: CheckpointError | None = None
     for path in sorted(_states(folder), key=lambda path: -int(path.stem)):
@@ -277,18 +285,18 @@ def newest_checkpoint(folder: str | Path) -> Checkpoint | None:
             newest = newest or error
             logger.warning("%s; trying the checkpoint before it", error)
     if newest is not None:
-        raise CheckpointError(f"{newest}; so are all older ones. Remove {folder} to begin anew") from newest
+        raise CheckpointError(f"{newest}; so are all older ones. Remove {folder} to start again") from newest
     return None
 
 
 def prune_checkpoints(states: str | Path, models: str | Path, current: int, keep: int, best: Collection[int]) -> None:
-    """Delete all but the `keep` newest checkpoints up to iteration `current` and those of the iterations in `best`."""
+    """Delete the checkpoints before iteration `current`, but not the `keep` newest and those of `best` iterations."""
     found = {int(path.stem) for path in _states(states)}
     found |= {int(path.stem.removeprefix("net_g_")) for path in _weight_files(models)}
     newest = sorted(it for it in found if it <= current)[-keep:]
     for it in sorted(found - set(newest) - set(best)):
         if it < current:
-            (Path(states) / f"{it}.state").unlink(missing_ok=True)  # first, for it needs the weights
+            (Path(states) / f"{it}.state").unlink(missing_ok=True)  # first, as it needs the weights
             for suffix in SUFFIXES:
                 (Path(models) / f"net_g_{it}{suffix}").unlink(missing_ok=True)
 

@@ -1,8 +1,8 @@
-"""Curves from the text log of a training run."""
+"""Read the text log of a training run and plot its curves."""
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,10 @@ _SCORE = re.compile(r"^\s*# (\S+): (\S+)(?:\s+Best: \S+ @ ([\d,]+) iter)?")
 
 
 def read_log(path: str | Path) -> dict[str, Series]:
-    """The series of a BasicSR log by TensorBoard tag: `losses/l_pix`, `lr` (more groups: `lr/1`), `metrics/Set5/psnr`.
+    """Return the series of a log by TensorBoard tag: `losses/l_pix`, `lr` (more groups: `lr/1`), `metrics/Set5/psnr`.
 
-    Scores carry no iteration of their own and get that of the last training line before them, or of their `Best` if
-    that is later. Of two values for one iteration, as a resumed run leaves in one log, the later counts.
+    Lines of scores have no iteration: they get that of the last training line before them, or of their `Best` if that
+    is later. If a resumed run has logged an iteration twice, the later value counts.
     """
     series: dict[str, Series] = {}
     it, dataset = 0, ""
@@ -47,7 +47,7 @@ def read_log(path: str | Path) -> dict[str, Series]:
 
 
 def read_logs(paths: Iterable[str | Path]) -> dict[str, Series]:
-    """`read_log` over the logs of a run and its resumes, in the order of their names; later values count."""
+    """Return the series of several logs of one run (`read_log`), in the order of their names; later values count."""
     series: dict[str, Series] = {}
     for path in sorted(map(str, paths)):
         for tag, values in read_log(path).items():
@@ -56,11 +56,11 @@ def read_logs(paths: Iterable[str | Path]) -> dict[str, Series]:
 
 
 def plot_curves(series: dict[str, Series], path: str | Path, title: str = "") -> None:
-    """Draw what `read_log` returns: one panel for the losses, one for the learning rate, one for each metric.
+    """Plot the series of `read_log`: a panel for the losses, one for the learning rate and one for each metric.
 
-    Losses are drawn pale, under their running mean. Without any series there is no picture, only a warning in the log.
+    Losses are drawn pale, under their running mean. Without any series, only a warning is logged.
     """
-    from matplotlib.figure import Figure  # not pyplot: no window, no global state, and Agg is the canvas of savefig
+    from matplotlib.figure import Figure  # unlike pyplot, without windows and global state
 
     panels: dict[str, dict[str, Series]] = {}
     for tag, values in series.items():
@@ -82,7 +82,7 @@ def plot_curves(series: dict[str, Series], path: str | Path, title: str = "") ->
 
 
 def smooth_data(values: list[float], smooth_weight: float) -> list[float]:
-    """The exponential running mean: 0 keeps the values, towards 1 is smoother."""
+    """Return the exponential running mean: a weight of 0 keeps the values, towards 1 is smoother."""
     smoothed: list[float] = []
     for value in values:
         last = smoothed[-1] if smoothed else value
@@ -90,32 +90,12 @@ def smooth_data(values: list[float], smooth_weight: float) -> list[float]:
     return smoothed
 
 
-def read_data_from_txt_1v(path: str | Path, pattern: str) -> list[float]:
-    """The number that the one group of `pattern` holds, for each line that it matches from the start."""
-    return [_number(match[1]) for match in _matches(path, pattern)]
-
-
-def read_data_from_txt_2v(path: str | Path, pattern: str, step_one: bool = False) -> tuple[list[int], list[float]]:
-    """Iterations (plus 1 with `step_one`) and values: the two groups of `pattern`, for each line that it matches."""
-    matches = list(_matches(path, pattern))
-    return [_integer(match[1]) + step_one for match in matches], [_number(match[2]) for match in matches]
-
-
-def _matches(path: str | Path, pattern: str) -> Iterator[re.Match[str]]:
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return (match for line in lines if (match := re.match(pattern, line.strip())))
-
-
 def _integer(text: str) -> int:
     return int(text.replace(",", ""))
 
 
-def _number(text: str) -> float:
-    return float(text.replace(",", ""))
-
-
 def _place(tag: str) -> tuple[str, str]:
-    """Title of the panel and label of the curve of a series."""
+    """Return the title of the panel and the label of the curve of a series."""
     kind, _, name = tag.partition("/")
     if kind == "metrics":
         dataset, _, metric = name.rpartition("/")

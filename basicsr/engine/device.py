@@ -1,11 +1,10 @@
-"""The device of a run: which one, how exactly it computes, and how much memory it has left."""
+"""The device of a run: its choice, its numeric precision and its free memory."""
 
 import ctypes
 import logging
 import os
 import platform
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,17 +12,16 @@ from pathlib import Path
 import torch
 
 logger = logging.getLogger("basicsr")
-# As PyTorch says it on CPU (Linux, Windows) and MPS, C++ itself, and oneDNN. On CUDA the error has a type of its own.
-_FULL = re.compile(
+# Messages of PyTorch on CPU (Linux, Windows) and MPS, of C++, and of oneDNN. On CUDA the error has its own type.
+OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|bad[ _]alloc|could not create a (primitive|memory)",
     re.IGNORECASE,
 )
-UNKNOWN = 2 * 2**30  # bytes taken for free where the system says nothing
-NO_LIMIT = 2**60  # what lies above is a way to say that there is no limit
+UNKNOWN_MEMORY = 2 * 2**30  # bytes assumed to be available where the system has no number
 
 
 def pick_device(num_gpu: int | str) -> torch.device:
-    """The CPU for `num_gpu: 0`; otherwise this process's CUDA device, else MPS, else the CPU."""
+    """Return the CPU for `num_gpu: 0`; otherwise this process's CUDA device, else MPS, else the CPU."""
     if num_gpu == 0:
         return torch.device("cpu")
     if torch.cuda.is_available():
@@ -36,10 +34,10 @@ def pick_device(num_gpu: int | str) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Let malloc keep what is freed for the next image or step, instead of giving large buffers back each time.
+    """Make malloc keep freed memory for the next image or step, instead of returning large buffers to the system.
 
-    A buffer of over 32 MB got anew costs a page fault for every 4 KB: up to two fifths of the time of a large image.
-    glibc only; the process keeps its peak. `BASICSR_MALLOC=0` leaves malloc alone.
+    A new buffer of over 32 MB costs a page fault for every 4 KB: up to two fifths of the time of a large image. glibc
+    only; the process keeps its peak memory. `BASICSR_MALLOC=0` turns this off.
     """
     if os.environ.get("BASICSR_MALLOC") == "0" or platform.libc_ver()[0] != "glibc":
         return
@@ -50,22 +48,22 @@ def keep_freed_memory() -> None:
 
 
 def repeat_exactly() -> None:
-    """Use only operations that repeat bit for bit on the same hardware; one without such a form raises RuntimeError."""
+    """Allow only operations that repeat bit for bit on the same hardware; PyTorch raises RuntimeError at others."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.backends.cudnn.benchmark = False  # which would choose algorithms by their time
+    torch.backends.cudnn.benchmark = False  # it would choose algorithms by their measured time
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True)
 
 
 def set_matmul_precision(precision: str) -> None:
-    """Let float32 products of matrices and convolutions run with this precision, from here on, in the whole process.
+    """Set the precision of float32 matrix products and convolutions in this process.
 
-    PyTorch by itself has convolutions on a GPU round their factors to TF32, 10 bits, but not products of matrices. Here
-    both follow one setting.
+    By default PyTorch rounds the factors of convolutions on a GPU to TF32 (10 bits), but not those of matrix products.
+    Here both follow one setting.
 
     Args:
-        precision: highest, float32 results; high, factors in TF32 where the GPU has it; medium, in bfloat16 where
-            PyTorch has that, else as high.
+        precision: highest: float32; high: factors in TF32 if the GPU has it; medium: factors in bfloat16 if PyTorch
+            has such a kernel, else as high.
     """
     torch.set_float32_matmul_precision(precision)
     torch.backends.cudnn.allow_tf32 = precision != "highest"
@@ -73,7 +71,7 @@ def set_matmul_precision(precision: str) -> None:
 
 @contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """`set_matmul_precision` for the block; afterwards both settings are as they were."""
+    """Set the precision in a block, as `set_matmul_precision` does, and restore it afterwards."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     set_matmul_precision(precision)
     try:
@@ -84,82 +82,64 @@ def matmul_precision(precision: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory did not suffice, of a GPU or of the machine."""
+    """Return whether an error means that the memory of a GPU or of the machine was insufficient."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and _FULL.search(str(error)) is not None
+    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def memory_limit(device: torch.device) -> int:
-    """Bytes that this process can still take on `device`, as far as the system says.
+    """Return the bytes of memory that this process can still take on `device`.
 
-    On a CPU the least of what the machine has available, what the control groups of the process leave it, and what
-    its resource limits do.
+    On a CPU, the least of what the machine has available and what the control groups of the process leave it: in a
+    container, a process that takes more is killed without an error that it could catch. Resource limits (`ulimit`) are
+    not read, since exceeding them raises an error.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    known = [*_machine(), *_control_groups(), *_resource_limits()]
-    return max(0, min(known)) if known else UNKNOWN
+    return max(0, min([_available_memory(), *_control_group_memory()]))
 
 
 def resident_bytes() -> int:
-    """What this process holds of the machine's memory; 0 where the system does not say."""
-    return _status("VmRSS") or 0
+    """Return the bytes of the machine's memory that this process holds; 0 where the system has no such number."""
+    found = re.search(r"^VmRSS:\s+(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
-def _machine() -> list[int]:
-    """What the machine has available."""
-    meminfo = _read("/proc/meminfo")
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
-    if found:
-        return [int(found[1]) * 1024]
-    try:  # macOS: nothing says what is in use, so half of all
-        return [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
+def _available_memory() -> int:
+    """Return the bytes that the machine has available."""
+    if found := re.search(r"^MemAvailable:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE):
+        return int(found[1]) * 1024
+    try:  # macOS has no such number, so half of its memory
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, ValueError, OSError):
-        return []
+        return UNKNOWN_MEMORY
 
 
-def _control_groups(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> list[int]:
-    """What the control groups of this process leave it, each of them and those around it; versions 1 and 2."""
+def _control_group_memory(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> list[int]:
+    """Return the bytes that each control group of this process leaves it, parents included; versions 1 and 2."""
     left = []
     for line in _read(proc).splitlines():
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers not in ("", "memory") and "memory" not in controllers.split(","):
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":  # version 2
+            base, limit_name, usage_name = Path(root), "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            base, limit_name, usage_name = Path(root) / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
             continue
-        base = Path(root) / "memory" if controllers else Path(root)
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-        inside = Path(path.lstrip("/"))
-        for folder in dict.fromkeys((base / inside, *(base / parent for parent in inside.parents), base)):
-            limit, used = (_read(folder / name).strip() for name in names)
-            if limit.isdigit() and used.isdigit() and int(limit) < NO_LIMIT:
-                cached = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
-                left.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))  # caches are given back
+        folder = base / group.lstrip("/")
+        for place in (folder, *folder.parents):
+            limit, usage = _read(place / limit_name).strip(), _read(place / usage_name).strip()
+            if limit.isdigit() and usage.isdigit():  # not "max"; 2**63 or so, which means no limit, does no harm
+                cache = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(place / "memory.stat"), re.MULTILINE)
+                left.append(int(limit) - int(usage) + (int(cache[1]) if cache else 0))  # caches are given back
     return left
-
-
-def _resource_limits() -> list[int]:
-    """What `ulimit -v` and `ulimit -d` leave."""
-    if sys.platform == "win32":
-        return []
-    import resource
-
-    left = []
-    for limit, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
-        soft, used = resource.getrlimit(limit)[0], _status(field)
-        if soft != resource.RLIM_INFINITY and soft < NO_LIMIT and used is not None:
-            left.append(soft - used)
-    return left
-
-
-def _status(field: str) -> int | None:
-    found = re.search(rf"^{field}:\s+(\d+) kB", _read("/proc/self/status"), re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
 
 
 def _read(path: str | Path) -> str:
-    """The text of a file of the system; "" where there is none."""
+    """Return the text of a file of the system; "" if there is none."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError:

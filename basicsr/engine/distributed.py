@@ -1,4 +1,4 @@
-"""Several processes, or one: every function here also works, as a no-op, when nothing is distributed."""
+"""Collective operations of several processes. With one process, each function here is a no-op."""
 
 import functools
 import os
@@ -20,7 +20,7 @@ TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER
 
 
 def init_dist(launcher: Launcher, backend: str | None = None, port: int | None = None, timeout: float = 1800.0) -> None:
-    """Join the process group that the launcher's environment variables describe, and take this process's GPU.
+    """Join the process group that the launcher's environment variables describe, and select this process's GPU.
 
     Args:
         launcher: "none" does nothing; "pytorch" is torchrun; "slurm" is srun.
@@ -47,14 +47,14 @@ def init_dist(launcher: Launcher, backend: str | None = None, port: int | None =
 
 
 def get_dist_info() -> tuple[int, int]:
-    """Rank of this process, and how many there are; (0, 1) when nothing is distributed."""
+    """Return the rank of this process and the number of processes; (0, 1) without a process group."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def master_only(function: Callable[P, T]) -> Callable[P, T | None]:
-    """Run `function` in rank 0 only; the other processes get None."""
+    """Make a function run in rank 0 only and return None in the other processes."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -78,7 +78,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum of `tensor` over all processes, differentiable: the gradient, too, is summed over them.
+    """Return the sum of `tensor` over all processes; its gradient is summed over them too.
 
     Every process must call it, and run backward through it, the same number of times.
     """
@@ -86,7 +86,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def gather_objects(obj: T) -> list[T]:
-    """What each process passed in, by rank, in every process. Objects are pickled."""
+    """Return the objects of all processes, by rank, in every process. They are pickled."""
     world_size = get_dist_info()[1]
     if world_size == 1:
         return [obj]
@@ -97,7 +97,7 @@ def gather_objects(obj: T) -> list[T]:
 
 @torch.no_grad()
 def reduce_mean_dict(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The mean over processes of each scalar tensor, detached and still on its device: nothing is read back here.
+    """Return the mean over processes of each scalar tensor, detached and on its device, without waiting for a GPU.
 
     Every process must pass the same keys.
     """
@@ -111,7 +111,7 @@ def reduce_mean_dict(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _slurm_environ(environ: Mapping[str, str], port: int | None) -> dict[str, str]:
-    """Torchrun's variables from those of srun."""
+    """Return torchrun's variables, made from those of srun."""
     names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
     missing = [name for name in (*names.values(), "SLURM_NODELIST") if name not in environ]
     if missing:

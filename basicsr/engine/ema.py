@@ -19,15 +19,15 @@ class EMA(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take in the network after a step; all of it on the device, so that it can be part of a CUDA graph.
+        """Take the network into the average; only by operations on the device, so that a CUDA graph can repeat it.
 
-        `n_averaged` stays as it is, for nothing depends on it.
+        `n_averaged` stays as it is, because nothing depends on it.
         """
         pairs = [(p.detach(), q.detach()) for p, q in zip(self.module.parameters(), model.parameters(), strict=True)]
-        for is_float in (True, False):  # PyTorch's function looks at the first of a list alone
+        for is_float in (True, False):  # PyTorch's function decides by the first tensor of a list
             alike = [pair for pair in pairs if pair[0].is_floating_point() is is_float]
             if alike:
-                self._average([mine for mine, _ in alike], [theirs for _, theirs in alike], self.n_averaged)
+                self._average([average for average, _ in alike], [new for _, new in alike], self.n_averaged)
         for own, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             own.copy_(buffer)
         for own_module, module in zip(self.module.modules(), model.modules(), strict=True):

@@ -1,4 +1,4 @@
-"""How many operations a function hands to the device: on a GPU each of them is a launch, whatever its size."""
+"""Count the operations that a function submits to the device: on a GPU each is a launch, whatever its size."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -6,17 +6,16 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Not views by their schema, but no work for the device either.
-NO_WORK = frozenset({"aten::_unsafe_view", "aten::_reshape_alias", "aten::lift_fresh"})
+# No views by their schema, but they launch nothing either.
+NO_LAUNCH = frozenset({"aten::_unsafe_view", "aten::_reshape_alias", "aten::lift_fresh"})
 
 
 class LaunchCounter(TorchDispatchMode):
-    """Counts the ATen calls inside it that are not views, also those of a backward pass.
+    """Counter of the ATen calls inside a `with` block that are not views, backward passes included.
 
-    Views, which alias an argument and write to none, move no data and launch nothing. Kernels that PyTorch's dispatcher
-    does not know (C++ or Triton behind `torch.autograd.Function`) are not counted: counts to compare are those of the
-    plain path, `BASICSR_KERNELS=0`. Under `torch.inference_mode` composite calls such as `linear` come whole, under
-    `torch.no_grad` in their parts.
+    Views alias an argument and launch nothing. Kernels outside PyTorch's dispatcher (C++ or Triton in
+    `torch.autograd.Function`) are not counted, so compare counts of the plain path, `BASICSR_KERNELS=0`. Composite
+    calls such as `linear` count once under `torch.inference_mode`, and by their parts under `torch.no_grad`.
     """
 
     def __init__(self) -> None:
@@ -35,8 +34,8 @@ class LaunchCounter(TorchDispatchMode):
 
 
 def is_view(func: Any) -> bool:
-    """Return whether an operator only gives its argument another shape, or another name."""
-    return bool(func.is_view) or func._schema.name in NO_WORK
+    """Return whether an operator only returns its argument with another shape or name."""
+    return bool(func.is_view) or func._schema.name in NO_LAUNCH
 
 
 def count_launches(function: Callable[[], object]) -> int:

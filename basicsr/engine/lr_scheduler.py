@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the iteration: no state to save, and edited milestones hold after a resume.
+"""The learning rate as a pure function of the iteration: no state to save; edited milestones count after a resume.
 
 Iterations count from 1. The rates equal those of a PyTorch scheduler that steps once before every iteration but the
 first, so the rate drops in iteration `milestone + 1`.
@@ -18,7 +18,7 @@ Schedule = Callable[[int, float], float]
 
 
 def build_schedule(spec: Mapping[str, Any] | None) -> Schedule:
-    """The schedule that `spec` describes (`{type: MultiStepLR, milestones: [...]}`); None: a constant rate."""
+    """Return the schedule of a spec (`{type: MultiStepLR, milestones: [...]}`); None: a constant rate."""
     if spec is None:
         return lambda it, base_lr: base_lr
     arguments = {key: value for key, value in spec.items() if key != "type"}
@@ -26,7 +26,7 @@ def build_schedule(spec: Mapping[str, Any] | None) -> Schedule:
 
 
 def learning_rate(it: int, base_lr: float, schedule: Schedule, warmup_iter: int = -1) -> float:
-    """The rate of iteration `it`: linear warm-up that reaches the configured rate at `warmup_iter`, then the schedule.
+    """Return the rate of iteration `it`: linear warm-up to the configured rate at `warmup_iter`, then the schedule.
 
     Args:
         it: from 1.
@@ -53,7 +53,7 @@ class MultiStepLR:
             raise ValueError(f"gamma: must be above 0, got {self.gamma}")
 
     def __call__(self, it: int, base_lr: float) -> float:
-        """The rate of iteration `it`."""
+        """Return the rate of iteration `it`."""
         return base_lr * self.gamma ** bisect_right(self.milestones, it - 1)
 
 
@@ -73,7 +73,7 @@ class MultiStepRestartLR(MultiStepLR):
         _check_same_length("restarts", self.restarts, self.restart_weights)
 
     def __call__(self, it: int, base_lr: float) -> float:
-        """The rate of iteration `it`."""
+        """Return the rate of iteration `it`."""
         restart = bisect_right(self.restarts, it - 1) - 1
         if restart < 0:
             return super().__call__(it, base_lr)
@@ -104,7 +104,7 @@ class CosineAnnealingRestartLR:
             raise ValueError(f"eta_min: must be at least 0, got {self.eta_min}")
 
     def __call__(self, it: int, base_lr: float) -> float:
-        """The rate of iteration `it`."""
+        """Return the rate of iteration `it`."""
         ends = list(accumulate(self.periods))
         done = min(it - 1, ends[-1])
         k = bisect_left(ends, done)  # the end of a period still belongs to it: eta_min is reached

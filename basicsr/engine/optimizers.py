@@ -28,7 +28,7 @@ class MUON(torch.optim.Optimizer):
         params: (name, parameter) pairs, e.g. `net.named_parameters()`.
         lr: the two learning rates, of Muon and of AdamW.
         weight_decay: parameters shrink by this times their learning rate in each step.
-        momentum: of Muon, in [0, 1); Nesterov's.
+        momentum: of Muon's Nesterov momentum, in [0, 1).
         betas: of AdamW.
         eps: of AdamW.
         capturable: the step can be part of a CUDA graph, AdamW's part of it fused; rates may be tensors.
@@ -37,8 +37,8 @@ class MUON(torch.optim.Optimizer):
         K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; groups and defaults of ATD-U.
 
     Note:
-        `torch.optim.Muon` (from 2.9) does the same with matrices, but takes nothing else, and would scale the steps of
-        kernels by the sides of the flattened matrix where the recipe takes those of the kernel.
+        `torch.optim.Muon` (from 2.9) does the same with matrices, but takes no other parameters, and would scale the
+        steps of kernels by the sides of the flattened matrix, the recipe by those of the kernel.
 
     Raises:
         ValueError: when an argument is out of range, or parameters come without names.
@@ -77,7 +77,7 @@ class MUON(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step with the gradients that there are; parameters without one stay as they are."""
+        """Take one step; parameters without a gradient stay as they are."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -89,6 +89,7 @@ class MUON(torch.optim.Optimizer):
         return loss
 
     def _muon_step(self, group: dict[str, Any], learners: list[Tensor]) -> None:
+        """Update matrices and kernels by Muon; those of one shape together."""
         lr, momentum = group["lr"], group["momentum"]
         for weight in learners:
             if not self.state[weight]:
@@ -98,16 +99,17 @@ class MUON(torch.optim.Optimizer):
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         directions = torch._foreach_lerp(gradients, averages, momentum)
         torch._foreach_mul_(learners, 1 - lr * group["weight_decay"])
-        of_one_shape: dict[tuple[Any, ...], list[int]] = {}  # many small products would wait for one another
+        of_one_shape: dict[tuple[Any, ...], list[int]] = {}  # few large products are faster than many small ones
         for k, weight in enumerate(learners):
             of_one_shape.setdefault((weight.shape, weight.dtype, weight.device), []).append(k)
         for indices in of_one_shape.values():
             weights = [learners[k] for k in indices]
-            updates = orthogonalised(torch.stack([directions[k].flatten(1) for k in indices]))
+            updates = orthogonalize(torch.stack([directions[k].flatten(1) for k in indices]))
             height, width = weights[0].shape[-2:]
             _move(weights, updates, lr, max(1, height / width) ** 0.5)
 
     def _adamw_step(self, group: dict[str, Any], learners: list[Tensor]) -> None:
+        """Update the other parameters by AdamW."""
         capturable = group.get("capturable", False)
         for weight in learners:
             if not self.state[weight]:
@@ -137,20 +139,20 @@ class MUON(torch.optim.Optimizer):
 def _move(weights: list[Tensor], updates: Tensor, lr: float | Tensor, factor: float) -> None:
     """Subtract `factor * lr` times the updates (K, rows, columns) from K weights of one shape."""
     shape = weights[0].shape
-    if isinstance(lr, Tensor):  # which `alpha` does not take without reading it
+    if isinstance(lr, Tensor):  # `alpha` would read it, and make the CPU wait
         scaled = updates.to(weights[0].dtype) * (-factor * lr)
         torch._foreach_add_(weights, [update.view(shape) for update in scaled])
     else:
         torch._foreach_add_(weights, [update.view(shape) for update in updates], alpha=-(lr * factor))
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """(K, rows, columns) matrices with their singular vectors, but all singular values between about 0.7 and 1.2.
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Return matrices (K, rows, columns) with the same singular vectors and singular values of about 0.7 to 1.2.
 
-    The few that are tiny beside the largest stay smaller. In bfloat16.
+    Values that are tiny compared with the largest stay smaller. Computed in bfloat16.
 
     Source:
-        K. Jordan et al., as `MUON`: a quintic iteration whose coefficients lift small singular values fast.
+        K. Jordan et al., see `MUON`: a quintic iteration whose coefficients raise small singular values fast.
     """
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
     is_tall = matrices.shape[-2] > matrices.shape[-1]

@@ -1,4 +1,4 @@
-"""Seeds and states of all random generators of a process."""
+"""Seeds and states of all random number generators of a process."""
 
 import random
 from collections.abc import Iterator, Mapping
@@ -10,14 +10,14 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch, all devices."""
+    """Seed Python, NumPy and PyTorch on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def rng_state() -> dict[str, Any]:
-    """State of Python's, NumPy's and PyTorch's generators as plain values and tensors."""
+    """Return the states of Python's, NumPy's and PyTorch's generators as plain values and tensors."""
     numpy_state: Any = np.random.get_state()
     version, keys, gauss = random.getstate()
     state = {
@@ -32,7 +32,7 @@ def rng_state() -> dict[str, Any]:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leave the random generators as they were, whatever the body draws from them."""
+    """Restore the random number generators at the end of the block."""
     state = rng_state()
     try:
         yield
@@ -41,7 +41,7 @@ def random_state_kept() -> Iterator[None]:
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Set the generators as `rng_state` found them."""
+    """Restore the generators from the result of `rng_state`."""
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     name, numpy_keys, *rest = state["numpy"]

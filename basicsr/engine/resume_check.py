@@ -1,4 +1,4 @@
-"""What differs between the options of a checkpoint and those of the run that goes on from it."""
+"""Compare the options of a checkpoint with those of the run that continues from it."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -6,45 +6,68 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from basicsr.config.schema import Options
 from basicsr.errors import OptionError
 
 logger = logging.getLogger("basicsr")
-# What may change without another result: where things are written, what is scored, how fast batches come.
-HARMLESS = (
+# Options that do not change the result: where files are written, which images are scored, how fast batches are loaded.
+RESULT_NEUTRAL = (
     "name", "val.*", "logger.*", "dist_params.*", "compact.*", "path.*", "datasets.val*", "datasets.test*",
     *(f"datasets.train.{key}" for key in ("name", "num_worker_per_gpu", "prefetch_mode", "num_prefetch_queue",
                                           "pin_memory", "persistent_workers", "cache", "cache_mb")),
     "num_gpu", "find_unused_parameters", "train.total_iter", "train.nan*", "train.cuda_graph", "run.torch",
     "run.threads",
 )  # fmt: skip
-# With a teacher these count after all: its weights, and the length of the run, which its share follows.
+# Exceptions with a teacher: its weights, and the length of the run, which the weight of its loss depends on.
 DECISIVE_WITH_TEACHER = ("path.pretrain_network_?", "path.param_key_?", "train.total_iter")
 DEFAULT = "(default)"
+# Keys that states of BasicSR 1.4 and of older versions do not have -> the consequence.
+MISSING_IN_OLD_STATES = {
+    "rng": "the random state (random numbers start again from manual_seed)",
+    "data": "the position in the data (it follows from the iteration; the order of the samples is the present one)",
+    "options": "the options of its run (check that they are the same)",
+    "best": "the best scores (they start again)",
+    "scaler": "the scale of float16 gradients (it is searched again)",
+}
+
+
+def run_facts(opt: Options, device: torch.device, samples_per_process: int) -> dict[str, Any]:
+    """Return what decides the numbers of a run besides its options, for the training state."""
+    return {
+        "world_size": opt.world_size,
+        "device": device.type,
+        "samples_per_epoch": samples_per_process * opt.world_size,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+    }
 
 
 def check_changes(opt: Options, run: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> None:
-    """List in the log what has changed since `state` was saved.
+    """Log which options and facts have changed since `state` was saved, and what an old state does not hold.
 
     Args:
-        opt: the options of now.
-        run: facts of now that are no options (number of processes, device, ...), as the state keeps them.
-        state: with `options` and `run` of then; one without says nothing.
+        opt: the present options.
+        run: the present `run_facts`.
+        state: the training state, with the `options` and `run` of its time; without them nothing is compared.
         path: of the state.
 
     Raises:
-        OptionError: when the run would end elsewhere than it would have, unless `opt.force_resume`.
+        OptionError: when a change affects the result of the run, unless `opt.force_resume`.
     """
+    if missing := [text for key, text in MISSING_IN_OLD_STATES.items() if key not in state]:
+        logger.warning("%s: is of an older version and lacks %s", path, "; ".join(missing))
     if "options" not in state:
         return
     before = dict(_flat({**state["options"], "run": state.get("run", {})}))
-    now = dict(_flat({**opt.written(), "run": dict(run)}))
+    now = dict(_flat({**opt.to_minimal_dict(), "run": dict(run)}))
     lines, decisive = [], []
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key, DEFAULT), now.get(key, DEFAULT)
         if old != new and key != "path.resume_state":
             lines.append(f"{key}: {old} -> {new}")
-            if _decides(key, "network_t" in opt):
+            if _affects_result(key, "network_t" in opt):
                 decisive.append(lines[-1])
     if not lines:
         return
@@ -56,14 +79,14 @@ def check_changes(opt: Options, run: Mapping[str, Any], state: Mapping[str, Any]
         )
 
 
-def _decides(key: str, has_teacher: bool) -> bool:
+def _affects_result(key: str, has_teacher: bool) -> bool:
     if has_teacher and any(fnmatchcase(key, pattern) for pattern in DECISIVE_WITH_TEACHER):
         return True
-    return not any(fnmatchcase(key, pattern) for pattern in HARMLESS)
+    return not any(fnmatchcase(key, pattern) for pattern in RESULT_NEUTRAL)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("a.b", value) of nested mappings; tuples as lists, for files do not tell them apart."""
+    """Yield ("a.b", value) of nested mappings, tuples as lists, since files hold only lists."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

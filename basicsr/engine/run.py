@@ -1,4 +1,4 @@
-"""What surrounds a run: its processes, device, seeds and folders."""
+"""Start and end of a run: error messages, exit codes, processes, seeds, folders and log files."""
 
 import logging
 import os
@@ -11,58 +11,65 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from basicsr.config.schema import Options, copy_options_file, resolve
+from basicsr.config.load import copy_options_file, resolve
+from basicsr.config.schema import Options
+from basicsr.engine.atomic import remove_leftovers
 from basicsr.engine.device import keep_freed_memory, repeat_exactly, set_matmul_precision
 from basicsr.engine.distributed import get_dist_info, init_dist
-from basicsr.engine.logging import get_root_logger, init_logging, log_to_file, tensorboard_folder
-from basicsr.engine.peers import end_watch, watch_peers
+from basicsr.engine.logging import init_logging, log_to_file, tensorboard_folder
 from basicsr.engine.random_state import seed_everything
+from basicsr.engine.rank_monitor import start_rank_monitor, stop_rank_monitor
 from basicsr.engine.signals import RunStoppedError
 from basicsr.errors import CheckpointError, OptionError, UnknownNameError, first_line
 
 logger = logging.getLogger("basicsr")
-MISTAKES = (OptionError, UnknownNameError, CheckpointError, OSError)
+USER_ERRORS = (OptionError, UnknownNameError, CheckpointError, OSError)
 T = TypeVar("T")
 
 
 def run_command(prog: str, body: Callable[[], None]) -> int:
-    """Run the body of a command: 0 when it ends well, 2 with one line on stderr for the user's mistakes.
+    """Run the body of a command and return its exit code.
 
-    1 when the numbers went wrong; 143 and 130 when SIGTERM or SIGINT stopped it (a training run has then saved its
-    state). Our own bugs keep their traceback. Of several processes on one machine, one speaks.
+    Returns:
+        0 when it ends well; 1 when numbers are not finite; 2 for an error of the user, which is logged in one line (by
+        one process a machine); 143 and 130 after SIGTERM and SIGINT, when a training run has saved its state.
+
+    Raises:
+        Exception: any other error, with its traceback: it is a bug.
     """
     init_logging(int(os.environ.get("RANK", "0")))
     keep_freed_memory()
     failure: BaseException | None = None
     try:
         body()
-    except MISTAKES as error:
+    except USER_ERRORS as error:
         failure = error
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            get_root_logger().critical("%s: %s", prog, _one_line(error))
+            logger.critical("%s: %s", prog, _one_line(error))
         return 2
     except RunStoppedError as error:
-        get_root_logger().warning("%s: %s", prog, error)
+        logger.warning("%s: %s", prog, error)
         return error.exit_code
     except KeyboardInterrupt:
-        get_root_logger().warning("%s: stopped by SIGINT; nothing new was saved", prog)
+        logger.warning("%s: stopped by SIGINT; nothing new was saved", prog)
         return 128 + signal.SIGINT
     except FloatingPointError as error:
-        get_root_logger().critical("%s: %s", prog, error)
+        logger.critical("%s: %s", prog, error)
         return 1
-    except Exception as error:  # the log, too, should say why it ends here
+    except Exception as error:  # logged as well, so that the log file holds the reason
         failure = error
-        get_root_logger().critical("%s: %s: %s", prog, type(error).__name__, first_line(error))
+        logger.critical("%s: %s: %s", prog, type(error).__name__, first_line(error))
         raise
     finally:
-        end_watch(failure)
+        stop_rank_monitor(failure)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return 0
 
 
-def join_processes(options: Options, launcher: str, *, debug: bool = False, auto_resume: bool = False,
-                   force_resume: bool = False) -> Options:  # fmt: skip
+def join_processes(
+    options: Options, launcher: str, *, debug: bool = False, auto_resume: bool = False, force_resume: bool = False
+) -> Options:
     """Join the process group if there is one, seed everything, and return the options resolved for this process."""
     backend = options.dist_params.backend
     if backend == "nccl" and (options.num_gpu == 0 or not torch.cuda.is_available()):
@@ -73,14 +80,25 @@ def join_processes(options: Options, launcher: str, *, debug: bool = False, auto
     timeout = options.dist_params.timeout
     init_dist(launcher, backend, options.dist_params.port, timeout)  # type: ignore[arg-type]
     rank, world_size = get_dist_info()
-    watch_peers(rank, world_size, timeout)
+    start_rank_monitor(rank, world_size, timeout)
     seed_everything(options.manual_seed + rank)
-    return resolve(options, launcher=launcher, rank=rank, world_size=world_size, debug=debug, auto_resume=auto_resume,
-                   force_resume=force_resume)  # fmt: skip
+    return resolve(
+        options,
+        launcher=launcher,
+        rank=rank,
+        world_size=world_size,
+        debug=debug,
+        auto_resume=auto_resume,
+        force_resume=force_resume,
+    )
 
 
-def read_once(read: Callable[[], T]) -> T:
-    """What `read` returns in rank 0, in every process, so that they need not see the same storage; its errors too."""
+def read_on_rank0_and_broadcast(read: Callable[[], T]) -> T:
+    """Call `read` in rank 0 and return its result in every process, which need not have access to the same storage.
+
+    Raises:
+        Exception: one of `USER_ERRORS` that `read` raises, in every process.
+    """
     rank, world_size = get_dist_info()
     if world_size == 1:
         return read()
@@ -88,7 +106,7 @@ def read_once(read: Callable[[], T]) -> T:
     if rank == 0:
         try:
             answer = [read()]
-        except MISTAKES as error:
+        except USER_ERRORS as error:
             answer = [error]
     dist.broadcast_object_list(answer)
     if isinstance(answer[0], Exception):
@@ -97,36 +115,37 @@ def read_once(read: Callable[[], T]) -> T:
 
 
 def make_folders(options: Options, keep_existing: bool) -> None:
-    """Make the run's folders and start its log file; rank 0 does it, the others wait.
+    """Make the run's folders and start its log file, in rank 0 while the others wait.
 
     Args:
-        keep_existing: the run goes on in its folder (resume). Otherwise an existing folder is renamed
-            `<name>_archived_<time>`, never overwritten, and so is its TensorBoard folder.
+        keep_existing: continue in an existing folder (resume), without the temporary files a crash left there.
+            Otherwise the folder and its TensorBoard folder are renamed `<name>_archived_<time>`, never overwritten.
     """
     path = options.path
     if options.rank == 0 and path.log is not None:
         root, source = Path(path.log), Path(options.source) if options.source else None
         if not keep_existing:
             archive = archive_folder(root)
-            if source is not None and not source.exists():  # it lay in that folder
+            if source is not None and not source.exists():  # it was in that folder
                 source = archive / source.resolve().relative_to(root.resolve())
             if options.is_train:
                 archive_folder(tensorboard_folder(options))
         for folder in (path.log, path.models, path.training_states, path.visualization):
             if folder is not None:
                 Path(folder).mkdir(parents=True, exist_ok=True)
+                remove_leftovers(folder)
         kind = "train" if options.is_train else "test"
         log_to_file(root / f"{kind}_{options.name}_{timestamp()}.log")
         if source is not None:
             copy_options_file(source, root)
     if options.dist:
         torch.distributed.barrier()
-    if options.rank != 0 and path.log is not None:  # only now, for the folder may just have been renamed
+    if options.rank != 0 and path.log is not None:  # after the barrier, since the folder may have been renamed
         log_to_file(Path(path.log) / f"errors_rank{options.rank}.log", delay=True)
 
 
 def archive_folder(folder: Path) -> Path:
-    """Rename the folder, if there is one; returns its new name."""
+    """Rename the folder, if it exists, and return its new path."""
     archive = folder.with_name(f"{folder.name}_archived_{timestamp()}")
     if folder.exists():
         folder.rename(archive)
@@ -135,11 +154,11 @@ def archive_folder(folder: Path) -> Path:
 
 
 def _one_line(error: Exception) -> str:
-    """A message with a list of faults below its first line, as a sentence."""
+    """Return an error's message in one line: a list of faults below its first line is joined to it."""
     first, *faults = (str(error) or repr(error)).splitlines()
     return " ".join([first, "; ".join(fault.strip() for fault in faults)]).strip()
 
 
 def timestamp() -> str:
-    """Now, for the name of a file."""
+    """Return the current time for the name of a file."""
     return time.strftime("%Y%m%d_%H%M%S")

@@ -1,4 +1,4 @@
-"""What may stand around a network: DDP, a moving average, a mask."""
+"""Modules around a network: DDP, a moving average, a mask."""
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -7,7 +7,7 @@ from basicsr.engine.ema import EMA
 
 
 class Wrapper(nn.Module):
-    """What a model puts around the network it trains, such as a mask. `bare_network` looks through it."""
+    """Base class of modules that a model puts around its network, such as a mask; `bare_network` unwraps them."""
 
     module: nn.Module
 

@@ -1,4 +1,4 @@
-"""Transparency: reading it from image files, and writing it into formats that have it."""
+"""Transparency of image files, read and written."""
 
 import io
 from pathlib import Path
@@ -7,18 +7,18 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from basicsr.images.files import FORMATS, PILLOW_FAULTS
+from basicsr.images.files import PILLOW_ERRORS, PILLOW_FORMATS
 
 ALPHA_SUFFIXES = (".png", ".tif", ".tiff", ".webp")
 
 
 def decode_alpha(data: bytes, path: str | Path, dtype: np.dtype | type) -> np.ndarray:
-    """The transparency of an encoded image, (H, W) of `dtype`: 0 where nothing is seen; a palette's and a colour's too.
+    """Return the alpha of an encoded image, (H, W) of `dtype`: 0 is transparent; also of palettes and single colours.
 
     Args:
-        data: of the file.
-        path: names it in messages.
-        dtype: uint8 or uint16, that of the colours. Of a single transparent colour among 16-bit ones only 8 bits count.
+        data: content of the file.
+        path: for messages.
+        dtype: uint8 or uint16, that of the colours. A single transparent colour is matched in 8 bits only.
 
     Raises:
         ValueError: when it cannot be decoded, naming `path`.
@@ -31,30 +31,30 @@ def decode_alpha(data: bytes, path: str | Path, dtype: np.dtype | type) -> np.nd
         if deep is not None and deep.dtype == np.uint16 and deep.ndim == 3 and deep.shape[2] == 4:
             return np.ascontiguousarray(deep[..., 3])
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
             alpha = np.array(image.convert("RGBA").getchannel("A"))
-    except (*PILLOW_FAULTS, Image.DecompressionBombError, MemoryError) as error:
+    except (*PILLOW_ERRORS, Image.DecompressionBombError, MemoryError) as error:
         raise ValueError(f"{path}: its transparency cannot be decoded; replace the file") from error
     return alpha.astype(np.uint16) * 257 if dtype == np.uint16 else alpha
 
 
 def encode_with_alpha(image: np.ndarray, path: str | Path) -> bytes:
-    """The content of a TIFF or WebP file: `image` is (H, W, 4) RGBA or (H, W, 2), uint8 or, in TIFF, uint16.
+    """Return `image`, (H, W, 4) RGBA or (H, W, 2), uint8 or, in TIFF, uint16, as the content of a TIFF or WebP file.
 
-    WebP is lossless here, but colours where nothing is seen are not kept.
+    WebP is lossless here, except that colours of fully transparent pixels are lost.
 
     Raises:
-        ValueError: when the format that the suffix of `path` names has no transparency, or cannot hold the image.
+        ValueError: when the format of the suffix of `path` has no transparency, or cannot hold the image.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in ALPHA_SUFFIXES:
         raise ValueError(f"{path}: {suffix} files have no transparency; use one of {' '.join(ALPHA_SUFFIXES)}")
     rgba = image if image.shape[2] == 4 else image[..., [0, 0, 0, 1]]
     if suffix in (".tif", ".tiff") and image.dtype == np.uint8:
-        buffer = io.BytesIO()  # by Pillow, for OpenCV does not say how colours and alpha belong together
+        buffer = io.BytesIO()  # by Pillow: OpenCV does not mark the channel as alpha
         Image.fromarray(image).save(buffer, "TIFF", compression="tiff_lzw")
         return buffer.getvalue()
-    done, encoded = cv2.imencode(suffix, cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
-    if not done:
+    is_encoded, data = cv2.imencode(suffix, cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
+    if not is_encoded:
         raise ValueError(f"{path}: OpenCV cannot write {image.dtype} {image.shape} in this format; use .png")
-    return encoded.tobytes()
+    return data.tobytes()

@@ -1,4 +1,4 @@
-"""RGB and YCbCr of standard-definition television, as MATLAB's `rgb2ycbcr` has them and the field's PSNR expects them.
+"""RGB and YCbCr of standard-definition television, as in MATLAB's `rgb2ycbcr` and in the field's PSNR.
 
 Source: ITU-R BT.601. Y runs from 16 to 235 and Cb, Cr from 16 to 240, in units of 1/255.
 """
@@ -13,10 +13,10 @@ OFFSET = np.array([16.0, 128.0, 128.0])
 
 
 def rgb2ycbcr(img: np.ndarray, y_only: bool = False) -> np.ndarray:
-    """YCbCr (H, W, 3), or Y alone (H, W), of an RGB image (H, W, 3), in the type and range of the input.
+    """Return YCbCr (H, W, 3), or Y alone (H, W), of an RGB image (H, W, 3), in the type and range of the input.
 
     Args:
-        img: uint8 in [0, 255] (the result is rounded), or floats in [0, 1] (it is not).
+        img: uint8 in [0, 255] (the result is rounded), or floats in [0, 1] (not rounded).
         y_only: leave out Cb and Cr.
     """
     rows = slice(0, 1 if y_only else 3)
@@ -24,36 +24,26 @@ def rgb2ycbcr(img: np.ndarray, y_only: bool = False) -> np.ndarray:
     return _as_input(ycbcr[..., 0] if y_only else ycbcr, img.dtype)
 
 
-def bgr2ycbcr(img: np.ndarray, y_only: bool = False) -> np.ndarray:
-    """Like `rgb2ycbcr`, for channels in OpenCV's order."""
-    return rgb2ycbcr(img[..., ::-1], y_only)
-
-
 def ycbcr2rgb(img: np.ndarray) -> np.ndarray:
-    """RGB (H, W, 3) of a YCbCr image (H, W, 3), in the type and range of the input; the inverse of `rgb2ycbcr`."""
+    """Return RGB (H, W, 3) of a YCbCr image (H, W, 3), in the type and range of the input: inverse of `rgb2ycbcr`."""
     rgb = (_unit_floats(img) * 255 - OFFSET) @ np.linalg.inv(YCBCR_FROM_RGB).T * 255
     return _as_input(rgb, img.dtype)
 
 
-def ycbcr2bgr(img: np.ndarray) -> np.ndarray:
-    """Like `ycbcr2rgb`, with the channels in OpenCV's order."""
-    return np.ascontiguousarray(ycbcr2rgb(img)[..., ::-1])
-
-
 def rgb_to_y(img: np.ndarray) -> np.ndarray:
-    """Luma (H, W, 1) in [16, 235] / 255 of an RGB image (H, W, 3) of floats in [0, 1]."""
+    """Return the luma (H, W, 1) in [16, 235] / 255 of an RGB image (H, W, 3) of floats in [0, 1]."""
     return rgb2ycbcr(img, y_only=True)[..., None]
 
 
 def rgb2ycbcr_pt(img: Tensor, y_only: bool = False) -> Tensor:
-    """YCbCr (N, 3, H, W), or Y alone (N, 1, H, W), in units of 1/255, of RGB (N, 3, H, W) in [0, 1]."""
+    """Return YCbCr (N, 3, H, W), or Y alone (N, 1, H, W), divided by 255, of RGB (N, 3, H, W) in [0, 1]."""
     rows = slice(0, 1 if y_only else 3)
     matrix, offset = (torch.from_numpy(part[rows]).to(img) for part in (YCBCR_FROM_RGB, OFFSET))
     return (torch.einsum("oc,nchw->nohw", matrix, img) + offset.view(1, -1, 1, 1)) / 255
 
 
 def rgb_to_y_pt(img: Tensor) -> Tensor:
-    """Luma (N, 1, H, W) in [16, 235] / 255 of RGB (N, 3, H, W) in [0, 1]."""
+    """Return the luma (N, 1, H, W) in [16, 235] / 255 of RGB (N, 3, H, W) in [0, 1]."""
     return rgb2ycbcr_pt(img, y_only=True)
 
 
@@ -62,5 +52,5 @@ def _unit_floats(img: np.ndarray) -> np.ndarray:
 
 
 def _as_input(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values in [0, 255] as `dtype`: uint8 in [0, 255], floats in [0, 1]."""
+    """Return values in [0, 255] as `dtype`: uint8 in [0, 255], floats in [0, 1]."""
     return values.round().clip(0, 255).astype(np.uint8) if dtype == np.uint8 else (values / 255).astype(dtype)

@@ -8,20 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr.images.color import bgr2ycbcr, rgb2ycbcr, ycbcr2bgr, ycbcr2rgb
-
-__all__ = ["bgr2ycbcr", "imresize", "rgb2ycbcr", "ycbcr2bgr", "ycbcr2rgb"]  # the colours: where BasicSR has them
-
 Image = TypeVar("Image", np.ndarray, Tensor)
 
 SUPPORT = 4  # width of the cubic kernel, in samples of the coarser of the two grids
 
 
 def imresize(img: Image, scale: float, antialiasing: bool = True) -> Image:
-    """`img` resampled to ceil(scale * side) pixels a side, as MATLAB does it.
+    """Return `img` resampled to ceil(scale * side) pixels a side, as by MATLAB.
 
-    Integer arrays take MATLAB's integer path: the result is rounded half up and clipped after the rows and again after
-    the columns. Floats are neither rounded nor clipped. Tensors keep their device and their gradient.
+    Integer arrays are rounded half up and clipped after the rows and again after the columns, as in MATLAB. Floats are
+    neither rounded nor clipped. Tensors keep their device and their gradient.
 
     Args:
         img: array (H, W) or (H, W, C) of integers or floats, or float tensor (..., H, W).
@@ -51,7 +47,7 @@ def _resize_first_axis(img: np.ndarray, scale: float, antialiasing: bool) -> np.
         total += weight[:, None] * flat[tap]
     if np.issubdtype(img.dtype, np.integer):
         limits = np.iinfo(img.dtype)
-        # An exact half must round up wherever in the image it stands; float noise would push some of them down.
+        # An exact half must round up everywhere; float noise would push some halves down.
         total = np.floor(total + (0.5 + 1e-6)).clip(limits.min, limits.max)
     return total.astype(img.dtype).reshape(-1, *img.shape[1:])
 
@@ -66,7 +62,7 @@ def _resize_tensor(img: Tensor, scale: float, antialiasing: bool) -> Tensor:
 
 
 def _matrix(side: int, scale: float, antialiasing: bool) -> np.ndarray:
-    """The resampling of one axis as a matrix (output side, side)."""
+    """Return the resampling of one axis as a matrix (output side, side)."""
     weights, taps = _contributions(side, scale, antialiasing)
     matrix = np.zeros((len(taps), side))
     np.add.at(matrix, (np.arange(len(taps))[:, None], taps), weights)  # mirrored taps may meet in one pixel
@@ -75,7 +71,7 @@ def _matrix(side: int, scale: float, antialiasing: bool) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _contributions(side: int, scale: float, antialiasing: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and source positions, each (output side, taps), of every output pixel along one axis."""
+    """Return weights and source positions, each (output side, taps), of every output pixel along one axis."""
     stretch = max(1.0, 1.0 / scale) if antialiasing else 1.0
     count = math.ceil(side * scale - 1e-9)  # 1e-9: 49 * (1/49) must not become 2
     centre = (np.arange(count) + 0.5) / scale - 0.5  # pixel centres of the output on the input's axis
@@ -90,7 +86,7 @@ def _contributions(side: int, scale: float, antialiasing: bool) -> tuple[np.ndar
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
-    """Cubic convolution kernel, a = -0.5.
+    """Return the cubic convolution kernel, a = -0.5, at `x`.
 
     Source: Keys, "Cubic convolution interpolation for digital image processing", 1981, eq. 15.
     """

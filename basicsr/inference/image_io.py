@@ -16,10 +16,10 @@ from torch import Tensor
 
 from basicsr.engine.atomic import atomic_path, write_atomically
 from basicsr.images.alpha import ALPHA_SUFFIXES, decode_alpha, encode_with_alpha
+from basicsr.images.channel_order import as_rgb
 from basicsr.images.files import (
     DEEP_SUFFIXES,
     IMAGE_SUFFIXES,
-    as_rgb,
     checked_size,
     decode_gray,
     decode_image,

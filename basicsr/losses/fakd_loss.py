@@ -1,8 +1,8 @@
 """Losses between feature maps of a student and its teacher: affinities (FAKD), masked squares (TinyFusion).
 
 Each takes two lists of maps ("taps") and returns one scalar: `loss_weight` times the sum over taps of the mean over
-entries and batch. Only the student gets a gradient. Affinities do not feel the scale of the features, so their weight
-is relative to that of the image loss. The range trap: FAKD weights them by 10 beside an L1 of images in 0..255; with
+entries and batch. Only the student gets a gradient. Affinities are invariant to the scale of the features, so their
+weight is relative to that of the image loss. FAKD weights them by 10 together with an L1 of images in 0..255; for
 images in [0, 1], as here, the same balance is 10 / 255 = 0.039.
 
 Shapes: B batch, C channels, H x W map size, n = H*W positions, R rows of an n x n affinity.
@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -20,11 +21,11 @@ from basicsr.archs.layers.tokens import full_precision
 from basicsr.config.registry import LOSS_REGISTRY
 
 AffinityMode = Literal["exact", "gram"]
-EPS = 1e-8  # least norm that features are divided by
+MIN_NORM = 1e-8  # smallest norm that features are divided by
 
 
 class FeatureLoss(nn.Module):
-    """A distance between the feature maps of two networks, summed over taps; subclasses say which distance.
+    """A distance between the feature maps of two networks, summed over taps; subclasses define the distance.
 
     Computed without autocast, in float32 or, for float64 maps, float64.
 
@@ -32,31 +33,31 @@ class FeatureLoss(nn.Module):
         loss_weight: factor on the result.
 
     Shape:
-        student, teacher: equally many maps; number k is (B, C, H, W), with B, H and W equal in both. output: scalar.
+        student, teacher: lists of the same length; map k is (B, C, H, W), with equal B, H, W in both. output: scalar.
 
     Raises:
         ValueError: for no taps, different numbers of taps, or maps that cannot be compared.
     """
 
-    same_channels = False  # whether C must be equal, too
+    same_channels = False  # True: C must be equal, too
 
     def __init__(self, *, loss_weight: float = 1.0) -> None:
         super().__init__()
         self.loss_weight = loss_weight
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Mean over entries and batch of the difference of one tap; scalar >= 0."""
+        """Return the mean over entries and batch of the difference of one tap; scalar >= 0."""
         raise NotImplementedError
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """The weighted sum of the distances of all taps."""
+        """Return the weighted sum of the distances of all taps."""
         name = type(self).__name__
         if len(student) != len(teacher) or not student:
             raise ValueError(
                 f"{name}: student and teacher need equally many taps, at least one, got {len(student)} and "
                 f"{len(teacher)}; match the taps of the two networks"
             )
-        total = student[0].new_zeros((), dtype=_wide(student[0]).dtype)
+        total = student[0].new_zeros((), dtype=_at_least_float32(student[0]).dtype)
         for tap, (of_student, of_teacher) in enumerate(zip(student, teacher, strict=True)):
             try:
                 self.check(of_student, of_teacher)
@@ -64,14 +65,14 @@ class FeatureLoss(nn.Module):
                 shapes = f"got student {tuple(of_student.shape)} and teacher {tuple(of_teacher.shape)}"
                 raise ValueError(f"{name}: tap {tap}: {error}, {shapes}") from error
             with full_precision(of_student.device):
-                total = total + self.distance(_wide(of_student), _wide(of_teacher.detach()))
+                total = total + self.distance(_at_least_float32(of_student), _at_least_float32(of_teacher.detach()))
         return self.loss_weight * total
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
-        """Refuse maps that cannot be compared.
+        """Check that two maps can be compared.
 
         Raises:
-            ValueError: with what must hold; the caller adds the tap and both shapes.
+            ValueError: with the violated condition; the caller adds the tap and both shapes.
         """
         if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
             raise ValueError("batch, height and width must be equal")
@@ -86,11 +87,11 @@ class SpatialAffinityLoss(FeatureLoss):
     Args:
         loss_weight: factor on the result; 0.04 has the effect of FAKD's 10, see the file's header.
         mode: "exact" is the mean of |A_S - A_T| over n x n entries; "gram" that of its square, by C x C matrices only,
-            with a far smaller value that needs a weight of its own.
+            with a much smaller value that needs another weight.
         chunk: exact: rows of A in memory at a time, >= 1. Memory is O(B * chunk * n); the result does not change.
-        pool: side in pixels of the squares that both maps are averaged over first, >= 1; the work falls by pool^4.
-        anchors: exact: number of rows compared, drawn anew for each tap and step and the same for both networks;
-            0: all. The expectation is that of all rows.
+        pool: side in pixels of the squares that both maps are averaged over first, >= 1; divides the work by pool^4.
+        anchors: exact: number of compared rows, drawn for each tap and step, the same for both networks; 0: all. The
+            expectation is that of all rows.
 
     Shape:
         As in `FeatureLoss`; the networks may differ in C.
@@ -124,19 +125,19 @@ class SpatialAffinityLoss(FeatureLoss):
         self.anchors = anchors
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Mean absolute (exact) or squared (gram) difference of the affinities; scalar >= 0."""
+        """Return the mean absolute (exact) or squared (gram) difference of the affinities; scalar >= 0."""
         student, teacher = self._columns(student), self._columns(teacher)
         if self.mode == "gram":
-            return _mean_squared_gap(student, teacher)
+            return _mean_squared_difference(student, teacher)
         positions = student.shape[2]
         rows = torch.randperm(positions)[: self.anchors].to(student.device) if self.anchors else None
-        return _MeanAbsoluteGap.apply(student, teacher, rows, self.chunk)
+        return _MeanAbsoluteDifference.apply(student, teacher, rows, self.chunk)
 
     def _columns(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, n): the features of each position, of unit length."""
+        """Return the features of each position, of unit length: (B, C, H, W) to (B, C, n)."""
         if self.pool > 1:
             features = F.avg_pool2d(features, self.pool, ceil_mode=True)  # windows at the border may be smaller
-        return F.normalize(features.flatten(2), dim=1, eps=EPS)
+        return F.normalize(rearrange(features, "b c h w -> b c (h w)"), dim=1, eps=MIN_NORM)
 
 
 @LOSS_REGISTRY.register()
@@ -151,9 +152,12 @@ class ChannelAffinityLoss(FeatureLoss):
     same_channels = True
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Mean absolute difference of the (B, C, C) affinities; scalar >= 0."""
-        rows_s, rows_t = (F.normalize(features.flatten(2), dim=2, eps=EPS) for features in (student, teacher))
-        return (rows_s @ rows_s.transpose(1, 2) - rows_t @ rows_t.transpose(1, 2)).abs().mean()
+        """Return the mean absolute difference of the (B, C, C) affinities; scalar >= 0."""
+        rows_s, rows_t = (
+            F.normalize(rearrange(features, "b c h w -> b c (h w)"), dim=2, eps=MIN_NORM)
+            for features in (student, teacher)
+        )
+        return (rows_s @ _transposed(rows_s) - rows_t @ _transposed(rows_t)).abs().mean()
 
 
 @LOSS_REGISTRY.register()
@@ -166,10 +170,11 @@ class InstanceAffinityLoss(FeatureLoss):
     """
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Mean absolute difference of the (B, B) affinities; scalar >= 0."""
+        """Return the mean absolute difference of the (B, B) affinities; scalar >= 0."""
         if len(student) == 1:
             return 0.0 * student.sum()  # keeps the student in the graph, so that backward() works
-        a_s, a_t = (F.normalize(x @ x.T, dim=1, eps=EPS) for x in (student.flatten(1), teacher.flatten(1)))
+        images = (rearrange(features, "b c h w -> b (c h w)") for features in (student, teacher))
+        a_s, a_t = (F.normalize(x @ x.T, dim=1, eps=MIN_NORM) for x in images)
         return (a_s - a_t).abs().mean()
 
 
@@ -183,8 +188,8 @@ class MaskedFeatureLoss(FeatureLoss):
     Args:
         loss_weight: factor on the result.
         sigma: number of deviations, > 0.
-        student_channels: C of the student, for a 1x1 convolution (`adapter`) to the teacher's C that is trained along
-            and begins as the identity on the channels they share; None: no adapter.
+        student_channels: C of the student, for a trained 1x1 convolution (`adapter`) to the teacher's C, which starts
+            as the identity on the common channels; None: no adapter.
         teacher_channels: C of the teacher, or None.
 
     Shape:
@@ -221,7 +226,7 @@ class MaskedFeatureLoss(FeatureLoss):
         self.same_channels = self.adapter is None
 
     def check(self, student: Tensor, teacher: Tensor) -> None:
-        """As in `FeatureLoss`; with an adapter, C must be what it was made for."""
+        """As in `FeatureLoss`; with an adapter, C must match it."""
         super().check(student, teacher)
         if self.adapter is not None:
             ends = (self.adapter.in_channels, self.adapter.out_channels)
@@ -229,7 +234,7 @@ class MaskedFeatureLoss(FeatureLoss):
                 raise ValueError(f"the adapter is for {ends[0]} (student) and {ends[1]} (teacher) channels")
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Mean square of the difference without outliers; scalar >= 0."""
+        """Return the mean square of the difference without outliers; scalar >= 0."""
         if self.adapter is not None:
             student = self.adapter(student)
         outlier = self._outliers(student.detach()) | self._outliers(teacher)
@@ -240,40 +245,41 @@ class MaskedFeatureLoss(FeatureLoss):
         return (features - mean).abs() > self.sigma * variance.sqrt()
 
 
-class _MeanAbsoluteGap(torch.autograd.Function):
+class _MeanAbsoluteDifference(torch.autograd.Function):
     """Mean of |S_R^T S - T_R^T T| over R x n entries and the batch, a chunk of rows at a time.
 
-    The gradient is made of the signs of the same entries, so the forward pass takes it along while they are there.
-    Nothing of size R x n is stored or computed again; checkpointing the chunks instead takes more than twice the time.
+    The gradient consists of the signs of the same entries, so the forward pass computes it with them. Nothing of size
+    R x n is stored or recomputed; checkpointing the chunks instead takes more than twice the time.
     """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, rows: Tensor | None, chunk: int) -> Tensor:
-        """The mean, and the gradient kept for `backward`.
+        """Return the mean, and keep its gradient for `backward`.
 
         Args:
+            ctx: of autograd.
             student, teacher: (B, C, n) and (B, C', n).
             rows: (R,) distinct indices of positions; None: all.
             chunk: rows at a time.
         """
         s_rows, t_rows = (x if rows is None else x[:, :, rows] for x in (student, teacher))
         batch, _, count = s_rows.shape
-        wants_gradient = ctx.needs_input_grad[0]
+        needs_gradient = ctx.needs_input_grad[0]
         by_rows, by_columns = torch.empty_like(s_rows), torch.zeros_like(student)
         total = student.new_zeros(())
         for start in range(0, count, chunk):
             part = slice(start, start + chunk)
-            gap = s_rows[:, :, part].transpose(1, 2) @ student
-            gap -= t_rows[:, :, part].transpose(1, 2) @ teacher  # the same product twice: exactly 0 where S = T
-            if wants_gradient:
-                sign = gap.sign()
-                by_rows[:, :, part] = student @ sign.transpose(1, 2)
+            difference = _transposed(s_rows[:, :, part]) @ student
+            difference -= _transposed(t_rows[:, :, part]) @ teacher  # of equal shape: exactly 0 where S = T
+            if needs_gradient:
+                sign = difference.sign()
+                by_rows[:, :, part] = student @ _transposed(sign)
                 if rows is not None:
                     by_columns += s_rows[:, :, part] @ sign
-            total += gap.abs_().sum()
+            total += difference.abs_().sum()
         entries = batch * count * student.shape[2]
-        if wants_gradient:
-            # of all rows A is symmetric, and its columns have the gradient of its rows
+        if needs_gradient:
+            # with all rows, A is symmetric, and its columns have the gradient of its rows
             gradient = 2 * by_rows if rows is None else by_columns.index_add_(2, rows, by_rows)
             ctx.save_for_backward(gradient.div_(entries))
         return total / entries
@@ -281,27 +287,32 @@ class _MeanAbsoluteGap(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
-        """The gradient in `student`."""
+        """Return the gradient in `student`."""
         (gradient,) = ctx.saved_tensors
         return grad_output * gradient, None, None, None
 
 
-def _mean_squared_gap(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean of (S^T S - T^T T)^2 over n x n entries and the batch, from (B, C, n) and (B, C', n).
+def _mean_squared_difference(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean of (S^T S - T^T T)^2 over n x n entries and the batch, from (B, C, n) and (B, C', n).
 
-    Equals (|S S^T|^2 + |T T^T|^2 - 2 |S T^T|^2) / n^2 in Frobenius norms. The three all but cancel, so they are taken
-    in float64 where the device has it, which also keeps TF32 out of both passes.
+    Equals (|S S^T|^2 + |T T^T|^2 - 2 |S T^T|^2) / n^2 in Frobenius norms. The three terms nearly cancel, so they are
+    computed in float64 if the device has it, which also avoids TF32 in both passes.
     """
     s, t = (x if x.device.type == "mps" else x.double() for x in (student, teacher))
-    gap = (_energy(s, s) + _energy(t, t) - 2 * _energy(s, t)).clamp_min(0.0)
-    return (gap.mean() / s.shape[2] ** 2).to(student.dtype)
+    difference = (_squared_norm(s, s) + _squared_norm(t, t) - 2 * _squared_norm(s, t)).clamp_min(0.0)
+    return (difference.mean() / s.shape[2] ** 2).to(student.dtype)
 
 
-def _energy(x: Tensor, y: Tensor) -> Tensor:
-    """|X Y^T|^2 (Frobenius) of each image, (B,)."""
-    return (x @ y.transpose(1, 2)).square().sum((1, 2))
+def _squared_norm(x: Tensor, y: Tensor) -> Tensor:
+    """Return |X Y^T|^2 (Frobenius) of each image, (B,)."""
+    return (x @ _transposed(y)).square().sum((1, 2))
 
 
-def _wide(x: Tensor) -> Tensor:
-    """`x` in float32 at least."""
+def _transposed(x: Tensor) -> Tensor:
+    """Return the matrices of a batch transposed."""
+    return rearrange(x, "b i j -> b j i")
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """Return `x`, float16 and bfloat16 as float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -3,32 +3,28 @@
 from collections.abc import Mapping
 from typing import Any
 
-from basicsr.config.registry import METRIC_REGISTRY
+from basicsr.config.registry import METRIC_REGISTRY, UNSUPPORTED_NAMES
 
 _LAZY = ("calculate_psnr", "calculate_psnr_pt", "calculate_ssim", "calculate_ssim_pt")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "calculate_niqe":
-        from basicsr.compat.niqe import calculate_niqe
-
-        return calculate_niqe
     if name in _LAZY:
         return METRIC_REGISTRY.get(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def calculate_metric(data: Mapping[str, Any], spec: Mapping[str, Any]) -> Any:
-    """Score the images in `data` (`img`, `img2`) with the metric that `spec` describes; `better` is not passed on."""
+    """Score the images in `data` (`img`, `img2`) by the metric of `spec`, with all keys of `spec` except `better`."""
     arguments = {key: value for key, value in spec.items() if key not in ("type", "better")}
     return METRIC_REGISTRY.get(spec["type"])(**data, **arguments)
 
 
 def direction(spec: Mapping[str, Any]) -> str:
-    """Whichever is better, "higher" or "lower": as the spec says, else as the metric itself says.
+    """Return which scores are better, "higher" or "lower": `better` of the spec, else of the metric.
 
     Raises:
-        ValueError: for any other word.
+        ValueError: for any other value.
     """
     better = spec.get("better") or getattr(METRIC_REGISTRY.get(spec["type"]), "better", "higher")
     if better not in ("higher", "lower"):
@@ -37,25 +33,25 @@ def direction(spec: Mapping[str, Any]) -> str:
 
 
 def protocol(spec: Mapping[str, Any]) -> str:
-    """What the metric is computed on: "uint8" (clamped, rounded 8-bit images) or "float" (raw network output)."""
+    """Return the images a metric is computed on: "uint8" (clamped, rounded) or "float" (raw network output)."""
     return getattr(METRIC_REGISTRY.get(spec["type"]), "protocol", "uint8")
 
 
-def takes_bgr(spec: Mapping[str, Any]) -> bool:
-    """Whether the metric is a plug-in's that declares no `protocol`, as for BasicSR: it gets 8-bit images, BGR."""
-    return not hasattr(METRIC_REGISTRY.get(spec["type"]), "protocol")
+def calculate_niqe(*_: Any, **__: Any) -> float:
+    """Raise NotImplementedError: BasicSR's Natural Image Quality Evaluator is here by name only."""
+    raise NotImplementedError(UNSUPPORTED_NAMES["calculate_niqe"])
 
 
 def describe(spec: Mapping[str, Any]) -> str:
-    """The whole protocol in words, for the head of a table: "uint8, Y, crop 4"."""
+    """Return the whole protocol as the heading of a table, such as "uint8, Y, crop 4"."""
     return f"{protocol(spec)}, {'Y' if spec.get('test_y_channel') else 'RGB'}, crop {spec.get('crop_border', 0)}"
 
 
 def both_protocols(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """`metrics` and, after each entry, its twin in the other protocol, called `<name>_uint8` or `<name>_float`.
+    """Return `metrics` and, after each entry, its twin in the other protocol, named `<name>_uint8` or `<name>_float`.
 
-    `calculate_x` and `calculate_x_pt` are twins. Papers differ in which of them they print, by some 0.002 dB, so a test
-    run prints both. A twin that is listed already, or whose name is taken, is not added.
+    `calculate_x` and `calculate_x_pt` are twins. Papers print one or the other, which differ by some 0.002 dB, so a
+    test run prints both. A twin that is listed already, or whose name is taken, is not added.
     """
     listed = [dict(spec) for spec in metrics.values()]
     result: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""The only validation loop, and what comes out of it: the scores of every image, and the best of them so far."""
+"""The only validation loop, and its results: the scores of every image, and the best means so far."""
 
 import csv
 import json
@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from basicsr.config.registry import METRIC_REGISTRY
 from basicsr.engine.distributed import gather_objects
-from basicsr.images.files import tensor2img, to_pixels
-from basicsr.metrics import calculate_metric, describe, direction, protocol, takes_bgr
+from basicsr.images.files import to_pixels
+from basicsr.metrics import calculate_metric, describe, direction, protocol
 
-Record = tuple[str, str, dict[str, float]]  # path, name and scores of one image
+CONVERSIONS: dict[str, Callable[[Tensor], Any]] = {"uint8": to_pixels, "float": lambda image: image}  # by protocol
+Record = tuple[str, str, dict[str, float]]  # path, name and scores of an image
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Scores:
     """metric name -> how it was computed ("uint8, Y, crop 4")."""
 
     def mean(self) -> dict[str, float]:
-        """The mean over images of each metric; inf where one image has it, {} without images."""
+        """Return the mean over images of each metric; inf if one image has it, {} without images."""
         columns: dict[str, list[float]] = {}
         for scores in self.per_image.values():
             for metric, value in scores.items():
@@ -38,7 +40,7 @@ class Scores:
         return {metric: sum(values) / len(values) for metric, values in columns.items()}
 
     def table(self) -> str:
-        """A Markdown table: a row for each image, the mean last; the head names each protocol."""
+        """Return a Markdown table: a row for each image, the mean last; the head names each protocol."""
         mean = self.mean()
         head = [self.dataset] + [f"{m} ({self.protocols[m]})" if m in self.protocols else m for m in mean]
         rows = [*self.per_image.items(), ("**mean**", mean)]
@@ -47,7 +49,7 @@ class Scores:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def to_plain(self) -> dict[str, Any]:
-        """Data set, protocols, mean and per-image scores for JSON, which has no inf and no nan: they become strings."""
+        """Return data set, protocols, mean and per-image scores for JSON, with inf and nan as strings."""
 
         def plain(scores: dict[str, float]) -> dict[str, float | str]:
             return {metric: value if math.isfinite(value) else str(value) for metric, value in scores.items()}
@@ -60,12 +62,12 @@ class Scores:
         }
 
     def to_json(self, path: str | Path) -> None:
-        """Write `to_plain()`."""
+        """Write `to_plain()` as a JSON file."""
         text = json.dumps(self.to_plain(), indent=2, ensure_ascii=False)
         _with_parents(path).write_text(f"{text}\n", encoding="utf-8")
 
     def to_csv(self, path: str | Path) -> None:
-        """Write a row for each image, the mean last."""
+        """Write a CSV file: a row for each image, the mean last."""
         mean = self.mean()
         with _with_parents(path).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -75,10 +77,10 @@ class Scores:
 
 
 class Best:
-    """The best mean of each data set and metric so far, and the iteration it is from.
+    """The best mean of each data set and metric so far, and its iteration.
 
     Args:
-        metrics: metric name -> spec; `better` in it, or else the metric itself, says which way is up.
+        metrics: metric name -> spec; `direction` of it says which scores are better.
     """
 
     def __init__(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
@@ -86,7 +88,7 @@ class Best:
         self._found: dict[str, dict[str, tuple[float, int]]] = {}
 
     def update(self, scores: Scores, it: int) -> list[str]:
-        """Take in the means of iteration `it`; returns the metrics that reached a new best. nan is never best."""
+        """Record the means of iteration `it`; return the metrics with a new best. nan is never best."""
         found = self._found.setdefault(scores.dataset, {})
         improved = []
         for metric, value in scores.mean().items():
@@ -97,11 +99,15 @@ class Best:
         return improved
 
     def get(self, dataset: str, metric: str) -> tuple[float, int] | None:
-        """The best value and its iteration; None before the first."""
+        """Return the best value and its iteration; None before the first."""
         return self._found.get(dataset, {}).get(metric)
 
+    def iterations(self) -> set[int]:
+        """Return the iterations that a best value is from."""
+        return {it for found in self._found.values() for _, it in found.values()}
+
     def report(self, scores: Scores) -> str:
-        """The log entry of a validation, in the lines that `plot_util.read_log` and BasicSR's users know."""
+        """Return the log entry of a validation, in the format of BasicSR, which `read_log` parses."""
         lines = [f"Validation {scores.dataset}"]
         for metric, value in scores.mean().items():
             best = self.get(scores.dataset, metric)
@@ -109,7 +115,7 @@ class Best:
         return "\n".join(lines)
 
     def state_dict(self) -> dict[str, dict[str, tuple[float, int]]]:
-        """What a training state keeps: numbers in plain containers."""
+        """Return the best values in plain containers, for a training state."""
         return {dataset: dict(found) for dataset, found in self._found.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Iterable[Any]]]) -> None:
@@ -131,27 +137,27 @@ def evaluate(
     root: str | Path | None = None,
     gather: bool = True,
 ) -> Scores:
-    """Score every image once. The only validation loop: train.py, test.py and every model call it.
+    """Score every image once. This is the only validation loop: train.py, test.py and every model call it.
 
-    An image is called by the stem of its `gt_path` (without ground truth: `lq_path`); with `root`, by its path below
-    that folder without the suffix. A second image of the same name becomes `name~2`.
+    The name of an image is the stem of its `gt_path` (without ground truth: `lq_path`); with `root`, its path relative
+    to that folder without the suffix. A second image of the same name becomes `name~2`.
 
     Args:
         predict: maps LQ (B, 3, h, w) to SR (B, 3, s*h, s*w), RGB in [0, 1], and moves it to its device.
-        batches: as a data loader gives them; those without `gt` are predicted but not scored. Each of several processes
-            passes its own share; an image that two of them hold, as padded samplers make, counts once.
+        batches: of a data loader; those without `gt` are predicted but not scored. Each of several processes passes its
+            own share; an image in two shares, as padded samplers make, counts once.
         metrics: metric name -> spec. "uint8" metrics get clamped and rounded images, "float" ones the raw tensors.
-        dataset: the name of the set in the result.
+        dataset: name of the data set in the result.
         on_image: called with the name and SR (1, 3, s*h, s*w) of each image, to save it or show it.
         root: the data set's folder; needed for distinct names in `on_image` when several processes share a set whose
             subfolders repeat file names.
-        gather: put the shares of all processes together; False: this process is alone in calling.
+        gather: merge the shares of all processes; False: only this process calls `evaluate`.
 
     Returns:
         The same scores in every process, in the order of the data set if image k was dealt to process k mod world_size.
 
     Raises:
-        ValueError: naming the image, when a metric refuses it (SR and GT of different sizes).
+        ValueError: from a metric (SR and GT of different sizes), naming the image.
     """
     records: list[Record] = []
     taken: set[str] = set()
@@ -174,10 +180,10 @@ def evaluate(
 
 
 def gather_scores(records: list[Record], everywhere: bool = True) -> dict[str, dict[str, float]]:
-    """Merge what each process scored into name -> scores, the same in all of them, each path once.
+    """Merge the scores of all processes into name -> scores, each path once; return the same in all processes.
 
     The shares are interleaved, which restores the order of images dealt in turn. Of two paths with the same name, the
-    later becomes `name~2`. With `everywhere` False, this process alone has scored.
+    later becomes `name~2`. With `everywhere` False, only the records of this process count.
     """
     merged: dict[str, dict[str, float]] = {}
     seen: set[str] = set()
@@ -191,24 +197,31 @@ def gather_scores(records: list[Record], everywhere: bool = True) -> dict[str, d
 
 
 def _score(sr: Tensor, gt: Tensor, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Every metric of one image; `sr` and `gt` are (1, 3, H, W)."""
-    data: dict[str, dict[str, Any]] = {"float": {"img": sr, "img2": gt}}
-    if any(protocol(spec) == "uint8" for spec in metrics.values()):
-        data["uint8"] = {"img": to_pixels(sr[0]), "img2": to_pixels(gt[0])}
-    if any(takes_bgr(spec) for spec in metrics.values()):
-        data["bgr"] = {"img": tensor2img(sr[0]), "img2": tensor2img(gt[0])}
-    kinds = {name: "bgr" if takes_bgr(spec) else protocol(spec) for name, spec in metrics.items()}
-    return {name: float(calculate_metric(data[kinds[name]], spec)) for name, spec in metrics.items()}
+    """Return the score of an image in every metric; `sr` and `gt` are (1, 3, H, W)."""
+    data: dict[Callable[[Tensor], Any], dict[str, Any]] = {}
+    scores = {}
+    for name, spec in metrics.items():
+        convert = conversion(spec)
+        if convert not in data:
+            data[convert] = {"img": convert(sr), "img2": convert(gt)}
+        scores[name] = float(calculate_metric(data[convert], spec))
+    return scores
+
+
+def conversion(spec: Mapping[str, Any]) -> Callable[[Tensor], Any]:
+    """Return the function from a tensor (1, 3, H, W) to the input of a metric: its `convert`, or its protocol's."""
+    convert = getattr(METRIC_REGISTRY.get(spec["type"]), "convert", None)
+    return convert if convert is not None else CONVERSIONS[protocol(spec)]
 
 
 def _name(path: str, root: str | Path | None) -> str:
-    if root is None or not PurePath(path).is_relative_to(root):  # data sets of plug-ins give what they like
+    if root is None or not PurePath(path).is_relative_to(root):  # the paths of plug-ins' data sets may be anything
         return PurePath(path).stem
     return PurePath(path).relative_to(root).with_suffix("").as_posix()
 
 
 def _distinct(name: str, taken: set[str]) -> str:
-    """`name`, or `name~2`, `name~3`, ... when that is in `taken`; adds the result to `taken`."""
+    """Return `name`, or `name~2`, `name~3`, ... when it is in `taken`; add the result to `taken`."""
     found, count = name, 1
     while found in taken:
         count += 1

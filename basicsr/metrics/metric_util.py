@@ -1,3 +1,3 @@
-"""The old import path of `basicsr.compat.metric_util`."""
+"""The old import path of `basicsr.compat.metrics`."""
 
-from basicsr.compat.metric_util import *  # noqa: F403
+from basicsr.compat.metrics import *  # noqa: F403

@@ -1,3 +1,3 @@
-"""The old import path of `basicsr.compat.niqe`."""
+"""The old import path of `basicsr.metrics.calculate_niqe`."""
 
-from basicsr.compat.niqe import *  # noqa: F403
+from basicsr.metrics import calculate_niqe  # noqa: F401

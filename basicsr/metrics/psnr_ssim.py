@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from basicsr.config.registry import METRIC_REGISTRY
+from basicsr.images.channel_order import as_rgb
 from basicsr.images.color import rgb_to_y, rgb_to_y_pt
-from basicsr.images.files import as_rgb
 
 WINDOW = 11  # px: side of SSIM's Gaussian window, whose sigma is 1.5 px
 PSNR_FLOOR = 1e-8  # added to the mean squared error of floats in [0, 1]
@@ -26,7 +27,7 @@ Metric = TypeVar("Metric", bound=Callable[..., Any])
 
 
 def _metric(protocol: Literal["uint8", "float"], better: Literal["higher", "lower"]) -> Callable[[Metric], Metric]:
-    """Register a metric together with the two facts `evaluate()` needs to feed it and to rank its results."""
+    """Register a metric with its protocol and its direction, which `evaluate` and `Best` read."""
 
     def register(function: Metric) -> Metric:
         vars(function).update(protocol=protocol, better=better)
@@ -43,14 +44,14 @@ def calculate_psnr(
     input_order: Literal["HWC", "CHW"] = "HWC",
     test_y_channel: bool = False,
 ) -> float:
-    """Peak signal-to-noise ratio in dB; inf for equal images.
+    """Return the peak signal-to-noise ratio in dB; inf for equal images.
 
     Args:
-        img: RGB or gray, in [0, 255]: uint8, or floats of that range; BGR where it is a `BGRImage` of old plug-ins.
-        img2: the other image, alike.
+        img: RGB or gray, in [0, 255]: uint8, or floats of that range; a `BGRImage` of old plug-ins is BGR.
+        img2: the other image, of the same kind.
         crop_border: px dropped on every side before scoring.
         input_order: layout of the axes; (H, W) is read as one channel in either.
-        test_y_channel: score the luma only; a one-channel image is its own luma.
+        test_y_channel: score the luma only; of one channel, that channel.
 
     Raises:
         TypeError: for a tensor, or another dtype.
@@ -69,7 +70,7 @@ def calculate_ssim(
     input_order: Literal["HWC", "CHW"] = "HWC",
     test_y_channel: bool = False,
 ) -> float:
-    """Structural similarity in [-1, 1], averaged over the positions where the window fits and over channels.
+    """Return the structural similarity in [-1, 1], averaged over the positions of the window and over channels.
 
     Arguments and errors are those of `calculate_psnr`.
 
@@ -83,23 +84,23 @@ def calculate_ssim(
 
 @_metric(protocol="float", better="higher")
 def calculate_psnr_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image, on the numbers as they are: neither clamped nor rounded.
+    """Return the peak signal-to-noise ratio in dB of each image, neither clamped nor rounded.
 
     Args:
         img: floats, nominally in [0, 1].
-        img2: the other images, alike.
+        img2: the other images, of the same kind.
         crop_border: px dropped on every side before scoring.
-        test_y_channel: score the luma only; a one-channel image is its own luma.
+        test_y_channel: score the luma only; of one channel, that channel.
 
     Shape:
         img, img2: (N, C, H, W). Output: (N,), float64; 80 for equal images.
 
     Raises:
-        TypeError: for anything but float tensors.
+        TypeError: unless both are float tensors.
         ValueError: when the shapes differ, or nothing is left after the crop.
 
     Note:
-        The published numbers have 1e-8 added to the mean squared error, which costs 0.0001 dB at 33 dB; so have these.
+        As in published numbers, 1e-8 is added to the mean squared error, which costs 0.0001 dB at 33 dB.
     """
     x, y = _prepare_pt("calculate_psnr_pt", img, img2, crop_border, test_y_channel)
     return -10 * torch.log10(((x - y) ** 2).mean(dim=(1, 2, 3)) + PSNR_FLOOR)
@@ -107,7 +108,7 @@ def calculate_psnr_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channe
 
 @_metric(protocol="float", better="higher")
 def calculate_ssim_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
-    """Structural similarity of each image, on the numbers as they are: neither clamped nor rounded.
+    """Return the structural similarity of each image, neither clamped nor rounded.
 
     Arguments, shapes and errors are those of `calculate_psnr_pt`.
 
@@ -122,7 +123,7 @@ def calculate_ssim_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channe
 def _prepare(
     where: str, img: np.ndarray, img2: np.ndarray, crop: int, input_order: str, luma: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both images as (H, W, C) float64 in [0, 255], cropped, as luma if asked for."""
+    """Return both images as (H, W, C) float64 in [0, 255], cropped, as luma with `luma`."""
     if input_order not in ("HWC", "CHW"):
         raise ValueError(f"{where}: input_order must be 'HWC' or 'CHW', got {input_order!r}")
     for image in (img, img2):
@@ -132,7 +133,6 @@ def _prepare(
     _check_shapes(where, img.shape, img2.shape, ndims=(2, 3))
 
     def prepare(image: np.ndarray) -> np.ndarray:
-        """(H, W, C) float64, border cut, luma alone where that is asked for."""
         image = as_rgb(image).astype(np.float64)
         if image.ndim == 2:
             image = image[..., None]
@@ -149,7 +149,7 @@ def _prepare(
 
 
 def _prepare_pt(where: str, img: Tensor, img2: Tensor, crop: int, luma: bool) -> tuple[Tensor, Tensor]:
-    """Both batches in float64, cropped, as luma if asked for."""
+    """Return both batches in float64, cropped, as luma with `luma`."""
     for image in (img, img2):
         if not isinstance(image, Tensor) or not image.is_floating_point():
             found = getattr(image, "dtype", type(image).__name__)
@@ -160,7 +160,7 @@ def _prepare_pt(where: str, img: Tensor, img2: Tensor, crop: int, luma: bool) ->
 
     def prepare(image: Tensor) -> Tensor:
         image = image[:, :, crop : height - crop, crop : width - crop]
-        image = image.cpu().double() if image.device.type == "mps" else image.double()  # MPS knows no float64
+        image = image.cpu().double() if image.device.type == "mps" else image.double()  # MPS has no float64
         return rgb_to_y_pt(image) if luma and image.shape[1] > 1 else image
 
     return prepare(img), prepare(img2)
@@ -187,7 +187,7 @@ def _check_window(where: str, size: tuple[int, ...]) -> None:
 
 
 def _ssim_map(x: Any, y: Any, blur: Callable[[Any], Any]) -> Any:
-    """SSIM at every position of arrays or tensors in [0, 255], with `blur` as the window's weighted mean."""
+    """Return SSIM at every position of arrays or tensors in [0, 255]; `blur` takes the weighted mean of a window."""
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mean_x, mean_y = blur(x), blur(y)
     variance_x, variance_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
@@ -197,13 +197,14 @@ def _ssim_map(x: Any, y: Any, blur: Callable[[Any], Any]) -> Any:
 
 
 def _blur(image: np.ndarray) -> np.ndarray:
-    """(H, W, C) to (H-10, W-10[, C])."""
+    """Return the window's weighted means, (H-10, W-10[, C]), of an image (H, W, C)."""
     margin = WINDOW // 2
     return cv2.sepFilter2D(image, cv2.CV_64F, _GAUSSIAN, _GAUSSIAN)[margin:-margin, margin:-margin]
 
 
 def _blur_pt(images: Tensor) -> Tensor:
-    """(N, C, H, W) to (N, C, H-10, W-10)."""
+    """Return the window's weighted means, (N, C, H-10, W-10), of images (N, C, H, W)."""
     kernel = torch.from_numpy(_GAUSSIAN).to(images)
-    rows = F.conv2d(images.flatten(0, 1).unsqueeze(1), kernel.view(1, 1, WINDOW, 1))
-    return F.conv2d(rows, kernel.view(1, 1, 1, WINDOW)).squeeze(1).unflatten(0, images.shape[:2])
+    planes = rearrange(images, "n c h w -> (n c) 1 h w")
+    blurred = F.conv2d(F.conv2d(planes, kernel.view(1, 1, WINDOW, 1)), kernel.view(1, 1, 1, WINDOW))
+    return rearrange(blurred, "(n c) 1 h w -> n c h w", c=images.shape[1])

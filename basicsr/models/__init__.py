@@ -1,4 +1,4 @@
-"""Models: networks with their losses, optimizer and checkpoints. A model sees batches and options, never data sets."""
+"""Models: networks with their losses, optimizers and checkpoints. A model sees batches and options, never data sets."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -13,9 +13,8 @@ logger = logging.getLogger("basicsr")
 
 
 def build_model(opt: "Options") -> "BaseModel":
-    """The model that `model_type` names, built with the options of the run."""
+    """Return the model that `model_type` names, built with the options of the run."""
     model = MODEL_REGISTRY.get(opt.model_type)(opt)
-    model.adopt_optimizers()
-    model.setup_graphs()
+    model.training_step.setup_graphs()
     logger.info("Model [%s] is created.", type(model).__name__)
     return model

@@ -1,4 +1,4 @@
-"""ATD and ATD-U in training: what their published recipes do beyond `SRModel`."""
+"""ATD and ATD-U in training: additions of their published recipes to `SRModel`."""
 
 import logging
 from bisect import bisect_left
@@ -17,12 +17,12 @@ from basicsr.models.sr_model import SRModel
 
 logger = logging.getLogger("basicsr")
 
-STREAM = 1  # tells these random choices from those of the data sets, whose seeds begin with three numbers as well
+STREAM = 1  # separates these random choices from those of the data sets, whose seeds begin with three numbers, too
 
 
 @MODEL_REGISTRY.register()
 class ATDModel(SRModel):
-    """`SRModel`, but the moving average goes on from that of `path.pretrain_network_g`: its entry `params_ema`."""
+    """`SRModel` whose moving average starts from the entry `params_ema` of `path.pretrain_network_g`."""
 
     def __init__(self, opt: Options):
         super().__init__(opt)
@@ -32,26 +32,26 @@ class ATDModel(SRModel):
 
 
 class Stage(NamedTuple):
-    """A part of progressive training."""
+    """A part of progressive training, with batches of one size."""
 
     last_iter: int
-    """the last iteration of this stage; the last stage goes on for ever."""
+    """of this stage; the last stage has no end."""
     batch_size: int
-    """samples that a process takes for one step, all its `accum_iter` parts together."""
+    """samples of one step in one process, all its `accum_iter` parts together."""
     side: int
     """of the crops in pixels."""
 
 
 @MODEL_REGISTRY.register()
 class ATDUNetModel(ATDModel):
-    """Restoration with input and output of one size, its batches cut as the stages of training want them.
+    """Restoration with input and output of one size, trained in stages with batches and crops of different sizes.
 
-    Stages are in `datasets.train`: `iters`, and for each of them `mini_batch_sizes` and `gt_sizes`. The loader always
-    gives `batch_size_per_gpu` crops of `gt_size` pixels. A stage takes some of them at random, and of these one part,
-    the same in all. Choices follow from seed, process and iteration, so a resumed run makes those of one that was never
-    stopped. Without stages, batches are taken as they come.
+    `datasets.train` lists the `iters` of each stage and its `mini_batch_sizes` and `gt_sizes`. The loader always gives
+    `batch_size_per_gpu` crops of `gt_size` pixels. A stage takes some of them at random, and a random window, the same
+    in all of them. The choices follow from seed, process and iteration, so a resumed run makes the same ones. Without
+    stages, batches stay whole.
 
-    Outputs are clamped to [0, 1] before they are scored, as published figures have it.
+    Outputs are clamped to [0, 1] before they are scored, as for the published figures.
     """
 
     def __init__(self, opt: Options):
@@ -60,11 +60,11 @@ class ATDUNetModel(ATDModel):
         self._announced: Stage | None = None
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One optimizer step on what the stage takes of the batch that was fed."""
-        self.minimise(self.stage_batch(current_iter), current_iter)
+        """Take one optimizer step on the stage's part of the batch that was fed."""
+        self.take_step(self.stage_batch(current_iter), current_iter)
 
     def stage_batch(self, current_iter: int) -> dict[str, Any]:
-        """The part of the batch that was fed which iteration `current_iter` (from 1) trains on."""
+        """Return the part of the batch that was fed which iteration `current_iter` (from 1) trains on."""
         if not self.stages:
             return self.batch
         index = min(bisect_left(self.stages, current_iter, key=lambda stage: stage.last_iter), len(self.stages) - 1)
@@ -74,7 +74,7 @@ class ATDUNetModel(ATDModel):
             logger.info(
                 "Stage %d of %d: %d crops of %d px a step", index + 1, len(self.stages), stage.batch_size, stage.side
             )
-        count, _, height, width = self.lq.shape
+        count, _, height, width = self.batch["lq"].shape
         rng = np.random.default_rng([self.opt.manual_seed, self.opt.rank, current_iter, STREAM])
         chosen = np.sort(rng.choice(count, stage.batch_size, replace=False)).tolist()
         rows = torch.tensor(chosen).to(self.device, non_blocking=True)  # a list would make the CPU wait for the GPU
@@ -91,16 +91,16 @@ class ATDUNetModel(ATDModel):
 
     @contextmanager
     def predictor(self) -> Iterator[Callable[[Tensor], Tensor]]:
-        """A function from LQ (B, C, h, w) to the restored images, alike, clamped to [0, 1]."""
+        """Give a function from LQ (B, C, h, w) to restored images of the same shape, clamped to [0, 1]."""
         with super().predictor() as predict:
             yield lambda lq: predict(lq).clamp(0, 1)
 
 
 def stages_of(data: DatasetOptions, opt: Options) -> list[Stage]:
-    """The stages that a training set's options describe; none without `iters`, `mini_batch_sizes` and `gt_sizes`.
+    """Return the stages in the options of a training set; none without `iters`, `mini_batch_sizes` and `gt_sizes`.
 
     Raises:
-        OptionError: when some of the three are missing, are not of one length, or want more than the batches have.
+        OptionError: when some of the three are missing, differ in length, or exceed the size of the batches.
     """
     keys = ("iters", "mini_batch_sizes", "gt_sizes")
     given: Mapping[str, list[int]] = {key: list(data[key]) for key in keys if data.get(key)}
@@ -108,8 +108,8 @@ def stages_of(data: DatasetOptions, opt: Options) -> list[Stage]:
         return []
     for key in keys:
         if len(given.get(key, ())) != len(next(iter(given.values()))):
-            said = ", ".join(f"{name} {values}" for name, values in given.items())
-            raise (data.where / key).error(f"needs one number for each stage, like {' and '.join(keys)}; got {said}")
+            found = ", ".join(f"{name} {values}" for name, values in given.items())
+            raise (data.where / key).error(f"needs one number for each stage, like {' and '.join(keys)}; got {found}")
         if min(given[key]) < 1:
             raise (data.where / key).error(f"must be at least 1 in every stage, got {given[key]}")
     limits = {

@@ -1,6 +1,7 @@
 """Cutting dropped groups out of a network: the result is an ordinary, smaller network of the same class.
 
-Works for every network that keeps the protocol of `archs/prunable.py`.
+Works for every network that implements the protocol of `archs/prunable.py`. `keep` is always a list of 0-based group
+indices, ascending.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,26 +14,26 @@ from torch import Tensor, nn
 from basicsr.archs.prunable import Gate, GroupInfo, Prunable
 from basicsr.engine.checkpoint import mismatch
 
-SHAPES = ((1, 3, 64, 64), (2, 3, 48, 80), (1, 3, 33, 57))  # inputs of the check, odd sizes among them
-NEW_CONV_STD = 1e-3  # of a new tail: its output starts near 0, the enlarged input
+SHAPES = ((1, 3, 64, 64), (2, 3, 48, 80), (1, 3, 33, 57))  # inputs of the check, with odd sizes
+NEW_CONV_STD = 1e-3  # of a new tail: its output starts near 0, so that the network starts as bilinear upscaling
 
 
 def kept_groups(mask: Sequence[int] | Tensor) -> list[int]:
-    """Indices of the groups that a mask of 0 and 1 keeps."""
+    """Return the groups that a mask of 0 and 1 keeps: 0-based group indices, ascending."""
     return [i for i, bit in enumerate(mask) if int(bit)]
 
 
 def compact(net: nn.Module, keep: Sequence[int]) -> nn.Module:
-    """A new network with the groups `keep` of `net` alone: its weights and buffers, its training mode, its device.
+    """Return a new network with only the groups `keep` of `net`, and its weights, buffers, training mode and device.
 
     Raises:
-        ValueError: when `keep` is empty or no rising list of groups.
+        ValueError: when `keep` is empty or no ascending list of groups.
     """
     source = cast(Prunable, net)
     groups = source.prunable_groups()
     _check_keep("keep", keep, len(groups))
     small = type(net)(**source.compact_kwargs(keep))
-    _take_over(small, net)
+    _match_device_and_mode(small, net)
     places = cast(Prunable, small).prunable_groups()
     small.load_state_dict(kept_state(net.state_dict(), groups, keep, places))
     return small
@@ -41,13 +42,13 @@ def compact(net: nn.Module, keep: Sequence[int]) -> nn.Module:
 def kept_state(
     state: Mapping[str, Tensor], groups: Sequence[GroupInfo], keep: Sequence[int], places: Sequence[GroupInfo]
 ) -> dict[str, Tensor]:
-    """The state dict without dropped groups; a kept group gets the names that the cut network has for it.
+    """Return the state dict without dropped groups; a kept group gets its names in the cut network.
 
     Args:
         state: of the whole network.
         groups: of the whole network.
-        keep: which of them stay, rising.
-        places: all groups of the cut network. Its names may count what is left, or be those of the whole network.
+        keep: those that stay.
+        places: all groups of the cut network. It may number them from 0, or keep the names of the whole network.
     """
     new_prefix: dict[str, str | None] = {prefix: None for group in groups for prefix in group.prefixes}
     for index, place in zip(keep, places, strict=True):
@@ -63,7 +64,7 @@ def kept_state(
 
 
 def with_tail(net: nn.Module, tail: str) -> nn.Module:
-    """`net` with another reconstruction, freshly initialised with small numbers; all other weights are taken over.
+    """Return `net` with another reconstruction, initialised with small numbers; all other weights are copied.
 
     Raises:
         ValueError: when the class of `net` has no argument `tail`.
@@ -74,7 +75,7 @@ def with_tail(net: nn.Module, tail: str) -> nn.Module:
     if kwargs["tail"] == tail:
         return net
     other = type(net)(**{**kwargs, "tail": tail})
-    _take_over(other, net)
+    _match_device_and_mode(other, net)
     with torch.no_grad():
         for name, parameter in other.named_parameters():
             if name.startswith(cast(Prunable, other).tail_prefixes):
@@ -85,7 +86,7 @@ def with_tail(net: nn.Module, tail: str) -> nn.Module:
 
 
 def check_tail(net: nn.Module) -> None:
-    """Refuse a network whose reconstruction cannot be chosen.
+    """Check that the reconstruction of a network can be chosen.
 
     Raises:
         ValueError: when the class of `net` has no argument `tail`.
@@ -96,10 +97,10 @@ def check_tail(net: nn.Module) -> None:
 
 
 def cut_into(net: nn.Module, whole: nn.Module, keep: Sequence[int]) -> None:
-    """Give `net` the weights and buffers of the groups `keep` of `whole`; a tail of another kind starts anew.
+    """Copy the weights and buffers of the groups `keep` of `whole` to `net`; a tail of another kind is initialised.
 
     Raises:
-        ValueError: when `net` is not what is left of `whole`, or `keep` is no rising list of its groups.
+        ValueError: when `net` is not the cut network of `whole`, or `keep` is no ascending list of its groups.
     """
     _check_keep("prune.kept", keep, len(cast(Prunable, whole).prunable_groups()))
     small = compact(whole, keep)
@@ -112,7 +113,7 @@ def cut_into(net: nn.Module, whole: nn.Module, keep: Sequence[int]) -> None:
 
 
 def network_spec(net: nn.Module) -> dict[str, Any]:
-    """`network_g` of an option file that builds this network."""
+    """Return the `network_g` of an option file that builds this network."""
     source = cast(Prunable, net)
     kwargs = source.compact_kwargs(range(len(source.prunable_groups())))
     return {"type": type(net).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in kwargs.items()}}
@@ -120,10 +121,10 @@ def network_spec(net: nn.Module) -> dict[str, Any]:
 
 @torch.no_grad()
 def compaction_errors(net: nn.Module, small: nn.Module, keep: Sequence[int]) -> dict[str, float]:
-    """Largest difference between the masked and the cut network in evaluation, for each input of `SHAPES`.
+    """Return the largest difference between masked and cut network in evaluation, for each input of `SHAPES`.
 
-    The masked network is run both ways, skipping dropped groups and multiplying them by 0. Inputs have the precision of
-    the networks.
+    The masked network runs in both ways: skipping dropped groups, and multiplying them by 0. Inputs have the precision
+    of the networks.
     """
     number = len(cast(Prunable, net).prunable_groups())
     skip: list[Gate] = [int(i in keep) for i in range(number)]
@@ -144,16 +145,16 @@ def compaction_errors(net: nn.Module, small: nn.Module, keep: Sequence[int]) -> 
 
 
 def in_double_precision(net: nn.Module) -> nn.Module:
-    """A copy of a network on the CPU, in float64."""
+    """Return a copy of a network on the CPU, in float64."""
     return deepcopy(net).to("cpu", torch.float64)
 
 
 def _check_keep(key: str, keep: Sequence[int], number: int) -> None:
     if not keep or list(keep) != sorted(set(keep)) or not set(keep) <= set(range(number)):
-        raise ValueError(f"{key}: must be groups from 0 to {number - 1}, rising, got {list(keep)}")
+        raise ValueError(f"{key}: must be groups from 0 to {number - 1}, ascending, got {list(keep)}")
 
 
-def _take_over(new: nn.Module, old: nn.Module) -> None:
-    """Give a new network the device, precision and mode of the old one."""
+def _match_device_and_mode(new: nn.Module, old: nn.Module) -> None:
+    """Move a new network to the device, precision and mode of the old one."""
     parameter = next(old.parameters())
     new.to(parameter.device, parameter.dtype).train(old.training)

@@ -1,4 +1,4 @@
-"""What the residual groups of a network cost: blocks, parameters, multiply-adds, measured latency."""
+"""Costs of the residual groups of a network: blocks, parameters, multiply-adds, measured latency."""
 
 import logging
 import time
@@ -6,38 +6,36 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from basicsr.archs.prunable import GroupInfo, Prunable
 from basicsr.config.pruning import BudgetOptions
-
-if TYPE_CHECKING:
-    from basicsr.archs.prunable import GroupInfo
 
 logger = logging.getLogger("basicsr")
 
-ROUNDING = 1e-9  # relative; a mask whose cost is the limit fits, in whichever order its groups are added up
+ROUNDING = 1e-9  # relative; a mask whose cost equals the limit fits, in any order of addition
 WARMUP_RUNS = 2
 ADDITIVITY_MASKS = 5
-ADDITIVITY_TOLERANCE = 0.1  # relative error of the sum of groups above which a latency table is not to be trusted
+ADDITIVITY_TOLERANCE = 0.1  # largest relative error of the sum of groups for which a latency table is reliable
 Bits = Sequence[int] | Tensor
 
 
 @dataclass(frozen=True)
 class Resource:
-    """The cost of every group and of the rest of a network in one unit, and what of it a compact network may use."""
+    """The cost of every group and of the rest of a network in one unit, and the limit for a compact network."""
 
     name: str
-    """A key of `budget`."""
+    """One of the limits in section `budget`: blocks, params, macs_g, latency_ms."""
     fixed: float
     """Cost without any group."""
     groups: tuple[float, ...]
     limit: float | None = None
     """None: no limit."""
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """How it was measured, for reports."""
+    """Conditions of the measurement, for reports."""
 
     @property
     def full(self) -> float:
@@ -45,34 +43,40 @@ class Resource:
         return self.fixed + sum(self.groups)
 
     def total(self, mask: Bits) -> float:
-        """Cost with the groups that are 1 in `mask`."""
+        """Return the cost with the groups that are 1 in `mask`."""
         return self.fixed + sum(cost for cost, bit in zip(self.groups, mask, strict=True) if bit)
 
     def fits(self, cost: float) -> bool:
-        """Whether `cost` is within the limit."""
+        """Return whether `cost` is within the limit."""
         return self.limit is None or cost <= self.limit * (1 + ROUNDING)
 
     def minimum(self, count: int, force_keep: Sequence[int] = (), force_drop: Sequence[int] = ()) -> float:
-        """Least cost of at least `count` groups, among them `force_keep` and none of `force_drop`."""
+        """Return the least cost of at least `count` groups, with all of `force_keep` and none of `force_drop`."""
         free = sorted(c for i, c in enumerate(self.groups) if i not in force_keep and i not in force_drop)
         return self.fixed + sum(self.groups[i] for i in force_keep) + sum(free[: max(0, count - len(force_keep))])
 
     def text(self, cost: float) -> str:
-        """`cost` as people read it: 164,331 parameters; 27.1 G or ms."""
+        """Return `cost` as text: 164,331 for parameters; 27.1 for G or ms."""
         return f"{cost:,.0f}" if self.name in ("blocks", "params") else f"{cost:.4g}"
 
 
+def limited_resources(resources: Sequence[Resource]) -> list[Resource]:
+    """Return the resources that have a limit."""
+    return [r for r in resources if r.limit is not None]
+
+
 def group_resources(net: nn.Module, budget: BudgetOptions, device: torch.device | str) -> list[Resource]:
-    """The costs of a prunable network: blocks, params and macs_g; latency_ms if it is limited, since it is measured.
+    """Return the costs of a prunable network: blocks, params, macs_g, and latency_ms (measured) if it is limited.
 
     Args:
-        net: offers the protocol of `basicsr/archs/prunable.py`; not changed.
-        device: where the run trains, which is what `latency_device: auto` means.
+        net: implements the protocol of `basicsr/archs/prunable.py`; not changed.
+        budget: section `budget` of the options.
+        device: where the run trains; `latency_device: auto` measures there.
 
     Raises:
         ValueError: when `latency_device` is not on this machine.
     """
-    groups: list[GroupInfo] = net.prunable_groups()  # type: ignore[operator]
+    groups = cast(Prunable, net).prunable_groups()
     resources = [
         Resource("blocks", 0, (1,) * len(groups), budget.limits.get("blocks")),
         parameter_resource(net, groups, budget.limits.get("params")),
@@ -85,8 +89,8 @@ def group_resources(net: nn.Module, budget: BudgetOptions, device: torch.device 
     return resources
 
 
-def parameter_resource(net: nn.Module, groups: Sequence["GroupInfo"], limit: float | None = None) -> Resource:
-    """Parameters of each group, by the prefixes of their names, and of the rest; buffers do not count."""
+def parameter_resource(net: nn.Module, groups: Sequence[GroupInfo], limit: float | None = None) -> Resource:
+    """Return the numbers of parameters of each group, by name prefixes, and of the rest; buffers do not count."""
     counts = [0] * len(groups)
     fixed = 0
     for name, parameter in net.named_parameters():
@@ -99,11 +103,11 @@ def parameter_resource(net: nn.Module, groups: Sequence["GroupInfo"], limit: flo
 
 
 def multiply_add_resource(
-    net: nn.Module, groups: Sequence["GroupInfo"], size: tuple[int, int], limit: float | None = None
+    net: nn.Module, groups: Sequence[GroupInfo], size: tuple[int, int], limit: float | None = None
 ) -> Resource:
-    """Multiply-adds in G of each group on a (height, width) input, attention included, and of the rest.
+    """Return the multiply-adds in G of each group on a (height, width) input, attention included, and of the rest.
 
-    A network without `multiply_adds` cannot say what the rest costs; it then counts as 0, with a warning if it matters.
+    Without a method `multiply_adds` of the network, the rest counts as 0, with a warning if there is a limit.
     """
     counts = tuple(sum(group.macs(*size)) / 1e9 for group in groups)
     whole = getattr(net, "multiply_adds", None)
@@ -116,15 +120,17 @@ def multiply_add_resource(
 def latency_table(
     net: nn.Module, number: int, size: tuple[int, int], device: torch.device | str, runs: int = 10
 ) -> dict[str, Any]:
-    """Median latencies in ms: of each group, of the rest, and how well they add up.
+    """Return the median latencies in ms of each group and of the rest, and the error of their sum.
 
-    A group costs the mean of what it adds to the empty network and what it takes from the full one. The settings are
-    timed in turns, so that a slow minute of the machine hits all of them.
+    The latency of a group is the mean of two differences: adding it to the empty network, and removing it from the
+    full one. The masks are timed in turn, so that a slow phase of the machine affects all of them.
 
     Args:
+        net: the network; not changed.
         number: groups of the network.
         size: (height, width) of the input.
-        runs: timed forwards of each setting.
+        device: to measure on.
+        runs: timed forwards of each mask.
 
     Returns:
         A plain dict for reports: fixed_ms, groups_ms, full_ms, additivity_error (largest relative error of the sum on
@@ -145,14 +151,21 @@ def latency_table(
             100 * error,
         )
     return {
-        "fixed_ms": empty, "groups_ms": groups, "full_ms": full, "additivity_error": error, "device": str(device),
-        "device_name": _device_name(device), "dtype": str(next(net.parameters()).dtype).removeprefix("torch."),
-        "torch": str(torch.__version__), "size": list(size), "runs": runs,
-    }  # fmt: skip
+        "fixed_ms": empty,
+        "groups_ms": groups,
+        "full_ms": full,
+        "additivity_error": error,
+        "device": str(device),
+        "device_name": _device_name(device),
+        "dtype": str(next(net.parameters()).dtype).removeprefix("torch."),
+        "torch": str(torch.__version__),
+        "size": list(size),
+        "runs": runs,
+    }
 
 
 def _latency_masks(number: int) -> list[list[int]]:
-    """All groups, none, all but one, one alone, and the random masks that check the sum."""
+    """Return the masks to time: all groups, none, all but one, one alone, and random ones that check the sum."""
     generator = torch.Generator().manual_seed(0)
     only = torch.eye(number, dtype=torch.int64)
     random = torch.randint(2, (ADDITIVITY_MASKS, number), generator=generator)
@@ -160,7 +173,7 @@ def _latency_masks(number: int) -> list[list[int]]:
 
 
 def _timer(net: nn.Module, size: tuple[int, int], device: torch.device) -> Callable[[Sequence[int]], float]:
-    """A function that times one forward in evaluation, in ms, with the gates it is given; `net` stays as it is."""
+    """Return a function that times one forward in evaluation under a mask, in ms; `net` is not changed."""
     copy = deepcopy(net).to(device).eval()
     reference = next(copy.parameters())
     generator = torch.Generator().manual_seed(0)
@@ -185,7 +198,7 @@ def _median_times(timed: Callable[[Sequence[int]], float], masks: Sequence[Seque
 
 
 def _latency_device(budget: BudgetOptions, device: torch.device | str) -> torch.device:
-    """The device that `latency_device` names."""
+    """Return the device that `latency_device` names."""
     if budget.latency_device == "auto":
         return torch.device(device)
     try:

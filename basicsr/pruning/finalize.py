@@ -1,6 +1,6 @@
-"""The end of a search: the mask becomes a network, and what comes next lies ready under `experiments/<name>/compact/`.
+"""The end of a search: the mask becomes a network, written with all that comes next to `experiments/<name>/compact/`.
 
-masked network -> cut -> checked against the masked one -> state set anew -> tail -> weights, option files, report
+masked network -> cut -> compared with the masked one -> state recomputed -> tail -> weights, option files, report
 """
 
 import hashlib
@@ -8,15 +8,14 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
 from basicsr.archs.prunable import Prunable
-from basicsr.config.pruning import PruneOptions
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_weights, save_atomically
 from basicsr.pruning.compaction import (
@@ -28,40 +27,47 @@ from basicsr.pruning.compaction import (
     network_spec,
     with_tail,
 )
-from basicsr.pruning.report import build_report
+from basicsr.pruning.next_stages import finetune_options, test_options, write_option_file
 from basicsr.pruning.search import MaskSearch
 from basicsr.version import __version__
 
 logger = logging.getLogger("basicsr")
 WEIGHTS = "net_g_xs.pth"
+REPORT = "prune_report.json"
 
 
-def harden(opt: Options, prune: PruneOptions, search: MaskSearch, whole: nn.Module, lq: Iterator[Tensor]) -> nn.Module:
-    """Cut `whole` down to the mask that `search` chose, and write it with its option files and report.
+class Equality(NamedTuple):
+    """Largest absolute difference between masked and compact network, for each input shape."""
 
-    All processes call it; the first one writes. Networks that sort pixels by category are compared in float64 where
-    they differ in float32: there a rounding can move a pixel to another category, and with it everything behind.
+    errors: Mapping[str, float]
+    dtype: str
+    """float32, or float64 where they differ in float32."""
+
+    @property
+    def largest(self) -> float:
+        """The largest of all differences."""
+        return max(self.errors.values())
+
+
+def finalize_pruned_network(opt: Options, search: MaskSearch, whole: nn.Module, lq: Iterator[Tensor]) -> nn.Module:
+    """Cut `whole` down to the mask that `search` chose; write the compact network, its option files and the report.
+
+    All processes call it; rank 0 writes.
 
     Args:
+        opt: of the search.
+        search: after its last step.
+        whole: the full-depth network with the weights of the search.
         lq: batches (B, 3, h, w) on the device of `whole`, for the state buffers (token centres).
 
     Raises:
-        RuntimeError: when the cut network is not the masked one.
+        RuntimeError: when the cut network differs from the masked one.
     """
+    prune = search.prune
     mask = [int(bit) for bit in search.mode]
     kept = kept_groups(mask)
     small = compact(whole, kept)
-    errors, precision = compaction_errors(whole, small, kept), str(next(whole.parameters()).dtype)
-    if max(errors.values()) > opt.compact.tolerance:
-        logger.info("Cut and masked network differ by %.1e; comparing them in float64", max(errors.values()))
-        precise = in_double_precision(whole), in_double_precision(small)
-        errors, precision = compaction_errors(*precise, kept), str(torch.float64)
-        if max(errors.values()) > opt.compact.tolerance:
-            raise RuntimeError(
-                f"compaction: the cut network differs from the masked one by {max(errors.values()):.1e}, more than "
-                f"compact.tolerance ({opt.compact.tolerance:.1e}); inputs and differences: {errors}; "
-                f"{first_difference(*precise, kept)}"
-            )
+    equality = check_compaction(whole, small, kept, opt.compact.tolerance)
     if prune.init_from == "teacher":
         begin = build_network(opt.network_g).to(next(whole.parameters()).device)
         load_weights(begin, str(opt.path.pretrain_network_g), opt.path.param_key_g, opt.path.strict_load_g)
@@ -69,28 +75,51 @@ def harden(opt: Options, prune: PruneOptions, search: MaskSearch, whole: nn.Modu
     recalibrate(small, lq, prune.recalib_iter, prune.recalib_decay)
     small = with_tail(small, prune.tail) if prune.tail != "original" else small
     if opt.rank == 0:
-        folder = Path(str(opt.path.log)) / "compact"
+        root = Path(str(opt.path.log))
+        folder = root / "compact"
         folder.mkdir(parents=True, exist_ok=True)
-        report = report_of(opt, search, whole, small, mask, errors, precision)
-        text = json.dumps(report, indent=2, ensure_ascii=False)
-        for path in (folder / "prune_report.json", Path(str(opt.path.log)) / "prune_report.json"):
+        text = json.dumps(search_report(opt, search, small, equality), indent=2, ensure_ascii=False)
+        for path in (folder / REPORT, root / REPORT):
             path.write_text(f"{text}\n", encoding="utf-8")
         write_compact(folder, opt, small, mask)
-        try:
-            page = str(build_report(Path(str(opt.path.log))))
-        except (ValueError, OSError) as error:  # the network is safe; only its page is not
-            page = f"no report: {error}"
+        page = write_page(root)
         logger.info(
             "Groups %s of %d stay, %s parameters: %s; %s", kept, len(mask), f"{_parameters(small):,}", folder, page
         )
     return small
 
 
+def check_compaction(whole: nn.Module, small: nn.Module, kept: list[int], tolerance: float) -> Equality:
+    """Check that the cut network gives the outputs of the masked one.
+
+    Networks that sort pixels by category are compared in float64 where they differ in float32: a rounding error can
+    move a pixel to another category, which changes everything after it.
+
+    Raises:
+        RuntimeError: when they differ by more than `tolerance`, in float64.
+    """
+    dtype = str(next(whole.parameters()).dtype).removeprefix("torch.")
+    equality = Equality(compaction_errors(whole, small, kept), dtype)
+    if equality.largest <= tolerance:
+        return equality
+    logger.info("Cut and masked network differ by %.1e; comparing them in float64", equality.largest)
+    precise = in_double_precision(whole), in_double_precision(small)
+    equality = Equality(compaction_errors(*precise, kept), "float64")
+    if equality.largest > tolerance:
+        raise RuntimeError(
+            f"compaction: the cut network differs from the masked one by {equality.largest:.1e}, more than "
+            f"compact.tolerance ({tolerance:.1e}); inputs and differences: {equality.errors}; "
+            f"{first_difference(*precise, kept)}"
+        )
+    return equality
+
+
 @torch.no_grad()
 def recalibrate(net: nn.Module, lq: Iterator[Tensor], iterations: int, decay: float) -> None:
-    """Move the state buffers to what the network sees now: forwards in training mode, weights untouched.
+    """Recompute the state buffers by forwards in training mode; weights do not change.
 
-    The search leaves centres whose inputs came from ever other sub-networks. A network without state stays as it is.
+    In the search, the inputs of a group (and so its token centres) came from changing sub-networks. A network without
+    state buffers is left unchanged.
     """
     infos = cast(Prunable, net).prunable_groups()
     if not any(info.state_buffers for info in infos):
@@ -107,7 +136,7 @@ def recalibrate(net: nn.Module, lq: Iterator[Tensor], iterations: int, decay: fl
 
 @torch.no_grad()
 def first_difference(whole: nn.Module, small: nn.Module, kept: list[int]) -> str:
-    """The first group whose output differs, for an error message."""
+    """Return a sentence that names the first group whose output differs, for an error message."""
     x = torch.rand(SHAPES[0]).to(next(whole.parameters()))
     number = len(cast(Prunable, whole).prunable_groups())
     _, expected = whole.eval()(x, [int(i in kept) for i in range(number)], kept)
@@ -119,9 +148,7 @@ def first_difference(whole: nn.Module, small: nn.Module, kept: list[int]) -> str
 
 
 def write_compact(folder: Path, opt: Options, small: nn.Module, mask: list[int]) -> None:
-    """Option files for fine-tuning and test, network spec, and last the weights: where they are, all is there."""
-    import numpy as np
-
+    """Write mask, network spec, option files and, last, the weights: if they exist, all files are complete."""
     spec, kept = network_spec(small), kept_groups(mask)
     content = {
         "params": {name: value.detach().cpu() for name, value in small.state_dict().items()},
@@ -129,138 +156,70 @@ def write_compact(folder: Path, opt: Options, small: nn.Module, mask: list[int])
         "meta": {"kept": kept, "basicsr": __version__, "name": opt.name, "teacher": opt.path.pretrain_network_t},
     }
     np.save(folder / "mask.npy", np.array(mask, dtype=np.uint8))
-    write_yaml(folder / "network_g.yml", {"network_g": spec}, "What stayed of the network.")
+    write_option_file(folder / "network_g.yml", {"network_g": spec}, "The compact network.")
     if opt.compact.emit_yaml:
         name = f"{opt.name}_finetune"
-        write_yaml(folder / "train_finetune.yml", finetune_options(opt, spec, kept, folder / WEIGHTS, name),
-                   f"Distil the teacher into what {opt.name} kept: groups {kept}.")  # fmt: skip
-        write_yaml(folder / f"test_x{opt.scale}.yml", test_options(opt, spec, name), f"Test what {name} trained.")
+        title = f"Distil the teacher into what {opt.name} kept: groups {kept}."
+        values = finetune_options(opt, spec, kept, folder / WEIGHTS, name)
+        write_option_file(folder / "train_finetune.yml", values, title)
+        write_option_file(
+            folder / f"test_x{opt.scale}.yml", test_options(opt, spec, name), f"Test what {name} trained."
+        )
     save_atomically(content, folder / WEIGHTS)
 
 
-def finetune_options(
-    opt: Options, spec: Mapping[str, Any], kept: list[int], weights: Path, name: str
-) -> dict[str, Any]:
-    """The option file of the next stage."""
-    values = opt.written()
-    tail = {key: value for key, value in values.get("prune", {}).items() if key.startswith("tail_warmup_")}
-    train = {key: value for key, value in values["train"].items() if key != "optim_m"}
-    result: dict[str, Any] = {
-        "name": name, "model_type": "PruneDistillModel", "scale": opt.scale,
-        **{key: values[key] for key in ("num_gpu", "manual_seed") if key in values},
-        "datasets": values["datasets"],
-        "network_g": dict(spec),
-        "network_t": values["network_t"],
-        "path": {
-            **{key: value for key, value in values["path"].items() if key.endswith(("_t", "s_root"))},
-            "pretrain_network_g": weights.as_posix(),
-        },
-        "prune": {"stage": "finetune", "kept": kept, **tail},
-        "kd": values.get("kd", {}),
-        "train": train | dict(opt.compact.finetune),
-        "val": values.get("val", {}),
-        "logger": values.get("logger", {}),
-    }  # fmt: skip
-    return {key: value for key, value in result.items() if value != {}}
+def write_page(folder: Path) -> str:
+    """Write `prune_report.html`; return its path, or the reason for its absence, since the network is safe already."""
+    from basicsr.pruning.report.page import build_report  # with matplotlib, which slows down the start of every run
+
+    try:
+        return str(build_report(folder))
+    except (ValueError, OSError) as error:
+        return f"no report: {error}"
 
 
-def test_options(opt: Options, spec: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The option file that tests the fine-tuned network, as an ordinary model."""
-    values = opt.written()
-    sets = [value for key, value in values["datasets"].items() if key.split("_")[0] != "train"]
-    metrics = values.get("val", {}).get("metrics", {})
-    return {
-        "name": f"test_{name}", "model_type": "SRModel", "scale": opt.scale,
-        **{key: values[key] for key in ("num_gpu",) if key in values},
-        "datasets": {f"test_{i}": value for i, value in enumerate(sets, 1)},
-        "network_g": dict(spec),
-        "path": {
-            **{key: value for key, value in values["path"].items() if key.endswith("s_root")},
-            "pretrain_network_g": f"{opt.path.experiments_root}/{name}/models/net_g_latest.pth",
-        },
-        "val": {"save_img": True, "metrics": metrics},
-    }  # fmt: skip
-
-
-def write_yaml(path: Path, values: Mapping[str, Any], title: str) -> None:
-    """Write an option file under one line that says what it is."""
-    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-    path.write_text(f"# {title}\n{text}", encoding="utf-8")
-
-
-def report_of(
-    opt: Options, search: MaskSearch, whole: nn.Module, small: nn.Module, mask: list[int], errors: Mapping[str, float],
-    precision: str,
-) -> dict[str, Any]:  # fmt: skip
-    """The content of `prune_report.json`."""
-    sampler, kept = search.sampler, kept_groups(mask)
-    ranking = [
-        {"mask": "".join(map(str, bits)), "kept": kept_groups(bits), "p": p}
-        for bits, p in sampler.ranking(search.prune.topk_report)
-    ]
+def search_report(opt: Options, search: MaskSearch, small: nn.Module, equality: Equality) -> dict[str, Any]:
+    """Return the content of `prune_report.json`: the measured facts of a search, without judging them."""
+    sampler, mask = search.sampler, [int(bit) for bit in search.mode]
     teacher = str(opt.path.pretrain_network_t)
-    costs = {
-        r.name: {"fixed": r.fixed, "groups": list(r.groups), "limit": r.limit, "full": r.total([1] * len(mask)),
-                 "kept": r.total(mask)}
-        for r in search.resources
-    }  # fmt: skip
     return {
         "name": opt.name,
         "mask": mask,
-        "kept": kept,
+        "kept": kept_groups(mask),
         "number": len(mask),
-        "ranking": ranking,
+        "ranking": [
+            {"mask": "".join(map(str, bits)), "kept": kept_groups(bits), "p": p}
+            for bits, p in sampler.ranking(search.prune.topk_report)
+        ],
         "pi": sampler.marginals().tolist(),
         "logits": {name: value.tolist() for name, value in sampler.state_dict().items() if isinstance(value, Tensor)},
-        "resources": costs,
+        "resources": {
+            resource.name: {
+                "fixed": resource.fixed,
+                "groups": list(resource.groups),
+                "limit": resource.limit,
+                "full": resource.total([1] * len(mask)),
+                "kept": resource.total(mask),
+            }
+            for resource in search.resources
+        },
         "compact": {"params": _parameters(small), "network_g": network_spec(small)},
-        "criteria": criteria(opt, small, errors, precision),
-        "equality": dict(errors),
-        "teacher": {"path": teacher, "sha256": sha256(teacher)},
+        "equality": dict(equality.errors),
+        "equality_dtype": equality.dtype,
+        "equality_tolerance": opt.compact.tolerance,
+        "teacher": {"path": teacher, "sha256": sha256_of(teacher)},
         "seeds": {"manual_seed": opt.manual_seed, "mask_seed": search.prune.mask_seed},
         "versions": {"basicsr": __version__, "torch": str(torch.__version__)},
-        "options": opt.written(),
+        "options": opt.to_minimal_dict(),
     }
 
 
-def criteria(opt: Options, small: nn.Module, errors: Mapping[str, float], precision: str) -> dict[str, dict[str, Any]]:
-    """C1 to C7 of docs/prune_distill.md ("Criteria"): judged where this run can, else where to look."""
-    spec = {k: v for k, v in network_spec(small).items() if k != "type"}
-    params, note = _parameters(small), "parameters"
-    if "upscale" in spec:
-        try:
-            with torch.device("meta"):
-                params, note = _parameters(type(small)(**{**spec, "upscale": 2})), "parameters at x2"
-        except ValueError:  # the network has no x2
-            note = f"parameters at x{spec['upscale']}"
-    error = max(errors.values())
-
-    def later(threshold: str, note: str) -> dict[str, Any]:
-        return {"value": None, "threshold": threshold, "passed": None, "note": note}
-
-    return {
-        "C1": {"value": params, "threshold": "< 230,000", "passed": params < 230_000, "note": note},
-        "C2": later(">= S - 0.02 dB", "mean PSNR-Y; after fine-tuning: test both networks"),
-        "C3": later("ratio < 1", "latency of XS / latency of S: scripts/benchmark.py compare"),
-        "C4": later("<= 41.67 ms", "24 fps at a stated input and device: scripts/benchmark.py latency"),
-        "C5": {"value": error, "threshold": f"<= {opt.compact.tolerance:g}",
-               "passed": error <= opt.compact.tolerance, 
-               "note": f"masked against cut network in {precision.removeprefix('torch.')}, largest difference"},
-        "C6": later("<= 2/255", "exported model against this one"),
-        "C7": later("runs, C5 holds", "another network through the same pipeline"),
-    }  # fmt: skip
-
-
-def sha256(path: str) -> str:
-    """Of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal."""
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 

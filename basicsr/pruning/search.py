@@ -1,102 +1,41 @@
-"""The course of a mask search: its phases, temperature and exploration, and the network that runs under a drawn mask.
+"""The schedule of a mask search: phases, temperature, exploration, the early decision, and the record of draws.
 
 warmup (uniform masks, frozen logits) -> search -> settle (the best mask, frozen logits) -> the end of the run
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from basicsr.archs.prunable import Gate, Prunable
+from basicsr.archs.prunable import Prunable, missing_members
 from basicsr.config.pruning import BudgetOptions, PruneOptions
-from basicsr.engine.wrapper import Wrapper
-from basicsr.pruning.costs import Resource
-from basicsr.pruning.samplers import DualWeights, MaskSampler, budget_loss
+from basicsr.config.schema import Options
+from basicsr.pruning.budget import DualWeights, budget_loss
+from basicsr.pruning.compaction import check_tail
+from basicsr.pruning.costs import Resource, group_resources, limited_resources
+from basicsr.pruning.masked_network import Draw
+from basicsr.pruning.samplers import build_sampler
+from basicsr.pruning.samplers.base import MaskSampler
 
 Phase = Literal["warmup", "search", "settle"]
 
 
-class Draw(NamedTuple):
-    """Which mask a forward runs under: everything that the draw depends on beside the logits."""
-
-    iteration: int
-    chunk: int  # part of the batch
-    tau: float
-    eps: float
-    learning: bool  # False: the mask is decided, the logits stay
-
-
-class MaskedNetwork(Wrapper):
-    """A network and the sampler of its masks as one module, so that DDP averages the gradients of both.
-
-    Args:
-        net: keeps the protocol of `archs/prunable.py`.
-        rank: of low-rank additions to linear layers and 1x1 convolutions, the only weights then to learn; 0: none.
-        skip: leave out dropped groups where the mask has no gradient. Not under DDP, which waits for every gradient,
-            nor where the logits are all that learns, since the loss would have no gradient at all.
-    """
-
-    def __init__(self, net: nn.Module, sampler: MaskSampler, rank: int = 0, skip: bool = True):
-        super().__init__()
-        self.module = net
-        self.sampler = sampler
-        self.low_rank = nn.ParameterDict()
-        self.mask = torch.zeros(sampler.number)  # of the last forward
-        self.learned = False  # whether that mask has a gradient to the logits
-        for name, weight in net.named_parameters() if rank else ():
-            if weight.dim() in (2, 4) and weight[0, 0].numel() == 1 and name.endswith("weight"):
-                outputs, inputs = weight.shape[:2]
-                key = name.replace(".", "|")  # parameters' names hold no dots
-                self.low_rank[f"{key}|a"] = nn.Parameter(weight.new_empty(rank, inputs).normal_(std=inputs**-0.5))
-                self.low_rank[f"{key}|b"] = nn.Parameter(weight.new_zeros(outputs, rank))
-        self.skip = skip and any(p.requires_grad for p in (*net.parameters(), *self.low_rank.parameters()))
-
-    def forward(self, x: Tensor, draw: Draw, taps: Sequence[int] = ()) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
-        """The network under the mask of `draw`; groups that it drops leave their state alone."""
-        mask = self.sampler.sample(draw.iteration, draw.tau, draw.eps, draw.chunk) if draw.learning else self.decided()
-        self.mask, self.learned = mask.detach(), mask.requires_grad
-        bits = [bool(bit) for bit in self.mask]
-        cast(Prunable, self.module).set_state_tracking(bits)
-        gates: Sequence[Gate]
-        if self.skip and not self.learned:
-            gates = [int(bit) for bit in bits]
-        else:  # the empty sum keeps logits in the graph that this draw did not use
-            gates = list((mask + 0 * sum(p.sum() for p in self.sampler.parameters())).to(x.device).unbind())
-        changed = self.changed()
-        return functional_call(self.module, changed, (x, gates, taps)) if changed else self.module(x, gates, taps)
-
-    def decided(self) -> Tensor:
-        """The sampler's decision as a float mask."""
-        return self.sampler.mode().float()
-
-    def idle(self, asked: Sequence[bool]) -> list[nn.Parameter]:
-        """Weights and low-rank additions of the groups that are not `asked`."""
-        groups = cast(Prunable, self.module).prunable_groups()
-        prefixes = tuple(prefix for group in groups if not asked[group.index] for prefix in group.prefixes)
-        additions = ((key.replace("|", "."), p) for key, p in self.low_rank.items())
-        return [p for name, p in (*self.module.named_parameters(), *additions) if name.startswith(prefixes)]
-
-    def changed(self) -> dict[str, Tensor]:
-        """Weights with their low-rank additions, by name."""
-        result = {}
-        for key in self.low_rank:
-            if key.endswith("|a"):
-                name = key.removesuffix("|a").replace("|", ".")
-                weight = self.module.get_parameter(name)
-                addition = self.low_rank[f"{key[:-1]}b"] @ self.low_rank[key]
-                result[name] = weight + addition.view_as(weight)
-        return result
-
-
 class MaskSearch:
-    """What happens at which iteration, and when the mask is decided.
+    """The schedule of a search, its penalties on the logits, and the decision.
 
     Args:
+        prune, budget: sections of the options.
         sampler: of the masks.
-        resources: what a mask costs, limited or not.
+        resources: costs of the groups, with or without limits.
+
+    Attributes:
+        mode: the most probable mask as bits, such as "10010001".
+        mode_since: iteration of the last change of `mode`.
+        mode_changes: number of changes.
+        hamming: groups that the last change exchanged.
+        settles_after: last iteration of the search phase.
     """
 
     def __init__(
@@ -111,38 +50,43 @@ class MaskSearch:
         self.mode_changes = 0
         self.mode_since = 0
         self.hamming = 0
-        limited = [r for r in resources if r.limit is not None]
-        pulls = budget.mode == "loss" or prune.sampler == "bernoulli"
-        self.weights = DualWeights({r.name: budget.weight for r in limited}, budget.dual) if pulls else None
+        weights = {resource.name: budget.weight for resource in limited_resources(resources)}
+        has_loss = budget.mode == "loss" or prune.sampler == "bernoulli"
+        self.weights = DualWeights(weights, budget.dual) if has_loss else None
 
     def phase(self, iteration: int) -> Phase:
-        """Of an iteration, from 1."""
+        """Return the phase of an iteration, 1-based."""
         if iteration > self.settles_after:
             return "settle"
         return "warmup" if iteration <= self.prune.warmup_iter else "search"
 
     def progress(self, iteration: int) -> float:
-        """0 at the begin, 1 at the planned end of the search."""
+        """Return the fraction of the search phase that is done: 0 at its begin, 1 at its planned end."""
         done = (iteration - self.prune.warmup_iter) / max(self.prune.search_iter, 1)
         return min(max(done, 0.0), 1.0)
 
     def tau(self, iteration: int) -> float:
-        """Temperature."""
+        """Return the temperature of an iteration."""
         begin, end = self.prune.tau
         return begin + (end - begin) * self.progress(iteration)
 
     def eps(self, iteration: int) -> float:
-        """Probability of a uniform draw."""
+        """Return the probability of a uniform draw in an iteration."""
         phase = self.phase(iteration)
         return {"warmup": 1.0, "settle": 0.0}.get(phase, self.prune.eps_uniform * (1 - self.progress(iteration)))
 
     def draw(self, iteration: int, chunk: int) -> Draw:
-        """What the forward of this iteration draws."""
+        """Return the parameters of a draw.
+
+        Args:
+            iteration: 1-based.
+            chunk: index of the mask among those of the iteration.
+        """
         learning = self.phase(iteration) != "settle"
         return Draw(iteration, chunk, self.tau(iteration), self.eps(iteration), learning)
 
     def penalties(self, iteration: int) -> dict[str, Tensor]:
-        """Losses on the logits alone."""
+        """Return the weighted losses on the logits by name, for the search phase."""
         result: dict[str, Tensor] = {}
         if self.phase(iteration) != "search":
             return result
@@ -150,11 +94,11 @@ class MaskSearch:
             result["l_budget"] = budget_loss(self.sampler, self.resources, self.weights.values, self.budget.two_sided)
         if self.prune.entropy_weight > 0 and self.progress(iteration) < 0.5:
             factor = self.prune.entropy_weight * (1 - 2 * self.progress(iteration))
-            result["l_entropy"] = -factor * self.sampler.entropy()  # a reward for exploring
+            result["l_entropy"] = -factor * self.sampler.entropy()  # a bonus for exploration
         return result
 
     def after_step(self, iteration: int) -> None:
-        """Bound the logits, follow the best mask, and end the search early when it has long been clear."""
+        """Bound the logits, update the most probable mask, and end the search early once it is decided."""
         if self.phase(iteration) != "search":
             return
         self.sampler.constrain_()
@@ -166,12 +110,12 @@ class MaskSearch:
             self.hamming = sum(a != b for a, b in zip(mode, self.mode, strict=True))
             self.mode, self.mode_since, self.mode_changes = mode, iteration, self.mode_changes + 1
         prune = self.prune
-        sure = iteration - self.mode_since >= prune.freeze_patience and iteration >= prune.min_search_iter
-        if sure and self.sampler.ranking(1)[0][1] >= prune.freeze_conf:
+        stable = iteration - self.mode_since >= prune.freeze_patience and iteration >= prune.min_search_iter
+        if stable and self.sampler.ranking(1)[0][1] >= prune.freeze_conf:
             self.settles_after = min(self.settles_after, iteration)
 
     def costs(self) -> dict[str, float]:
-        """Expected cost, and cost of the best mask, of each resource, under the names of `mask_log.csv`."""
+        """Return the expected cost and the cost of the best mask of each resource, named as in `mask_log.csv`."""
         result = {}
         for resource in self.resources:
             result[f"E_{resource.name}"] = self.sampler.expected_cost(resource).item()
@@ -179,18 +123,22 @@ class MaskSearch:
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values and tensors."""
+        """Return the state as plain values and tensors."""
         return {
-            "sampler": self.sampler.state_dict(), "settles_after": self.settles_after, "mode": self.mode,
-            "mode_changes": self.mode_changes, "mode_since": self.mode_since, "hamming": self.hamming,
+            "sampler": self.sampler.state_dict(),
+            "settles_after": self.settles_after,
+            "mode": self.mode,
+            "mode_changes": self.mode_changes,
+            "mode_since": self.mode_since,
+            "hamming": self.hamming,
             "weights": self.weights.state_dict() if self.weights is not None else {},
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`.
+        """Restore the state.
 
         Raises:
-            ValueError: when it is of another number of groups or masks.
+            ValueError: when the state has another number of groups or masks.
         """
         self.sampler.load_state_dict(state["sampler"])
         for name in ("settles_after", "mode", "mode_changes", "mode_since", "hamming"):
@@ -199,6 +147,83 @@ class MaskSearch:
             self.weights.load_state_dict(state["weights"])
 
 
+class DrawRecord:
+    """The masks that a search has drawn: those of this iteration, and all since the last row of the log."""
+
+    def __init__(self) -> None:
+        self.since_log: list[Tensor] = []
+        """(N,) masks, oldest first."""
+        self.count = 0
+        """Number of masks drawn in this iteration."""
+        self.learned = False
+        """True: a mask of this iteration has a gradient to the logits."""
+
+    def start_iteration(self) -> None:
+        """Reset the values of the iteration."""
+        self.count, self.learned = 0, False
+
+    def add(self, mask: Tensor, learned: bool) -> None:
+        """Record a mask."""
+        self.count += 1
+        self.since_log.append(mask.cpu())
+        self.learned = self.learned or learned
+
+    def kept_in_iteration(self) -> list[bool]:
+        """Return, for each group, whether a mask of this iteration keeps it."""
+        return torch.stack(self.since_log[-self.count :]).amax(dim=0).bool().tolist()
+
+    def pop_keep_frequency(self) -> list[float]:
+        """Return the fraction of masks since the last call that keep each group, and forget these masks."""
+        frequency = torch.stack(self.since_log).mean(dim=0).tolist()
+        self.since_log = []
+        return frequency
+
+
+def build_search(opt: Options, net: nn.Module, device: torch.device) -> MaskSearch:
+    """Return the search that the options describe.
+
+    Args:
+        opt: of the run.
+        net: with its weights, on `device`.
+        device: of the run.
+
+    Raises:
+        ValueError: when the options do not fit the network or each other.
+    """
+    prune = opt.prune or PruneOptions()
+    resources = group_resources(net, opt.budget, device)
+    number = len(net.prunable_groups()) if isinstance(net, Prunable) else 0
+    return MaskSearch(prune, opt.budget, build_sampler(prune, number, resources, opt.budget.mode), resources)
+
+
+def check_search(opt: Options, net: nn.Module) -> None:
+    """Check, before it starts, that a search can learn something and end without an error.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    prune, train = opt.prune or PruneOptions(), opt.train
+    if not isinstance(net, Prunable):
+        raise ValueError(
+            f"network_g.type: {type(net).__name__} declares no residual groups: it lacks "
+            f"{', '.join(missing_members(net))}; see archs/prunable.py"
+        )
+    if opt.path.pretrain_network_g is None:
+        raise ValueError("path.pretrain_network_g: is missing; a search starts from trained weights")
+    planned = prune.warmup_iter + prune.search_iter + prune.settle_iter
+    if train is not None and planned != train.total_iter:
+        raise ValueError(
+            f"prune.search_iter: warmup_iter, search_iter and settle_iter add up to {planned}, but train.total_iter is "
+            f"{train.total_iter}; make them equal"
+        )
+    if prune.delta_w == "lora" and train is not None and train.ema_decay > 0:
+        raise ValueError("prune.delta_w: lora has no moving average; set train.ema_decay to 0")
+    if prune.delta_w == "none" and prune.sampler == "fixed":
+        raise ValueError("prune.delta_w: none leaves nothing to learn with sampler fixed; use full or lora")
+    if prune.tail != "original":
+        check_tail(net)
+
+
 def _bits(mask: Tensor) -> str:
-    """A mask as text, e.g. 10010001."""
+    """Return a mask as text, such as 10010001."""
     return "".join(str(int(bit)) for bit in mask)

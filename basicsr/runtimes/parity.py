@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from basicsr.archs.layers.export_mode import group_choices
+from basicsr.archs.layers.group_hook import group_choices
 from basicsr.errors import CheckpointError
 from basicsr.images.files import to_tensor
 from basicsr.images.matlab_resize import imresize

@@ -15,10 +15,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from basicsr.archs.atd_arch import ATD
 from basicsr.archs.atdu_arch import ATDUNet
-from basicsr.archs.catanet_arch import TAB, CATANet
-from basicsr.archs.layers.export_mode import GraphForm, graph_form, group_choices
+from basicsr.archs.catanet_arch import CATANet
+from basicsr.archs.fast_catanet import PreparedCATANet
+from basicsr.archs.layers.export_mode import GraphForm, graph_form
+from basicsr.archs.layers.group_hook import group_choices
+from basicsr.archs.layers.token_aggregation import TAB
 from basicsr.errors import OptionError
-from basicsr.inference.fast_catanet import PreparedCATANet
 
 EXAMPLE = (46, 58)  # px beyond the smallest side: the input that graphs for any size are traced with
 MAX_SIDE = 8192  # px, of an input
@@ -72,7 +74,7 @@ def for_graph(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """
     net = deepcopy(net).eval().requires_grad_(False)
     if isinstance(net, CATANet):
-        if not all(module._initialised for module in net.modules() if isinstance(module, TAB)):
+        if not all(module.initialised for module in net.modules() if isinstance(module, TAB)):
             raise OptionError("the network has no token centres, which training sets; train it before you export it")
         return PreparedCATANet(net, dtype, for_graph=True)
     if dtype != torch.float32:

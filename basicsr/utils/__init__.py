@@ -1,4 +1,4 @@
-"""Tools without a domain of their own. The names BasicSR keeps here are found when asked for."""
+"""Old import paths. The names that BasicSR has here are imported on access; our own code imports none of them."""
 
 from importlib import import_module
 from typing import Any
@@ -13,9 +13,15 @@ _HOMES = {
     "logger": ("AvgTimer", "MessageLogger", "get_env_info", "get_root_logger", "init_tb_logger"),
     "matlab_functions": ("imresize",),
     "misc": (
-        "check_resume", "get_time_str", "make_exp_dirs", "mkdir_and_rename", "scandir", "set_random_seed", "sizeof_fmt",
+        "check_resume",
+        "get_time_str",
+        "make_exp_dirs",
+        "mkdir_and_rename",
+        "scandir",
+        "set_random_seed",
+        "sizeof_fmt",
     ),
-}  # fmt: skip
+}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 

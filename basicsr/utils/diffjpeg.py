@@ -1,3 +1,3 @@
-"""The old import path of `basicsr.compat.diffjpeg`."""
+"""The old import path of `basicsr.compat.jpeg`."""
 
-from basicsr.compat.diffjpeg import *
+from basicsr.compat.jpeg import *

@@ -1,3 +1,5 @@
-"""The old import path of `basicsr.images.files`."""
+"""The old import path of `basicsr.images.files` and of BasicSR's own functions on BGR images."""
 
+from basicsr.compat.images import *
+from basicsr.images.channel_order import *
 from basicsr.images.files import *

@@ -1,3 +1,3 @@
-"""The old import path of `basicsr.engine.logging`."""
+"""The old import path of `basicsr.compat.logging`."""
 
-from basicsr.engine.logging import *
+from basicsr.compat.logging import *

@@ -1,5 +1,6 @@
-"""The old import path of `basicsr.config.schema` and of BasicSR's own functions on options."""
+"""The old import path of `basicsr.config.load`, `basicsr.config.schema` and BasicSR's own functions on options."""
 
 from basicsr.compat.options import *
+from basicsr.config.load import *
+from basicsr.config.load import copy_options_file as copy_opt_file
 from basicsr.config.schema import *
-from basicsr.config.schema import copy_options_file as copy_opt_file  # noqa: F401

@@ -1,3 +1,5 @@
-"""The old import path of `basicsr.config.section`."""
+"""The old import path of `basicsr.config.section` and `basicsr.config.convert`."""
 
+from basicsr.config.convert import *
+from basicsr.config.describe import *
 from basicsr.config.section import *

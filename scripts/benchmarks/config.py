@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from basicsr.archs import build_network, load_network
-from basicsr.config.schema import load_options
+from basicsr.archs import build_network
+from basicsr.archs.published import load_network
+from basicsr.config.load import load_options
 from basicsr.config.yaml_file import load_yaml
 from basicsr.engine.checkpoint import load_weights
 from basicsr.engine.device import set_matmul_precision

@@ -2,8 +2,8 @@
 
 Every image is decoded once and stored as a PNG that decodes fast. The LMDB has BasicSR's layout: `data.mdb`,
 `lock.mdb`, and `meta_info.txt` with a line `name.png (height,width,channels) level` for each image, whose key is its
-name without the suffix. It appears when it is complete. A stopped run goes on where it was when it is started again, as
-long as names, sizes and --compression are the same.
+name without the suffix. It appears when it is complete. A stopped run continues when it is started again with the
+same names, sizes and --compression.
 """
 
 import argparse
@@ -18,30 +18,28 @@ from basicsr.data.storage import META_INFO, FolderImages, lmdb_key
 from basicsr.engine.parallel import in_parallel
 from basicsr.images.files import encode_image, read_image
 
-COMMIT_EVERY = 256  # images; what a stopped run has to do again
-PIXEL_BYTES = 6  # three channels of 16 bits: the most that an image can take
-PAGE_SLACK_BYTES = 1 << 16  # for each image: headers, and pages that are not full
-MAX_KEY_BYTES = 511  # of LMDB
+COMMIT_EVERY = 256  # images, the most that a stopped run has to repeat
+PIXEL_BYTES = 6  # at most: three channels of 16 bits
+PAGE_SLACK_BYTES = 1 << 16  # for each image: headers, and pages that are partly empty
+MAX_KEY_BYTES = 511  # LMDB's limit
 
 
 class Job(NamedTuple):
-    """One image to encode."""
+    """An image to encode."""
 
     source: Path
     level: int
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; 0: the LMDB is there."""
+    """Run the command line; return 0 when the LMDB exists."""
     parser = argparse.ArgumentParser(prog="create_lmdb", description=__doc__)
     parser.add_argument("-i", "--input", type=Path, required=True, help="folder of images, subfolders included")
     parser.add_argument("-o", "--output", type=Path, required=True, help="LMDB to make, *.lmdb")
-    parser.add_argument(
-        "--compression", type=int, choices=range(10), default=1, metavar="LEVEL",
-        help="of the PNGs: 0, fast and large, to 9, slow and small (default: 1)",
-    )  # fmt: skip
+    levels = "of the PNGs: 0, fast and large, to 9, slow and small (default: 1)"
+    parser.add_argument("--compression", type=int, choices=range(10), default=1, metavar="LEVEL", help=levels)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
-    parser.add_argument("--overwrite", action="store_true", help="make the LMDB anew if it exists already")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing LMDB")
     args = parser.parse_args(argv)
     if args.workers < 1:
         parser.error("--workers must be at least 1")
@@ -54,19 +52,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def pack(source: Path, target: Path, level: int, workers: int, overwrite: bool) -> tuple[int, bool]:
-    """The number of images in the LMDB `target`, and whether it had to be made.
+    """Return the number of images in the LMDB `target`, and whether it is new.
 
     Raises:
         FileNotFoundError: when the folder `source` is missing or holds no images.
         ValueError: when images are damaged or share a key, or another LMDB is in the way.
     """
     if target.suffix != ".lmdb":
-        raise ValueError(f"{target}: the name must end in .lmdb, as data sets know it")
+        raise ValueError(f"{target}: the name must end in .lmdb, by which data sets recognise it")
     folder = FolderImages(source)
     names = folder.names()
     if not names:
         raise FileNotFoundError(f"{source}: no images; check the path")
-    refuse_keys(source, names)
+    check_keys(source, names)
     sizes = folder.sizes(names)
     listing = [f"{name} ({height},{width},3) {level}\n" for name, (height, width) in zip(names, sizes, strict=True)]
     if target.exists() and not overwrite:
@@ -88,7 +86,7 @@ def pack(source: Path, target: Path, level: int, workers: int, overwrite: bool) 
 
 
 def fill(part: Path, source: Path, names: Sequence[str], level: int, workers: int, room: int) -> None:
-    """Store those of the images `names` that the LMDB `part`, which can grow to `room` bytes, does not hold yet.
+    """Store the images `names` that are missing in the LMDB `part`, which can grow to `room` bytes.
 
     Raises:
         ValueError: when an image is damaged, or without the package `lmdb`.
@@ -114,18 +112,18 @@ def put(environment: Any, images: Iterable[tuple[str, bytes]]) -> None:
 
 
 def encode(job: Job) -> bytes:
-    """One image as a PNG."""
+    """Return an image as the content of a PNG file."""
     return encode_image(read_image(job.source), job.source.with_suffix(".png"), png_level=job.level)
 
 
 def meta_info(folder: Path) -> str | None:
-    """The list of images in an LMDB; None: there is none."""
+    """Return the list of images in an LMDB; None when there is none."""
     path = folder / META_INFO
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def refuse_keys(source: Path, names: Iterable[str]) -> None:
-    """Refuse names whose keys are too long, or the same.
+def check_keys(source: Path, names: Iterable[str]) -> None:
+    """Check that the keys of all names are short enough and distinct.
 
     Raises:
         ValueError: naming the images.

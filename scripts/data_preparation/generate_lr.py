@@ -1,7 +1,7 @@
 """Make low-resolution images from high-resolution ones, equal in every pixel to MATLAB's `imresize(image, 1/scale)`.
 
-`name.png` becomes `OUT/X2/namex2.png` and so on. Rows and columns that a scale does not divide are cut off first, at
-the bottom right. Subfolders are kept. Files that exist already are left alone, so a stopped run can be started again.
+`name.png` becomes `OUT/X2/namex2.png` and so on. Images are first cut at the bottom right to a multiple of the
+scale. Subfolders are kept. Existing files are kept, so a stopped run can be started again.
 """
 
 import argparse
@@ -16,22 +16,22 @@ from basicsr.images.matlab_resize import imresize
 
 
 class Target(NamedTuple):
-    """One file to write."""
+    """A file to write."""
 
     path: Path
     scale: int
-    is_crop: bool  # the high-resolution image cut to a multiple of `scale`, instead of the low-resolution image
+    is_crop: bool  # write the high-resolution image, cut to a multiple of `scale`, not the low-resolution one
 
 
 class Job(NamedTuple):
-    """One high-resolution file and all that is to be made of it."""
+    """A high-resolution file and the files to make from it."""
 
     source: Path
     targets: list[Target]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; 0: all files are there."""
+    """Run the command line; return 0 when all files exist."""
     parser = argparse.ArgumentParser(prog="generate_lr", description=__doc__)
     parser.add_argument("-i", "--input", type=Path, required=True, help="folder of high-resolution images")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for X2, X3, ...")
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--suffix", default="x{scale}", help="appended to the names (default: x{scale})")
     parser.add_argument("--crop-hr", type=Path, metavar="FOLDER", help="write the cropped HR images to FOLDER/X2, ...")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
-    parser.add_argument("--overwrite", action="store_true", help="make files anew that exist already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     args = parser.parse_args(argv)
     if min(args.scale) < 1 or args.workers < 1:
         parser.error("--scale and --workers must be at least 1")
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def plan(source: Path, output: Path, scales: list[int], suffix: str, crop_folder: Path | None) -> Iterator[Job]:
-    """What there is to make of every image in the folder `source`.
+    """Yield the job of every image in the folder `source`.
 
     Raises:
         FileNotFoundError: when the folder is missing or holds no images.

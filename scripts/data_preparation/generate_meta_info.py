@@ -15,7 +15,7 @@ from basicsr.images.files import image_size, list_images
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; 0: the list is there."""
+    """Run the command line; return 0 when the list is written."""
     parser = argparse.ArgumentParser(prog="generate_meta_info", description=__doc__)
     parser.add_argument("-i", "--input", type=Path, required=True, help="folder of images, subfolders included")
     parser.add_argument("-o", "--output", type=Path, required=True, help="text file to write")
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         names = list_images(args.input)
         if not names:
             raise FileNotFoundError(f"{args.input}: no images; check the path")
-        lines = list(in_parallel(partial(describe, args.input), names, args.workers))
+        lines = in_parallel(partial(describe, args.input), names, args.workers)
         write_atomically(args.output, "".join(f"{line}\n" for line in lines))
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def describe(folder: Path, name: str) -> str:
-    """The line of one image."""
+    """Return the line of an image."""
     height, width = image_size(folder / name)
     return f"{name} ({height},{width},3)"
 

@@ -4,13 +4,13 @@
     python scripts/metrics/calculate_psnr_ssim.py --gt A --restored B --paper ATD
 
 A protocol is: Y or RGB, pixels cropped on each side (0 or the scale), and whether images are first cut to a multiple of
-the scale ("mod-crop"). PSNR and SSIM are those of 8-bit files. Papers that score the network's output before it is
-rounded (CATANet; ATD-U for PSNR) cannot be repeated from files to the last digit; that is said where it applies.
+the scale ("mod-crop"). PSNR and SSIM are those of 8-bit files. Papers that score the network's output before rounding
+(CATANet; ATD-U for PSNR) cannot be reproduced from files to the last digit; the output marks them.
 
-Names match when they are equal, or when what is added to them is a suffix such as _x4, _SRx4, _HR or _<network>.
-What does not match, in name or size, is warned of and left out.
+Names match when they are equal, or differ by a suffix such as _x4, _SRx4, _HR or _<network>. Images without a match, in
+name or size, are left out with a warning.
 
-Exit code: 0, there are scores; 2, there are none.
+Exit code: 0, images were scored; 2, none were.
 """
 
 import argparse
@@ -31,10 +31,10 @@ from basicsr.metrics.evaluate import Scores
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "published_results.yml"
-# What is not in that file: the option files and model zoo of BasicSR score RGB of 8-bit images.
+# Not in that file: the option files and model zoo of BasicSR score RGB of 8-bit images.
 MORE_PAPERS = {"BasicSR": {"psnr": "uint8, RGB, scale", "ssim": "uint8, RGB, scale"}}
-# What networks, data sets and scripts add to the name of an image.
-_ADDED = re.compile(
+# Suffixes that networks, data sets and scripts add to the name of an image.
+_SUFFIX = re.compile(
     r"[_\-. ]?(x\d|\dx|srx\d|srf[_-]?\d|hr|lr|sr|gt|out|output|result|restored|bicubic)$", re.IGNORECASE
 )
 _SCALE = re.compile(r"(?:^|[_\-. ]|sr)x(\d)(?:$|[_\-. ])|srf[_-]?(\d)", re.IGNORECASE)
@@ -46,7 +46,7 @@ class Protocol(NamedTuple):
     luma: bool
     crop: int
     multiple: int
-    """images are cut to a multiple of this at the bottom right first; 1: they are not."""
+    """images are first cut at the bottom right to a multiple of this; 1: they are not cut."""
 
     def __str__(self) -> str:
         cut = f", cut to a multiple of {self.multiple}" if self.multiple > 1 else ""
@@ -54,7 +54,7 @@ class Protocol(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two files and how to compare them."""
+    """Two files and the protocols to compare them in."""
 
     name: str
     gt: Path
@@ -64,7 +64,7 @@ class Pair(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Scores of a pair, and what is to be said of it."""
+    """Scores of a pair, and a warning."""
 
     name: str
     scores: dict[str, float]
@@ -74,17 +74,17 @@ class Result(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="calculate_psnr_ssim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gt", type=Path, required=True, metavar="FOLDER", help="ground truth")
     parser.add_argument("--restored", type=Path, required=True, metavar="FOLDER", help="restored images, or one suffix")
-    parser.add_argument("--scale", type=int, metavar="N", help="default: what the names say (_x4), else 1")
-    parser.add_argument("--paper", metavar="NAME", help=f"whose protocol is asked for: {', '.join(papers())}")
-    parser.add_argument("--suffix", metavar="S", help="what the restored names have and the others lack, such as _x4")
-    parser.add_argument("--crop_border", type=int, metavar="PX", help="another crop than 0 and the scale")
-    parser.add_argument("--test_y_channel", action="store_true", help="Y alone")
+    parser.add_argument("--scale", type=int, metavar="N", help="default: from the names (_x4), else 1")
+    parser.add_argument("--paper", metavar="NAME", help=f"mark the protocol of: {', '.join(papers())}")
+    parser.add_argument("--suffix", metavar="S", help="suffix of the restored names only, such as _x4")
+    parser.add_argument("--crop_border", type=int, metavar="PX", help="a crop besides 0 and the scale")
+    parser.add_argument("--test_y_channel", action="store_true", help="Y only")
     parser.add_argument("--per-image", action="store_true", help="print the scores of every image")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"{args.restored}: no image has the name of one in {args.gt}; try --suffix")
         scale = args.scale or scale_in([*(str(b) for _, b in matched), args.restored.name, args.gt.name])
         if not args.scale:
-            warnings.append(f"the scale is taken to be {scale}; --scale says it")
+            warnings.append(f"the scale is assumed to be {scale}; set it by --scale")
         protocols = list(protocols_for(scale, args.crop_border, args.test_y_channel))
         pairs = [Pair(a.rsplit(".", 1)[0], args.gt / a, args.restored / b, protocols, scale) for a, b in matched]
         results = list(in_parallel(score, pairs, min(args.workers, len(pairs))))
@@ -124,12 +124,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def papers() -> list[str]:
-    """The names that --paper knows."""
+    """Return the names that --paper accepts."""
     return list(dict.fromkeys([*MORE_PAPERS, *(entry["network"] for entry in _published()["tables"])]))
 
 
 def protocols_of(paper: str) -> list[dict[str, str]]:
-    """How a paper scores: `psnr` and `ssim`, each as "uint8, Y, scale"; several where it has several tasks."""
+    """Return the protocols of a paper, one for each task: `psnr` and `ssim`, each as "uint8, Y, scale"."""
     if paper in MORE_PAPERS:
         return [MORE_PAPERS[paper]]
     source = _published()
@@ -140,10 +140,10 @@ def protocols_of(paper: str) -> list[dict[str, str]]:
 def match(
     gt_names: Sequence[str], restored_names: Sequence[str], suffix: str | None = None
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Pairs of names, and warnings of what has no partner. Names are relative paths; subfolders must not agree.
+    """Return pairs of names, and warnings about names without a partner. Names are relative paths; folders may differ.
 
     Raises:
-        ValueError: when two restored images would belong to one.
+        ValueError: when two restored images match the same name.
     """
     taken: dict[str, str] = {}
     warnings = []
@@ -156,9 +156,9 @@ def match(
         if suffix and stem.endswith(suffix):
             stem = stem.removesuffix(suffix)
         found = [exact[stem]] if stem in exact else tolerant.get(_bare(stem), [])
-        if not found:  # a name and what a network adds to it; the longest such name
-            begun = [bare for bare in tolerant if re.match(re.escape(bare) + r"[_\-. ]", stem, re.IGNORECASE)]
-            found = tolerant[max(begun, key=len)] if begun else []
+        if not found:  # a name and a suffix added by a network; the longest such name
+            prefixes = [bare for bare in tolerant if re.match(re.escape(bare) + r"[_\-. ]", stem, re.IGNORECASE)]
+            found = tolerant[max(prefixes, key=len)] if prefixes else []
         if not found:
             warnings.append(f"{restored}: has no ground truth; it is left out")
         elif len(found) > 1:
@@ -174,13 +174,13 @@ def match(
 
 
 def scale_in(names: Sequence[str]) -> int:
-    """The scale that names speak of, if they agree; else 1."""
+    """Return the scale in the names, if they agree; else 1."""
     found = {int(hit[1] or hit[2]) for name in names if (hit := _SCALE.search(PurePosixPath(name).stem))}
     return found.pop() if len(found) == 1 else 1
 
 
 def protocols_for(scale: int, crop: int | None, luma_only: bool) -> Iterator[Protocol]:
-    """All combinations of channel, crop and mod-crop."""
+    """Yield all combinations of channel, crop and mod-crop."""
     crops = [0, scale] if crop is None else [0, scale, crop]
     for luma, px, multiple in product([True] if luma_only else [True, False], dict.fromkeys(crops), {1: 0, scale: 0}):
         if scale > 1 or px in (0, crop):
@@ -188,9 +188,9 @@ def protocols_for(scale: int, crop: int | None, luma_only: bool) -> Iterator[Pro
 
 
 def score(pair: Pair) -> Result:
-    """PSNR and SSIM of two files in each protocol, under `psnr <protocol>`.
+    """Return PSNR and SSIM of two files in each protocol, under keys like `psnr <protocol>`.
 
-    Without mod-crop there is no score where the restored image is smaller by less than the scale, as networks make it.
+    Without mod-crop there is no score where the restored image is smaller by less than the scale, as from networks.
     """
     gt, restored = _gray_if_gray(read_image(pair.gt), read_image(pair.restored))
     if gt.dtype != np.uint8 or restored.dtype != np.uint8:
@@ -202,10 +202,10 @@ def score(pair: Pair) -> Result:
     expected = tuple(side - side % pair.scale for side in size)
     warning = ""
     if size != other:
-        said = f"{pair.name}: is {other[1]}x{other[0]} px, the ground truth {size[1]}x{size[0]}"
+        sizes = f"{pair.name}: is {other[1]}x{other[0]} px, the ground truth {size[1]}x{size[0]}"
         if other != expected:
-            return Result(pair.name, {}, f"{said}; it is left out", divides)
-        warning = f"{said}; that is cut to a multiple of {pair.scale} in all protocols"
+            return Result(pair.name, {}, f"{sizes}; it is left out", divides)
+        warning = f"{sizes}; that is cut to a multiple of {pair.scale} in all protocols"
     scores = {}
     for protocol in pair.protocols:
         if protocol.multiple == 1 and size != other and pair.scale > 1:
@@ -222,7 +222,7 @@ def score(pair: Pair) -> Result:
 
 
 def summary(scores: Scores, scale: int, paper: str | None) -> Iterator[str]:
-    """The means as a Markdown table, with the papers that use each protocol."""
+    """Yield the lines of a Markdown table of means, with the papers that use each protocol."""
     means = scores.mean()
     keys = list(dict.fromkeys(key.split(" ", 1)[1] for key in means))
     yield f"{scores.dataset}: {len(scores.per_image)} images, scale {scale}\n"
@@ -239,16 +239,16 @@ def summary(scores: Scores, scale: int, paper: str | None) -> Iterator[str]:
         psnr, ssim = (means.get(f"{metric} {key}", float("nan")) for metric in ("psnr", "ssim"))
         yield f"| {key} | {psnr:.4f} | {ssim:.4f} | {', '.join(users)} |"
     yield ""
-    said = [_spoken(found, scale) for found in (protocols_of(paper) if paper else ())]
-    yield from (f"{paper}: {text}" for text in dict.fromkeys(said))
-    if any("float" in text for text in said):
+    descriptions = [_description(found, scale) for found in (protocols_of(paper) if paper else ())]
+    yield from (f"{paper}: {text}" for text in dict.fromkeys(descriptions))
+    if any("float" in text for text in descriptions):
         yield (
-            "`float` means before rounding to 8 bits, which files cannot show: expect some 0.02 dB of difference at 35 "
-            "dB, more above. `basicsr/test.py` prints both."
+            "`float` means before rounding to 8 bits, which files do not hold: expect some 0.02 dB of difference at "
+            "35 dB, more above. `basicsr/test.py` prints both."
         )
 
 
-def _spoken(found: dict[str, str], scale: int) -> str:
+def _description(found: dict[str, str], scale: int) -> str:
     parts = []
     for metric in ("psnr", "ssim"):
         numbers, channel, crop = found[metric].split(", ")
@@ -258,7 +258,7 @@ def _spoken(found: dict[str, str], scale: int) -> str:
 
 
 def _key_of(published: str, scale: int, keys: Sequence[str]) -> str:
-    """The row that comes closest to "uint8, Y, scale"; papers of super-resolution cut to a multiple of the scale."""
+    """Return the row nearest to "uint8, Y, scale"; super-resolution papers cut to a multiple of the scale."""
     _, channel, crop = published.split(", ")
     plain = f"{'RGB' if channel == 'any' else channel}, crop {scale if crop == 'scale' else crop}"
     cut = f"{plain}, cut to a multiple of {scale}"
@@ -266,7 +266,7 @@ def _key_of(published: str, scale: int, keys: Sequence[str]) -> str:
 
 
 def _gray_if_gray(*images: np.ndarray) -> Iterator[np.ndarray]:
-    """(H, W) where all images have equal channels: gray is its own luma, which three channels would be scaled to."""
+    """Yield images as (H, W) if all have equal channels: gray is scored itself, not the luma of three channels."""
     gray = all((image == image[..., :1]).all() for image in images)
     return (image[..., 0] if gray else image for image in images)
 
@@ -276,8 +276,8 @@ def _stem(name: str) -> str:
 
 
 def _bare(stem: str) -> str:
-    """A name without what is added to such names, in lower case."""
-    while (shorter := _ADDED.sub("", stem)) not in (stem, ""):
+    """Return a stem without known suffixes, in lower case."""
+    while (shorter := _SUFFIX.sub("", stem)) not in (stem, ""):
         stem = shorter
     return stem.lower()
 

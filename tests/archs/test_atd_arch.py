@@ -8,8 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from basicsr.archs.atd_arch import ATD, RGB_MEAN
-from basicsr.archs.layers import atd as atd_layers
-from basicsr.archs.layers.atd import describe_state
+from basicsr.archs.layers import atd_attention
+from basicsr.archs.layers.atd_family import describe_state
 from basicsr.archs.layers.shifted_windows import ShiftedWindows, relative_position_index
 from basicsr.archs.layers.tokens import mirrored_to_multiple
 from basicsr.config.registry import ARCH_REGISTRY
@@ -206,7 +206,7 @@ def test_similarities_in_pieces_are_the_same(monkeypatch):
     lq = torch.rand(2, 3, 13, 22, dtype=torch.float64)
     with torch.no_grad():
         whole = net(lq)
-        monkeypatch.setitem(atd_layers.SIMILARITIES, "cpu", 2 * 10 * 7)  # seven pixels of each image at a time
+        monkeypatch.setitem(atd_attention.SIMILARITIES, "cpu", 2 * 10 * 7)  # seven pixels of each image at a time
         assert_same(net(lq), whole, 1e-12)
 
 
@@ -217,8 +217,8 @@ def test_the_largest_weight_is_the_first_of_equals(dtype):
     weights[:, ::3, 4:6] = top[:, ::3]  # ties
     weights[:, 1::3, 2:3] = top[:, 1::3]
     weights[:, 1::3, 9:10] = torch.nextafter(top[:, 1::3], torch.ones((), dtype=dtype))  # larger by one rounding
-    assert torch.equal(atd_layers._largest(weights), weights.argmax(dim=-1))
-    assert atd_layers._largest(torch.full((1, 1, 12), float("nan"))).item() in range(12)
+    assert torch.equal(atd_attention._largest(weights), weights.argmax(dim=-1))
+    assert atd_attention._largest(torch.full((1, 1, 12), float("nan"))).item() in range(12)
 
 
 # Choice of version and sizes
@@ -277,7 +277,7 @@ def test_unknown_arguments_are_refused():
 
 def test_absolute_positions_need_their_size():
     net = ATD(ape=True, img_size=8, **V1)
-    with pytest.raises(ValueError, match=r"ape: the network knows 64 positions .* 12x8 px"):
+    with pytest.raises(ValueError, match=r"ape: the network has 64 positions .* 12x8 px"):
         net(torch.rand(1, 3, 9, 8))
 
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from basicsr.archs import build_network
+from basicsr.archs import build_network, fast_catanet
 from basicsr.engine.launches import count_launches
-from basicsr.inference import fast_catanet
 
 
 @pytest.fixture(autouse=True)

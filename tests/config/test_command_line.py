@@ -1,10 +1,10 @@
 import subprocess
 import sys
 
-from basicsr.config.command_line import inferred_launcher, parse_command_line
+from basicsr.config.command_line import infer_launcher, parse_command_line
 
 
-def test_command_line_of_old_and_new_launchers(monkeypatch):
+def test_arguments_of_old_and_new_launchers(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     for flag in ("--local_rank", "--local-rank"):
         args = parse_command_line("p", "", ["-opt", "x.yml", flag, "0", "--force_yml", "a:b=1", "c=2"])
@@ -15,9 +15,9 @@ def test_command_line_of_old_and_new_launchers(monkeypatch):
 
 
 def test_launcher_is_inferred_from_torchrun():
-    assert inferred_launcher({"WORLD_SIZE": "2", "LOCAL_RANK": "0"}) == "pytorch"
-    assert inferred_launcher({"WORLD_SIZE": "2"}) == "none"
-    assert inferred_launcher({}) == "none"
+    assert infer_launcher({"WORLD_SIZE": "2", "LOCAL_RANK": "0"}) == "pytorch"
+    assert infer_launcher({"WORLD_SIZE": "2"}) == "none"
+    assert infer_launcher({}) == "none"
 
 
 def test_help_imports_nothing_heavy():

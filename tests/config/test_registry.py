@@ -1,17 +1,18 @@
-"""Names to code: discovery on first look-up, and the errors of names that are wrong, taken or broken."""
+"""Registries: import on the first look-up, and errors for names that are unknown, taken or in broken modules."""
 
 import sys
 
 import pytest
 
+from basicsr.config.location import Location
 from basicsr.config.registry import Registry
-from basicsr.config.section import Spec, Where
+from basicsr.config.section import Spec
 from basicsr.errors import OptionError, UnknownNameError
 
 
 @pytest.fixture
-def plug_ins(tmp_path, monkeypatch):
-    """A registry of widgets, and a function that adds a file to its package."""
+def widgets(tmp_path, monkeypatch):
+    """Return a registry of widgets and a function that adds a module to its package."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "widgets").mkdir()
     (tmp_path / "widgets/__init__.py").touch()
@@ -31,8 +32,8 @@ def plug_ins(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_nothing_is_imported_before_a_name_is_looked_up_and_then_its_file_first(plug_ins):
-    registry, _ = plug_ins
+def test_modules_are_imported_on_look_up_the_likely_one_first(widgets):
+    registry, _ = widgets
     assert "widgets.round_widget" not in sys.modules
     assert registry.get("Round").__name__ == "Round"
     assert "widgets.round_widget" in sys.modules and "widgets.square_widget" not in sys.modules
@@ -40,29 +41,29 @@ def test_nothing_is_imported_before_a_name_is_looked_up_and_then_its_file_first(
     assert "Square" in registry and "Triangle" not in registry
 
 
-def test_a_file_may_hold_other_names(plug_ins):
-    registry, add = plug_ins
+def test_all_modules_are_searched_for_a_name(widgets):
+    registry, add = widgets
     add("odd_widget.py", "@WIDGETS.register(name='Hexagon-L')", "def make(): return 6")
     assert registry.build({"type": "Hexagon-L"}) == 6
 
 
-def test_a_broken_file_fails_loudly(plug_ins):
-    registry, add = plug_ins
+def test_the_error_of_a_broken_module_is_not_hidden(widgets):
+    registry, add = widgets
     add("broken_widget.py", "import a_module_that_is_not_there")
     with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
         registry.get("Square_of_something_else")
 
 
-def test_an_unknown_name_gets_the_nearest(plug_ins):
-    registry, _ = plug_ins
+def test_an_unknown_name_is_reported_with_suggestions(widgets):
+    registry, _ = widgets
     with pytest.raises(UnknownNameError) as error:
         registry.get("Rond")
-    assert str(error.value) == "no widget is called 'Rond'; did you mean Round?"
-    with pytest.raises(UnknownNameError, match="no widget is called 'X'; known: Round, Square"):
+    assert "'Rond'" in str(error.value) and "did you mean Round?" in str(error.value)
+    with pytest.raises(UnknownNameError, match=r"'X'.*Round, Square"):
         registry.get("X")
 
 
-def test_a_taken_name_names_both_owners():
+def test_a_taken_name_is_reported_with_both_modules():
     registry = Registry("widget")
 
     def make():
@@ -70,23 +71,21 @@ def test_a_taken_name_names_both_owners():
 
     other = type("make", (), {"__module__": "plug_in"})
     registry.register(make)
-    registry.register(make)  # importing a file twice is no clash
-    with pytest.raises(
-        KeyError, match=rf"two widgets are called 'make': in {__name__} and plug_in; rename one or pass"
-    ):
+    registry.register(make)  # registering the same entry twice is allowed
+    with pytest.raises(KeyError, match=rf"'make'.* {__name__} and plug_in.* suffix="):
         registry.register(other)
     registry.register(other, suffix="mine")
     assert registry.get("make", suffix="mine") is make
     assert registry.get("make_mine") is other
 
 
-def test_a_suffixed_name_is_found_without_it():
+def test_a_name_is_found_without_its_suffix():
     registry = Registry("widget")
     registry.register(dict, suffix="basicsr")
     assert registry.get("dict") is dict
 
 
-def test_building_passes_arguments_and_tells_the_place_of_a_refusal():
+def test_build_passes_arguments_and_adds_the_location_to_errors():
     registry = Registry("widget")
 
     @registry.register()
@@ -96,7 +95,7 @@ def test_building_passes_arguments_and_tells_the_place_of_a_refusal():
         return base, size, colour
 
     assert registry.build({"type": "widget", "size": 2}, 1, colour="blue") == (1, 2, "blue")
-    spec = Spec({"type": "widget", "size": -1}, Where({("a",): "x.yml:7"}, ("a",)))
+    spec = Spec({"type": "widget", "size": -1}, Location({("a",): "x.yml:7"}, ("a",)))
     with pytest.raises(OptionError, match=r"^x\.yml:7: a: size: must not be negative, got -1$"):
         registry.build(spec, 1)
     with pytest.raises(OptionError, match=r"^widget: size: must not"):

@@ -13,25 +13,35 @@ def read(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("2e-4", 2e-4), ("1E5", 1e5), ("!!float 2e-4", 2e-4), ("1_000e-2", 10.0), ("-1e-3", -1e-3), ("3", 3),
-        ("~", None), ("yes", True), ("off", False), ("e4", "e4"), ("2024-01-01", "2024-01-01"), ("[1, 2e0]", [1, 2.0]),
+        ("2e-4", 2e-4),
+        ("1E5", 1e5),
+        ("!!float 2e-4", 2e-4),
+        ("1_000e-2", 10.0),
+        ("-1e-3", -1e-3),
+        ("3", 3),
+        ("~", None),
+        ("yes", True),
+        ("off", False),
+        ("e4", "e4"),
+        ("2024-01-01", "2024-01-01"),
+        ("[1, 2e0]", [1, 2.0]),
         ("'2e-4'", "2e-4"),
     ],
-)  # fmt: skip
-def test_values_read_as_people_mean_them(text, value):
+)
+def test_values_have_the_expected_types(text, value):
     parsed = parse_value(text)
     assert parsed == value
     assert type(parsed) is type(value)
 
 
-def test_every_key_knows_its_line(tmp_path):
+def test_every_key_has_its_line(tmp_path):
     values, places = read(tmp_path, "a: 1\nb:\n  - c: 2\n  - d\n")
     assert values == {"a": 1, "b": [{"c": 2}, "d"]}
     assert places[("b", 0, "c")] == f"{tmp_path / 'x.yml'}:3"
     assert places[("b", 1)] == f"{tmp_path / 'x.yml'}:4"
 
 
-def test_merged_keys_know_the_line_they_were_written_in(tmp_path):
+def test_merged_keys_have_the_line_of_their_anchor(tmp_path):
     values, places = read(tmp_path, "base: &b\n  x: 1\nuse:\n  <<: *b\n  y: 2\n")
     assert values["use"] == {"x": 1, "y": 2}
     assert places[("use", "x")].endswith(":2")
@@ -40,29 +50,34 @@ def test_merged_keys_know_the_line_they_were_written_in(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "x.yml:3: the key 'a' stands twice, in lines 1 and 3; remove one"),
+        ("a: 1\nb: 2\na: 3\n", "x.yml:3: duplicate key 'a', in lines 1 and 3"),
         ("a: [1\nb: 2\n", "x.yml:2: "),
         ("- 1\n", "x.yml: expected `key: value` lines at the top level, got list"),
-        (b"a: \xff\n", "x.yml: is not UTF-8 text (byte 3); save it as UTF-8"),
+        (b"a: \xff\n", "x.yml: is not UTF-8 text (byte 3)"),
         ("a: !!python/object/apply:os.system ['true']\n", "x.yml:1: could not determine a constructor"),
         ("a: &a [*a]\n", "nested too deeply or too large"),
         ("[1, 2]: 3\n", "x.yml:1: "),
-        ("\n".join(["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
-                   + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]), "too large"),
+        (
+            "\n".join(
+                ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+                + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+            ),
+            "too large",
+        ),
     ],
-)  # fmt: skip
-def test_bad_files_are_refused_with_the_place(tmp_path, text, message):
+)
+def test_wrong_files_are_reported_with_file_and_line(tmp_path, text, message):
     with pytest.raises(OptionError) as error:
         read(tmp_path, text)
     assert message in str(error.value)
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(OptionError, match="cannot be read"):
         load_yaml(tmp_path / "none.yml")
 
 
-def test_other_users_of_pyyaml_are_not_touched():
+def test_other_users_of_pyyaml_are_not_affected():
     import yaml
 
     assert yaml.safe_load("2e-4") == "2e-4"

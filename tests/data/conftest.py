@@ -8,7 +8,7 @@ from basicsr.images.files import image_size, list_images
 
 @pytest.fixture
 def make_lmdb(tmp_path):
-    """Makes an LMDB in BasicSR's layout from a folder of images, by hand: `make_lmdb(folder, name)` -> its path."""
+    """Return a function that makes an LMDB in BasicSR's layout: `make_lmdb(folder, name)` -> its path."""
     lmdb = pytest.importorskip("lmdb")
 
     def make(folder, name):

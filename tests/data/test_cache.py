@@ -44,9 +44,9 @@ def test_images_made_from_others_are_made_once(paths):
     images = CachedImages([StoredImage(folder, paths[0].name)], [*folder.sizes([paths[0].name]), (4, 5)], 10)
     made, small = [], np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     for _ in range(2):
-        np.testing.assert_array_equal(images.kept(1, lambda: made.append(1) or small), small)
-    assert made == [1] and images.admits(1) and len(images) == 1
-    assert not CachedImages(images.images, images.sizes, 0).admits(0)
+        np.testing.assert_array_equal(images.get(1, lambda: made.append(1) or small), small)
+    assert made == [1] and images.has_room_for(1) and len(images) == 1
+    assert not CachedImages(images.images, images.sizes, 0).has_room_for(0)
 
 
 def test_cached_pixels_cannot_be_written_to(paths):

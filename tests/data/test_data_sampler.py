@@ -27,7 +27,7 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_ranks_together_see_what_one_process_sees(world):
+def test_ranks_together_see_the_samples_of_one_process(world):
     size, batch = 24, 12 // world
     ranks = [list(EnlargedSampler(size, world, rank, seed=1)) for rank in range(world)]
     single = list(EnlargedSampler(size, 1, 0, seed=1))
@@ -84,7 +84,7 @@ def test_without_shuffling():
         ((4, 2, 2), r"rank must be in \[0, 2\), got 2"),
     ],
 )
-def test_refusals(arguments, message):
+def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=f"EnlargedSampler: {message}"):
         EnlargedSampler(*arguments)
 

@@ -12,15 +12,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 import basicsr.train
+from basicsr.config.load import resolve
+from basicsr.config.location import Location
 from basicsr.config.registry import DATASET_REGISTRY
-from basicsr.config.schema import DatasetOptions, Options, TrainOptions, resolve
-from basicsr.config.section import Spec, Where
+from basicsr.config.schema import DatasetOptions, Options
+from basicsr.config.section import Spec
+from basicsr.config.training import TrainOptions
 from basicsr.data import build_dataloader, device_cache
+from basicsr.data.crops import Orientation, Window
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.device_cache import DeviceCacheError, DeviceLoader, FlatImages
 from basicsr.data.loaders import build_train_loader
+from basicsr.data.network_input import ToInput
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.data.transforms import Orientation, ToInput, Window
 from basicsr.errors import OptionError
 from basicsr.images.files import list_images, read_image, write_image
 from basicsr.images.matlab_resize import imresize
@@ -48,7 +52,7 @@ def both(dataset, device=CPU, batch_size=4, world=1, rank=0, ratio=3):
 
 
 def assert_equal(usual, kept, epochs=((0, 0), (1, 0))):
-    """Both give the same batches in these (epoch, start)."""
+    """Check that both give the same batches in these (epoch, start)."""
     assert len(usual) == len(kept) and usual.batch_size == kept.batch_size
     for epoch in epochs:
         count = 0
@@ -79,7 +83,7 @@ def assert_equal(usual, kept, epochs=((0, 0), (1, 0))):
     ],
     ids=str,
 )
-def test_batches_are_those_of_a_loader(photos, options):
+def test_batches_equal_those_of_a_loader(photos, options):
     dataset = PairedImageDataset(**{"dataroot_gt": str(photos), "scale": 2, "gt_size": 32, **options})
     assert_equal(*both(dataset))
 
@@ -127,7 +131,7 @@ def test_every_turn_of_a_window_is_three_integers():
     for turn in itertools.starmap(Orientation, itertools.product((False, True), repeat=3)):
         strides = torch.tensor([kept.strides(position, window, turn) for position in (0, 1)]).T
         for crop, image in zip(kept.crops(strides, 4), images, strict=True):
-            np.testing.assert_array_equal(crop, turn.turn(window.cut(image)))
+            np.testing.assert_array_equal(crop, turn.apply(window.crop(image)))
 
 
 class Operations(TorchDispatchMode):
@@ -169,7 +173,7 @@ class Sampling(PairedImageDataset):
 
 
 class OldPlugIn:
-    """A data set as BasicSR has them."""
+    """A data set in the style of BasicSR."""
 
     def __init__(self, opt):
         self.opt = opt
@@ -181,7 +185,7 @@ class OldPlugIn:
         return {"lq": torch.zeros(3, 4, 4), "gt": torch.zeros(3, 8, 8)}
 
 
-def test_a_subclass_that_draws_otherwise(photos):
+def test_a_subclass_that_draws_differently(photos):
     dataset = Drawing(dataroot_gt=str(photos), scale=2, gt_size=32)
     usual, kept = both(dataset)
     assert_equal(usual, kept)
@@ -192,14 +196,24 @@ def test_a_subclass_that_draws_otherwise(photos):
 def run_options(photos):
     def options(root=photos, kind="PairedImageDataset", scale=2, batch_size=2, cache="device", **dataset):
         section = DatasetOptions(
-            type=kind, extra={"dataroot_gt": str(root), "gt_size": 32, **dataset}, cache=cache,
-            batch_size_per_gpu=batch_size, where=Where({(): "x.yml"}, ("datasets", "train")),
-        )  # fmt: skip
+            type=kind,
+            extra={"dataroot_gt": str(root), "gt_size": 32, **dataset},
+            cache=cache,
+            batch_size_per_gpu=batch_size,
+            where=Location({(): "x.yml"}, ("datasets", "train")),
+        )
         train = TrainOptions(optim_g=Spec({"type": "Adam"}), total_iter=1, accum_iter=2)
         return resolve(
-            Options(name="run", scale=scale, num_gpu=0, datasets={"train": section}, network_g=Spec({"type": "X"}),
-                    train=train, manual_seed=5)
-        )  # fmt: skip
+            Options(
+                name="run",
+                scale=scale,
+                num_gpu=0,
+                datasets={"train": section},
+                network_g=Spec({"type": "X"}),
+                train=train,
+                manual_seed=5,
+            )
+        )
 
     return options
 
@@ -275,14 +289,14 @@ def own_samples(monkeypatch, tmp_path):
 def another_luma(monkeypatch, tmp_path):
     usual = ToInput.__call__
     monkeypatch.setattr(ToInput, "__call__", lambda self, image: usual(self, image) + 1e-7 * (len(image) > 40))
-    return {"color": "y"}, "color: y, and this CPU rounds the luma of a crop otherwise than that of an image"
+    return {"color": "y"}, "color: y, and this CPU rounds the luma of a crop differently than that of an image"
 
 
 @pytest.mark.parametrize(
     "case",
     [too_large, shared_by_processes, in_pieces, sixteen_bits, whole_images, noise, plug_in, own_samples, another_luma],
 )
-def test_where_it_is_not_possible_the_usual_loader_reads(case, run_options, messages, monkeypatch, tmp_path):
+def test_the_usual_loader_replaces_one_that_is_not_possible(case, run_options, messages, monkeypatch, tmp_path):
     changes, reason = case(monkeypatch, tmp_path)
     loader = build_train_loader(run_options(**changes))
     assert type(loader) is DataLoader and len(next(iter(loader))["gt"]) == loader.batch_size
@@ -314,7 +328,7 @@ def test_an_epoch_too_short_for_a_batch(run_options):
         build_train_loader(run_options(batch_size=3))
 
 
-def test_what_cannot_be_kept_is_an_error_of_its_own(photos):
+def test_a_data_set_that_cannot_be_kept_has_its_own_error(photos):
     dataset = PairedImageDataset(dataroot_gt=str(photos), scale=2, phase="val", gt_size=32)
     with pytest.raises(DeviceCacheError, match="samples are whole images"):
         DeviceLoader(dataset, 1, EnlargedSampler(5, 1, 0), CPU)

@@ -43,8 +43,11 @@ class TestTraining:
         key = SampleIndex(2, 7)
         sample = dataset[key]
         equal(sample, GaussianDenoisingDataset(seed=3, **options)[key])
-        others = [dataset[SampleIndex(3, 7)], dataset[SampleIndex(2, 7 + len(dataset))],
-                  GaussianDenoisingDataset(seed=4, **options)[key]]  # fmt: skip
+        others = [
+            dataset[SampleIndex(3, 7)],
+            dataset[SampleIndex(2, 7 + len(dataset))],
+            GaussianDenoisingDataset(seed=4, **options)[key],
+        ]
         for other in others:
             assert other["gt_path"] == sample["gt_path"]
             assert not torch.equal(noise_of(other), noise_of(sample))
@@ -124,7 +127,7 @@ class TestValidation:
 class TestGray:
     @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
     @pytest.mark.parametrize("cache_mb", [0, 8])
-    def test_gray_is_what_opencv_decodes(self, photos, tmp_path, suffix, cache_mb):
+    def test_gray_equals_the_decoding_of_opencv(self, photos, tmp_path, suffix, cache_mb):
         for name in list_images(photos):
             write_image((tmp_path / name).with_suffix(suffix), read_image(photos / name))
         options = {"dataroot_gt": str(tmp_path), "in_ch": 1, "cache_mb": cache_mb}
@@ -136,7 +139,7 @@ class TestGray:
         train = GaussianDenoisingDataset(gt_size=24, **options, **CONSTANT)
         assert train[0]["lq"].shape == train[0]["gt"].shape == (1, 24, 24)
 
-    def test_lmdb_gives_what_the_folder_gives(self, photos, make_lmdb):
+    def test_lmdb_equals_the_folder(self, photos, make_lmdb):
         folder = GaussianDenoisingDataset(dataroot_gt=str(photos), in_ch=1, gt_size=24, **CONSTANT)
         root, backend = str(make_lmdb(photos, "gt")), {"type": "lmdb"}
         lmdb = GaussianDenoisingDataset(dataroot_gt=root, io_backend=backend, in_ch=1, gt_size=24, **CONSTANT)
@@ -167,11 +170,22 @@ def test_set12(shared):
 
 def test_built_from_a_section(photos):
     section = {
-        "type": "Dataset_GaussianDenoising", "name": "DFWB", "dataroot_gt": str(photos), "dataroot_lq": "none",
-        "filename_tmpl": "{}", "in_ch": 3, "gt_size": 48, "gt_sizes": [24, 48], "iters": [6, 4],
-        "mini_batch_sizes": [6, 3], "sigma_type": "constant", "sigma_range": 50.0, "geometric_augs": True,
-        "io_backend": {"type": "disk"}, "batch_size_per_gpu": 6,
-    }  # fmt: skip
+        "type": "Dataset_GaussianDenoising",
+        "name": "DFWB",
+        "dataroot_gt": str(photos),
+        "dataroot_lq": "none",
+        "filename_tmpl": "{}",
+        "in_ch": 3,
+        "gt_size": 48,
+        "gt_sizes": [24, 48],
+        "iters": [6, 4],
+        "mini_batch_sizes": [6, 3],
+        "sigma_type": "constant",
+        "sigma_range": 50.0,
+        "geometric_augs": True,
+        "io_backend": {"type": "disk"},
+        "batch_size_per_gpu": 6,
+    }
     dataset = build_dataset(section, scale=1, phase="train", seed=0)
     assert dataset[0]["gt"].shape == (3, 48, 48)
     assert dataset[0]["lq_path"] == str(photos / "astronaut.png")
@@ -207,11 +221,11 @@ def test_files_that_are_not_read_are_named(photos, caplog):
         ({"phase": "test", "sigma_test": -5}, "sigma_test: must be a number >= 0 in phase test, got -5"),
     ],
 )
-def test_options_that_are_refused(photos, options, message):
+def test_invalid_options(photos, options, message):
     with pytest.raises(ValueError, match=message):
         GaussianDenoisingDataset(**{"dataroot_gt": str(photos), **CONSTANT, **options})
 
 
-def test_empty_folder_is_refused(tmp_path):
+def test_an_empty_folder_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no images; check the path"):
         GaussianDenoisingDataset(dataroot_gt=str(tmp_path), **CONSTANT)

@@ -10,23 +10,15 @@ from torch.utils.data import TensorDataset
 
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data import build_dataloader, build_dataset
-from basicsr.data.data_sampler import SampleIndex
-from basicsr.data.data_util import LegacyDataset
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.errors import UnknownNameError
 
 RUN = {"scale": 2, "phase": "train", "seed": 9}
 
 
-class OldPlugIn:
+class OneOpt:
     def __init__(self, opt):
         self.opt = opt
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        return {"index": index, "noise": torch.rand(2)}
 
 
 class Everything:
@@ -37,17 +29,23 @@ class Everything:
 @pytest.fixture
 def registered(monkeypatch):
     monkeypatch.setattr(
-        DATASET_REGISTRY, "_items", {**DATASET_REGISTRY._items, "OldPlugIn": OldPlugIn, "Everything": Everything}
+        DATASET_REGISTRY, "_items", {**DATASET_REGISTRY._items, "OneOpt": OneOpt, "Everything": Everything}
     )
 
 
 class TestBuildDataset:
     def test_a_section_of_a_yaml_file(self, photos):
         spec = {
-            "name": "Photos", "type": "PairedImageDataset", "dataroot_gt": str(photos), "gt_size": 32,
-            "batch_size_per_gpu": 4, "num_worker_per_gpu": 2, "dataset_enlarge_ratio": 10, "use_shuffle": True,
+            "name": "Photos",
+            "type": "PairedImageDataset",
+            "dataroot_gt": str(photos),
+            "gt_size": 32,
+            "batch_size_per_gpu": 4,
+            "num_worker_per_gpu": 2,
+            "dataset_enlarge_ratio": 10,
+            "use_shuffle": True,
             "task": "SR",
-        }  # fmt: skip
+        }
         before = dict(spec)
         dataset = build_dataset(spec, **RUN)
         assert isinstance(dataset, PairedImageDataset)
@@ -62,18 +60,19 @@ class TestBuildDataset:
         with pytest.raises(TypeError, match="dataroot_gt"):
             build_dataset({"type": "PairedImageDataset"}, **RUN)
 
-    def test_old_plug_in_gets_its_own_plain_dict(self, registered):
-        spec = OrderedDict(type="OldPlugIn", name="Old", io_backend=OrderedDict(type="disk"), mean=(0, 1))
-        dataset = build_dataset(spec, **RUN)
-        assert isinstance(dataset, LegacyDataset)
-        opt = dataset.dataset.opt
+    def test_a_constructor_that_takes_opt_gets_a_plain_dict_of_all(self, registered):
+        spec = OrderedDict(type="OneOpt", name="x", io_backend=OrderedDict(type="disk"), mean=(0, 1), scale=3)
+        opt = build_dataset(spec, **RUN).opt
         assert opt == {
-            "type": "OldPlugIn", "name": "Old", "io_backend": {"type": "disk"}, "mean": [0, 1], "scale": 2,
+            "type": "OneOpt",
+            "name": "x",
+            "io_backend": {"type": "disk"},
+            "mean": [0, 1],
+            "scale": 2,
             "phase": "train",
-        }  # fmt: skip
+        }
         opt["io_backend"].pop("type")  # as such data sets do
         assert spec["io_backend"] == {"type": "disk"}
-        assert torch.equal(dataset[SampleIndex(1, 4)]["noise"], dataset[SampleIndex(1, 4)]["noise"])
 
     def test_a_constructor_that_takes_all_gets_all(self, registered):
         dataset = build_dataset({"type": "Everything", "name": "x", "own": 1}, **RUN)

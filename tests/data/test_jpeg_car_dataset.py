@@ -10,7 +10,7 @@ from basicsr.images.files import to_pixels, to_tensor, write_image
 
 
 def levels(tensor):
-    """(h, w) or (h, w, 3) RGB levels of a tensor that holds whole ones."""
+    """Return the 8-bit levels, (h, w) or (h, w, 3) RGB, of a tensor."""
     torch.testing.assert_close(tensor * 255, (tensor * 255).round(), rtol=0, atol=1e-4)
     return to_pixels(tensor)
 
@@ -68,7 +68,7 @@ def test_sixteen_bits_are_compressed_as_eight(tmp_path):
 
 
 class TestUrban100:
-    """The published test weighs red and blue the wrong way round, and so does who compares with it."""
+    """The published test swaps the weights of red and blue; `gray: swapped_luma` compares with it."""
 
     def test_swapped_luma(self, photos):
         options = {"dataroot_gt": str(photos), "phase": "test", "quality_factor": 10, "gray": "swapped_luma"}
@@ -98,14 +98,21 @@ def test_classic5(shared):
 
 def test_built_from_a_section(photos):
     section = {
-        "type": "Dataset_JPEGCAR", "name": "DFWB", "dataroot_gt": str(photos), "quality_factor": 40, "gt_size": 48,
-        "gt_sizes": [24, 48], "iters": [6, 4], "mini_batch_sizes": [6, 3], "geometric_augs": True,
-    }  # fmt: skip
+        "type": "Dataset_JPEGCAR",
+        "name": "DFWB",
+        "dataroot_gt": str(photos),
+        "quality_factor": 40,
+        "gt_size": 48,
+        "gt_sizes": [24, 48],
+        "iters": [6, 4],
+        "mini_batch_sizes": [6, 3],
+        "geometric_augs": True,
+    }
     dataset = build_dataset(section, scale=1, phase="train", seed=0)
     assert dataset[0]["lq"].shape == (1, 48, 48)
 
 
 @pytest.mark.parametrize("quality", [0, 101])
-def test_qualities_out_of_range_are_refused(photos, quality):
+def test_qualities_out_of_range_are_errors(photos, quality):
     with pytest.raises(ValueError, match=rf"quality_factor: must be in \[1, 100\], got {quality}"):
         JPEGArtifactDataset(dataroot_gt=str(photos), quality_factor=quality)

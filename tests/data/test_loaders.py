@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from basicsr.config.schema import DatasetOptions, Options, TrainOptions, resolve
-from basicsr.config.section import Spec, Where
+from basicsr.config.load import resolve
+from basicsr.config.location import Location
+from basicsr.config.schema import DatasetOptions, Options
+from basicsr.config.section import Spec
+from basicsr.config.training import TrainOptions
 from basicsr.data.loaders import build_test_loader, build_train_loader
 from basicsr.errors import OptionError
 
@@ -13,17 +16,25 @@ from basicsr.errors import OptionError
 def options(photos):
     def options(rank=0, world_size=1, batch_size=2, accum_iter=1, root=photos, ratio=4, num_gpu="auto", **dataset):
         section = {
-            "type": "PairedImageDataset", "extra": {"dataroot_gt": str(root), "gt_size": 32},
-            "where": Where({(): "x.yml"}, ("datasets", "train")),
-        }  # fmt: skip
+            "type": "PairedImageDataset",
+            "extra": {"dataroot_gt": str(root), "gt_size": 32},
+            "where": Location({(): "x.yml"}, ("datasets", "train")),
+        }
         datasets = {
             "train": DatasetOptions(**section, batch_size_per_gpu=batch_size, dataset_enlarge_ratio=ratio, **dataset),
             "val": DatasetOptions(**section, name="Photos"),
             "val_2": DatasetOptions(**section),
         }
         train = TrainOptions(optim_g=Spec({"type": "Adam"}), total_iter=1, accum_iter=accum_iter)
-        run = Options(name="run", scale=2, num_gpu=num_gpu, datasets=datasets, network_g=Spec({"type": "X"}),
-                      train=train, manual_seed=5)  # fmt: skip
+        run = Options(
+            name="run",
+            scale=2,
+            num_gpu=num_gpu,
+            datasets=datasets,
+            network_g=Spec({"type": "X"}),
+            train=train,
+            manual_seed=5,
+        )
         return resolve(run, rank=rank, world_size=world_size)
 
     return options

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from basicsr.data import build_dataloader, cache, paired_image_dataset
+from basicsr.data.crops import downscale_window
 from basicsr.data.data_sampler import EnlargedSampler, SampleIndex
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.data.transforms import downscale_window
 from basicsr.images.files import list_images, read_image, to_pixels, to_tensor, write_image
 from basicsr.images.matlab_resize import imresize
 
@@ -203,7 +203,7 @@ class TestLmdb:
         return folders, lmdbs
 
     @pytest.mark.parametrize("cache_mb", [0, 10])
-    def test_gives_what_folders_give(self, folders_and_lmdbs, cache_mb):
+    def test_equals_the_folders(self, folders_and_lmdbs, cache_mb):
         ours = [PairedImageDataset(gt_size=32, cache_mb=cache_mb, **options) for options in folders_and_lmdbs]
         for key in (SampleIndex(epoch, index) for epoch in range(2) for index in range(10)):
             equal(ours[0][key], ours[1][key], but=["lq_path", "gt_path"])
@@ -231,13 +231,13 @@ class TestLmdb:
             PairedImageDataset(gt_size=130, **lmdbs)
 
 
-def test_sixteen_bit_images_are_cut_before_they_are_made_small(tmp_path, monkeypatch):
+def test_sixteen_bit_images_are_cropped_before_they_are_downscaled(tmp_path, monkeypatch):
     deep = np.random.default_rng(0).integers(0, 65536, (64, 70, 3), np.uint16)
     write_image(tmp_path / "a.png", deep)
     dataset = PairedImageDataset(dataroot_gt=str(tmp_path), scale=2, gt_size=16)  # never kept, so never whole
     monkeypatch.setattr(dataset, "_downscaled", None)
     window, small = dataset.draw(0).window, imresize(deep, 1 / 2)
-    np.testing.assert_array_equal(dataset[0]["lq"], to_tensor(dataset.draw(0).orientation.turn(window.cut(small))))
+    np.testing.assert_array_equal(dataset[0]["lq"], to_tensor(dataset.draw(0).orientation.apply(window.crop(small))))
 
 
 def test_gray_and_sixteen_bit_pairs(tmp_path):
@@ -249,7 +249,7 @@ def test_gray_and_sixteen_bit_pairs(tmp_path):
     assert (dataset[0]["lq"] - dataset[1]["lq"]).abs().max() < 1.01 / 255  # 16 bits are rounded more finely
 
 
-class TestRefusals:
+class TestInvalidArguments:
     @pytest.mark.parametrize(
         ("options", "message"),
         [

@@ -21,7 +21,7 @@ def test_options(photos, tmp_path):
     assert len(dataset) == 1 and dataset[0]["lq"].shape == (1, 139, 128)
 
 
-def test_refusals(photos, tmp_path):
+def test_invalid_arguments(photos, tmp_path):
     with pytest.raises(FileNotFoundError, match="no images; check the path"):
         SingleImageDataset(dataroot_lq=str(tmp_path))
     with pytest.raises(ValueError, match=r"io_backend\.type"):

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from basicsr.data.single_image_dataset import SingleImageDataset
-from basicsr.data.storage import META_INFO, FolderImages, LmdbImages, StoredImage, lmdb_key, open_store, refuse
+from basicsr.data.storage import (
+    META_INFO,
+    FolderImages,
+    LmdbImages,
+    StoredImage,
+    lmdb_key,
+    open_store,
+    raise_for_faults,
+)
 from basicsr.images.files import list_images, read_image, to_pixels, write_image
 
 LMDB = {"type": "lmdb"}
@@ -92,7 +100,7 @@ class TestLmdb:
             assert store.read("coffee.png").shape == (130, 130, 3)
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-    def test_forked_processes_open_it_anew(self, photos, make_lmdb):
+    def test_forked_processes_open_their_own(self, photos, make_lmdb):
         store = LmdbImages(make_lmdb(photos, "a"))
         expected = store.read("coffee.png")
         child = os.fork()
@@ -101,7 +109,7 @@ class TestLmdb:
         assert os.waitpid(child, 0)[1] == 0
         np.testing.assert_array_equal(store.read("coffee.png"), expected)
 
-    def test_a_list_that_lies(self, photos, make_lmdb):
+    def test_a_list_that_does_not_match_the_data(self, photos, make_lmdb):
         root = make_lmdb(photos, "a")
         meta = (root / META_INFO).read_text()
         (root / META_INFO).write_text(meta.replace("130,130", "130,131"))
@@ -137,5 +145,5 @@ class TestLmdb:
             LmdbImages(root)
 
 
-def test_refuse_nothing(tmp_path):
-    refuse(tmp_path, [], 3)
+def test_no_faults_raise_no_error(tmp_path):
+    raise_for_faults(tmp_path, [], 3)

@@ -70,17 +70,17 @@ class TestGraphs:
         for side in range(4, 200):
             graphed(image(side))
         assert backend.done == []
-        assert len(graphed._seen) == cuda_graphs.REMEMBERED
+        assert len(graphed._seen) == cuda_graphs.MAX_KINDS_SEEN
 
     def test_the_longest_unused_graph_goes(self):
         backend = FakeBackend()
         graphed = GraphedForward(doubled, CPU, backend)
-        sides = list(range(4, 4 + cuda_graphs.KEPT))
+        sides = list(range(4, 4 + cuda_graphs.MAX_GRAPHS))
         for side in [*sides, *sides, sides[0]]:
             graphed(image(side))
         for _ in range(2):
             graphed(image(99))
-        assert backend.alive == cuda_graphs.KEPT
+        assert backend.alive == cuda_graphs.MAX_GRAPHS
         backend.done.clear()
         graphed(image(sides[0]))
         assert backend.done == ["replay"]

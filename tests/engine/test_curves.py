@@ -3,14 +3,8 @@ import logging
 import cv2
 import pytest
 
-from basicsr.engine.curves import (
-    plot_curves,
-    read_data_from_txt_1v,
-    read_data_from_txt_2v,
-    read_log,
-    read_logs,
-    smooth_data,
-)
+from basicsr.compat.plot_util import read_data_from_txt_1v, read_data_from_txt_2v
+from basicsr.engine.curves import plot_curves, read_log, read_logs, smooth_data
 
 LOG = """\
 2022-12-02 00:40:00,000 INFO: Number of val images/folders in Set5: 5
@@ -64,7 +58,7 @@ def test_read_logs_merges_the_parts_of_a_run(tmp_path):
     assert list(series["losses/l_pix"].items()) == [(100, 0.5), (200, 0.2), (300, 0.1)]
 
 
-def test_what_best_writes_is_read(tmp_path):
+def test_reports_of_best_are_read(tmp_path):
     from basicsr.metrics.evaluate import Best, Scores
 
     best, scores = Best({"psnr": {"type": "calculate_psnr"}}), Scores("Set5", {"a": {"psnr": 30.25}})
@@ -86,7 +80,7 @@ def test_curves_are_drawn(log, tmp_path):
     assert picture.shape[1] == 960 and picture.min() < 128 < picture.max()
 
 
-def test_nothing_to_draw_is_said(tmp_path, caplog):
+def test_a_log_without_values_gives_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="basicsr"):
         plot_curves({}, tmp_path / "curves.png")
     assert "not drawn" in caplog.text and not (tmp_path / "curves.png").exists()

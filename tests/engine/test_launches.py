@@ -14,12 +14,22 @@ def x():
 @pytest.mark.parametrize(
     "view",
     [
-        lambda x: x.view(3, 4), lambda x: x.reshape(12), lambda x: x.t(), lambda x: x.mT, lambda x: x[0, 1:3],
-        lambda x: x.expand(5, 2, 6), lambda x: x.detach(), lambda x: x.unbind(), lambda x: x.split(2, dim=1),
-        lambda x: x.unfold(1, 3, 2), lambda x: torch.ops.aten.alias(x), lambda x: torch.ops.aten._unsafe_view(x, [12]),
-        lambda x: x.contiguous(), lambda x: x.to(torch.float32),
+        lambda x: x.view(3, 4),
+        lambda x: x.reshape(12),
+        lambda x: x.t(),
+        lambda x: x.mT,
+        lambda x: x[0, 1:3],
+        lambda x: x.expand(5, 2, 6),
+        lambda x: x.detach(),
+        lambda x: x.unbind(),
+        lambda x: x.split(2, dim=1),
+        lambda x: x.unfold(1, 3, 2),
+        lambda x: torch.ops.aten.alias(x),
+        lambda x: torch.ops.aten._unsafe_view(x, [12]),
+        lambda x: x.contiguous(),
+        lambda x: x.to(torch.float32),
     ],
-)  # fmt: skip
+)
 def test_views_are_not_counted(view, x):
     assert count_launches(lambda: view(x)) == 0
 
@@ -48,8 +58,12 @@ def test_a_backward_pass_counts(x):
     # Ones for the gradient of the sum, which is expanded; times 2; and times the cosine.
     assert counter.total == 3 + 4
     assert counter.calls == {
-        "aten::sin": 1, "aten::mul": 3, "aten::sum": 1, "aten::ones_like": 1, "aten::cos": 1,
-    }  # fmt: skip
+        "aten::sin": 1,
+        "aten::mul": 3,
+        "aten::sum": 1,
+        "aten::ones_like": 1,
+        "aten::cos": 1,
+    }
 
 
 def test_a_loop_counts_its_rounds(x):

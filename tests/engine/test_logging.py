@@ -27,8 +27,9 @@ def own_logging(monkeypatch):
 
 
 def options(rank=0, **logger):
-    return Options(name="run", scale=2, datasets={}, network_g=Spec({"type": "X"}), rank=rank,
-                   logger=LoggerOptions(**logger))  # fmt: skip
+    return Options(
+        name="run", scale=2, datasets={}, network_g=Spec({"type": "X"}), rank=rank, logger=LoggerOptions(**logger)
+    )
 
 
 def test_the_line_of_an_iteration(caplog, monkeypatch):

@@ -10,7 +10,7 @@ from basicsr.engine.optimizer_groups import (
     arguments_on,
     is_capturable,
     load_state,
-    misfit,
+    optimizer_mismatch,
     plain_state,
     put_rates_on_device,
     rate_of,
@@ -101,7 +101,7 @@ class TestRatesInTensors:
                     assert all(
                         isinstance(group["lr"], float) and "rate" not in group for group in saved["param_groups"]
                     )
-                    assert misfit(optimizer, saved) == ""
+                    assert optimizer_mismatch(optimizer, saved) == ""
                     load_state(optimizer, copy.deepcopy(saved))
                 take_steps(net, optimizer, begin, end)
                 for group in optimizer.param_groups:

@@ -7,9 +7,9 @@ import torch
 import yaml
 from torch import nn
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.checkpoint import load_file
-from basicsr.engine.optimizers import MUON, orthogonalised
+from basicsr.engine.optimizers import MUON, orthogonalize
 from basicsr.errors import OptionError
 from basicsr.models import build_model, optimizers
 
@@ -113,12 +113,19 @@ class TestStep:
     def test_groups(self):
         net = Net()
         by_name = dict(net.named_parameters())
-        groups = [{name for p in group["params"] for name in by_name if by_name[name] is p}
-                  for group in muon(net).param_groups]  # fmt: skip
+        groups = [
+            {name for p in group["params"] for name in by_name if by_name[name] is p}
+            for group in muon(net).param_groups
+        ]
         assert groups[0] == {
-            "depthwise.weight", "layers.0.weight", "layers.1.weight", "grow.weight", "shrink.weight", "table",
+            "depthwise.weight",
+            "layers.0.weight",
+            "layers.1.weight",
+            "grow.weight",
+            "shrink.weight",
+            "table",
             "conv_last.weight",
-        }  # fmt: skip
+        }
         assert groups[1] == set(by_name) - groups[0]
 
     def test_matrices_move_as_with_torchs_muon(self):
@@ -165,14 +172,14 @@ class TestStep:
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 6, 25), (2, 30, 4), (1, 5, 1)])
-def test_orthogonalised_keeps_singular_vectors(shape, monkeypatch):
+def test_orthogonalize_keeps_singular_vectors(shape, monkeypatch):
     matrices = torch.randn(shape, dtype=torch.float64)
     monkeypatch.setattr(optimizers, "NEWTON_SCHULZ_DTYPE", torch.float64)
     u, s, vh = torch.linalg.svd(matrices, full_matrices=False)
     lifted = s / s.norm(dim=-1, keepdim=True)
     for _ in range(5):
         lifted = 3.4445 * lifted - 4.7750 * lifted**3 + 2.0315 * lifted**5
-    torch.testing.assert_close(orthogonalised(matrices), u * lifted[:, None] @ vh, rtol=0, atol=1e-10)
+    torch.testing.assert_close(orthogonalize(matrices), u * lifted[:, None] @ vh, rtol=0, atol=1e-10)
     assert lifted.max() < 1.3
 
 
@@ -244,10 +251,13 @@ class TestModel:
                 "path": {"experiments_root": str(tmp_path / "experiments")},
                 "datasets": {"train": {"type": "PairedImageDataset", "dataroot_gt": "unused"}},
                 "train": {
-                    "total_iter": 20, "optim_g": optim_g, "pixel_opt": {"type": "L1Loss"}, "grad_clip": 0.01,
+                    "total_iter": 20,
+                    "optim_g": optim_g,
+                    "pixel_opt": {"type": "L1Loss"},
+                    "grad_clip": 0.01,
                     "scheduler": {"type": "MultiStepLR", "milestones": [3], "gamma": 0.5},
                 },
-            }  # fmt: skip
+            }
             path = tmp_path / "x.yml"
             path.write_text(yaml.safe_dump(values))
             return resolve(load_options(path, is_train=True))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from basicsr.config.schema import Options, PathOptions, resolve
+from basicsr.config.load import resolve
+from basicsr.config.schema import Options, PathOptions
 from basicsr.config.section import Spec
 from basicsr.engine import device
 from basicsr.engine.device import matmul_precision, pick_device, set_matmul_precision
@@ -52,13 +53,13 @@ def failing(error):
         (FloatingPointError("iteration 7: nan"), 1, "iteration 7: nan"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line_and_a_code(error, code, said, capsys):
+def test_an_error_of_the_user_is_one_line_and_an_exit_code(error, code, said, capsys):
     assert run_command("prog", failing(error)) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.split(" CRITICAL: ")[1] == f"prog: {said}"
 
 
-def test_our_own_mistakes_keep_their_traceback():
+def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command("prog", lambda: 1 / 0)
 
@@ -68,7 +69,7 @@ def test_success_is_silent(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_of_many_processes_one_speaks(monkeypatch, capsys):
+def test_only_one_process_logs_the_error(monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert run_command("prog", failing(OptionError("x"))) == 2
     assert capsys.readouterr().err == ""
@@ -119,7 +120,7 @@ def test_folders(options, tmp_path):
     assert folders == {"e", "r", *train, "r/run", "r/run/visualization"}
 
 
-def test_other_ranks_make_nothing(options, tmp_path):
+def test_other_ranks_make_no_folders(options, tmp_path):
     make_folders(options(rank=1), keep_existing=False)
     assert not list(tmp_path.iterdir())
 

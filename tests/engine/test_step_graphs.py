@@ -8,9 +8,9 @@ import torch
 import yaml
 from fake_graphs import FakeBackend
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.optimizer_groups import parameters_of
-from basicsr.engine.step_graphs import KEPT, GraphedStep, Outcome, overridden_hooks
+from basicsr.engine.step_graphs import MAX_GRAPHS, STEP_METHODS, GraphedStep, Outcome, methods_of_plugins
 from basicsr.errors import OptionError
 from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
@@ -50,7 +50,7 @@ def batch(seed, size=2, side=12):
 
 def graphed(model, **backend):
     fake = FakeBackend(**backend)
-    model.graphs = GraphedStep(fake, lambda: parameters_of(model.optimizers))
+    model.training_step.graphs = GraphedStep(fake, lambda: parameters_of(model.optimizers))
     return fake
 
 
@@ -80,10 +80,11 @@ def test_results_are_those_without_graphs(model, train):
     assert backend.done == ["run", "run", "watch", "record", *["replay"] * 4]
     torch.testing.assert_close(repeated.net_g.state_dict(), plain.net_g.state_dict(), rtol=0, atol=0)
     if "ema_decay" in train:
-        mine, theirs = (m.net_g_ema.module.state_dict() for m in (repeated, plain))
+        mine, theirs = (m.ema.module.state_dict() for m in (repeated, plain))
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
-    assert len(repeated.grad_norms) == len(plain.grad_norms) == ("grad_clip" in str(train))
-    assert all(torch.equal(a, b) for a, b in zip(repeated.grad_norms, plain.grad_norms, strict=True))
+    norms = [one.training_step.grad_norms for one in (repeated, plain)]
+    assert len(norms[0]) == len(norms[1]) == ("grad_clip" in str(train))
+    assert all(torch.equal(a, b) for a, b in zip(*norms, strict=True))
 
 
 def test_another_shape_is_warmed_up_and_recorded_by_itself(model):
@@ -150,12 +151,12 @@ class TestFallingBack:
         def body(batch):
             return Outcome({"l": batch["x"].sum()}, torch.tensor(True), [])
 
-        for key in range(KEPT + 2):
+        for key in range(MAX_GRAPHS + 2):
             for k in range(5):
                 outcome = step(body, {"x": torch.full((2,), float(k))}, key)
                 assert outcome.losses["l"] == 2 * k
-        assert backend.alive == KEPT
-        assert backend.count("record") == KEPT + 2
+        assert backend.alive == MAX_GRAPHS
+        assert backend.count("record") == MAX_GRAPHS + 2
         backend.done.clear()
         step(body, {"x": torch.ones(2)}, 0)  # warmed up before
         assert backend.done == ["wait", "record", "replay"]
@@ -205,7 +206,7 @@ class TestWhoMay:
         one.opt = SimpleNamespace(dist=True, train=one.opt.train)
         assert one.graph_obstacle() == "several processes work together"
         one.opt.dist = False
-        one.scaler = SimpleNamespace(is_enabled=lambda: True)
+        one.training_step.scaler = SimpleNamespace(is_enabled=lambda: True)
         assert one.graph_obstacle() == "the scaler of float16 decides in Python"
 
     def test_plugins_with_a_step_of_their_own(self, model):
@@ -217,8 +218,9 @@ class TestWhoMay:
             def post_process(self):
                 pass
 
-        assert overridden_hooks(Own) == ["compute_losses"]
-        assert overridden_hooks(Harmless) == overridden_hooks(SRModel) == overridden_hooks(BaseModel) == []
+        assert methods_of_plugins(Own, STEP_METHODS) == ["compute_losses"]
+        for harmless in (Harmless, SRModel, BaseModel):
+            assert methods_of_plugins(harmless, STEP_METHODS) == []
         one = model()
         one.__class__ = Own
         assert one.graph_obstacle() == "the plug-in Own has its own compute_losses"
@@ -229,13 +231,13 @@ class TestWhoMay:
 
         one = model()
         one.losses["own_opt"] = torch.nn.Sequential(OwnLoss())
-        assert one.graph_doubt() == "the Python code of OwnLoss may decide anew in every step"
+        assert one.graph_doubt() == "the Python code of OwnLoss may decide differently in every step"
 
     def test_true_on_the_cpu_is_noted(self, model, caplog):
         caplog.set_level(logging.INFO, logger="basicsr")
-        assert model().graphs is None
+        assert model().training_step.graphs is None
         assert not any("graph" in m for m in caplog.messages)
-        assert model(cuda_graph=True).graphs is None
+        assert model(cuda_graph=True).training_step.graphs is None
         assert "train.cuda_graph: there are none on cpu; the run goes on without" in caplog.messages
 
     def test_on_cuda(self, model, caplog):
@@ -243,19 +245,19 @@ class TestWhoMay:
         for train, is_graphed in (({}, True), ({"cuda_graph": True}, True), ({"cuda_graph": False}, False)):
             one = model(**train)
             one.device = torch.device("cuda")
-            one.setup_graphs()
-            assert (one.graphs is not None) is is_graphed
+            one.training_step.setup_graphs()
+            assert (one.training_step.graphs is not None) is is_graphed
         one = model(nan="skip")
         one.device = torch.device("cuda")
-        one.setup_graphs()
-        assert one.graphs is None
+        one.training_step.setup_graphs()
+        assert one.training_step.graphs is None
         assert caplog.messages[-1] == (
             "Without CUDA graphs in training: train.nan: skip looks at the numbers of every step"
         )
         one = model(nan="skip", cuda_graph=True)
         one.device = torch.device("cuda")
-        with pytest.raises(OptionError, match=r"x.yml:\d+: train.cuda_graph: cannot be had, for train.nan: skip looks"):
-            one.setup_graphs()
+        with pytest.raises(OptionError, match=r"x.yml:\d+: train.cuda_graph: cannot be used, because train.nan: skip"):
+            one.training_step.setup_graphs()
 
     def test_what_distillation_draws_and_changes(self):
         def prune_model(search=None, zoom=0.0, sa=0.0, anchors=0):
@@ -268,7 +270,8 @@ class TestWhoMay:
                     alpha=lambda it: 0.5 if it < 10 else 0.0, feature_weight=lambda it: max(0.0, 1 - it / 12)
                 ),
             )
-            one.prune = SimpleNamespace(tail_warmup_iter=4)
+            one.training_step, one.optimizers = SimpleNamespace(scaler=None), []
+            one.tail_warmup = SimpleNamespace(active=lambda it: it <= 4)
             return one
 
         assert "search" in prune_model(search=object()).graph_obstacle()
@@ -297,5 +300,5 @@ def test_same_numbers_on_cuda(model, train, caplog):
     assert "Training steps run as a CUDA graph" in caplog.messages
     torch.testing.assert_close(repeated.net_g.state_dict(), plain.net_g.state_dict(), rtol=0, atol=0)
     if "ema_decay" in train:
-        mine, theirs = (m.net_g_ema.module.state_dict() for m in (repeated, plain))
+        mine, theirs = (m.ema.module.state_dict() for m in (repeated, plain))
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)

@@ -2,7 +2,7 @@
 
 CATANet and ATD choose a group for every token. Where two groups are equally near up to rounding, devices choose
 differently, and the outputs then differ by far more than rounding. So the choices of the first computation are recorded
-and forced on the second one by `basicsr.archs.layers.export_mode.group_choices`; only rounding is left.
+and forced on the second one by `basicsr.archs.layers.group_hook.group_choices`; only rounding is left.
 """
 
 import copy
@@ -13,9 +13,9 @@ import torch
 from archs.registered import tiny
 from torch import Tensor
 
-from basicsr.archs.catanet_arch import TAB
-from basicsr.archs.layers.atd import DictionaryAttention
-from basicsr.archs.layers.export_mode import group_choices
+from basicsr.archs.layers.atd_attention import DictionaryAttention
+from basicsr.archs.layers.group_hook import group_choices
+from basicsr.archs.layers.token_aggregation import TAB
 
 LQ_SHAPE = (2, 3, 24, 31)  # odd and not square, on purpose
 WEIGHT_NOISE = 0.02  # added to all weights, so that those that begin at 0 matter

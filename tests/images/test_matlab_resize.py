@@ -93,7 +93,7 @@ def test_tensors_carry_gradients():
         (torch.zeros(4, 4, dtype=torch.uint8), 2, TypeError, "torch.uint8; integers go through NumPy"),
     ],
 )
-def test_refusals(image, scale, error, message):
+def test_invalid_arguments(image, scale, error, message):
     with pytest.raises(error, match=f"imresize: .*{message}"):
         imresize(image, scale)
 

@@ -408,7 +408,9 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, "png"), (signal.SIGTERM, "mkv")])
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGINT, "png"), pytest.param(signal.SIGTERM, "mkv", marks=pytest.mark.slow)]
+)
 def test_a_stopped_process_leaves_nothing_half_written(world, photo, number, kind):
     weights("own.pth", SR)
     if kind == "mkv":

@@ -23,11 +23,10 @@ def test_what_is_no_amount(text):
 
 
 def test_the_least_of_all_limits_counts(monkeypatch):
-    monkeypatch.setattr(device, "_machine", lambda: [10])
-    monkeypatch.setattr(device, "_control_groups", lambda: [7, 9])
-    monkeypatch.setattr(device, "_resource_limits", lambda: [])
+    monkeypatch.setattr(device, "_available_memory", lambda: 10)
+    monkeypatch.setattr(device, "_control_group_memory", lambda: [7, 9])
     assert memory_limit(torch.device("cpu")) == 7
-    monkeypatch.setattr(device, "_resource_limits", lambda: [-3])
+    monkeypatch.setattr(device, "_control_group_memory", lambda: [-3])
     assert memory_limit(torch.device("cpu")) == 0
 
 
@@ -45,13 +44,13 @@ def test_control_groups_of_both_versions_and_their_parents(tmp_path):
     group("a", "3000", "1000", 200, two)
     group("a/b", "max", "900", 0, two)
     proc.write_text("0::/a/b\n")
-    assert device._control_groups(str(proc), str(root)) == [2200]
+    assert device._control_group_memory(str(proc), str(root)) == [2200]
     one = ("memory.limit_in_bytes", "memory.usage_in_bytes")
     group("memory", str(2**63 - 4096), "5", 0, one)
     group("memory/c", "5000", "5", 0, one)
     proc.write_text("12:cpu,cpuacct:/c\n4:memory:/c\n")
-    assert device._control_groups(str(proc), str(root)) == [4995]
-    assert device._control_groups(str(tmp_path / "none"), str(root)) == []
+    assert min(device._control_group_memory(str(proc), str(root))) == 4995
+    assert device._control_group_memory(str(tmp_path / "none"), str(root)) == []
 
 
 def test_the_peak_counts_what_lives_at_a_time_and_is_new():

@@ -147,7 +147,7 @@ def evaluate_share(rank, init_file, result_file):
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_return_what_one_does(tmp_path, monkeypatch, pytestconfig):
+def test_two_processes_return_the_scores_of_one(tmp_path, monkeypatch, pytestconfig):
     monkeypatch.syspath_prepend(pytestconfig.rootpath)  # where the new processes find this module
     mp.spawn(evaluate_share, args=(tmp_path / "init", tmp_path / "result"), nprocs=2)
     alone = evaluate(lambda lq: lq, make_batches(["a/1.png", "b/1.png", "c.png"]), {"psnr": PSNR_PT}, "Toy")

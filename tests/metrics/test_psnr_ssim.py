@@ -11,7 +11,7 @@ SET5_BICUBIC_X4 = {"baby": 31.8, "bird": 30.2, "butterfly": 22.1, "head": 31.6, 
 
 
 def direct_ssim(x, y):
-    """SSIM of two planes as the paper writes it: weighted sums over every 11x11 window, no filtering tricks."""
+    """Return SSIM of two planes by the definition: weighted sums over every 11x11 window, no separable filters."""
     offsets = np.arange(11) - 5
     weights = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
     weights /= weights.sum()
@@ -105,7 +105,7 @@ def test_tensor_metrics_score_each_image_unclamped(pair):
 
 
 @pytest.mark.parametrize("metric", [calculate_psnr, calculate_ssim])
-def test_array_metrics_refuse_bad_input(metric, pair):
+def test_array_metrics_raise_for_bad_input(metric, pair):
     image, _ = pair
     with pytest.raises(ValueError, match=r"differ in shape, got \(40, 52, 3\) and \(39, 52, 3\)"):
         metric(image, image[1:], crop_border=0)
@@ -124,7 +124,7 @@ def test_array_metrics_refuse_bad_input(metric, pair):
 
 
 @pytest.mark.parametrize("metric", [calculate_psnr_pt, calculate_ssim_pt])
-def test_tensor_metrics_refuse_bad_input(metric, pair):
+def test_tensor_metrics_raise_for_bad_input(metric, pair):
     batch = to_batch(pair[0])
     with pytest.raises(ValueError, match="differ in shape"):
         metric(batch, batch[:, :, 1:], crop_border=0)

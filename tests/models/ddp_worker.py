@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from basicsr.config.schema import load_options
+from basicsr.config.load import load_options
 from basicsr.engine.distributed import get_dist_info
 from basicsr.engine.run import join_processes, run_command
+from basicsr.engine.wrapper import bare_network
 from basicsr.models import build_model
 
 
@@ -25,7 +26,7 @@ def main(options_path, out):
         model.update_learning_rate(it)
         model.feed_data({"lq": lq[rank::world_size], "gt": gt[rank::world_size]})
         model.optimize_parameters(it)
-        net = model.get_bare_model(model.net_g)
+        net = bare_network(model.net_g)
         record.append(
             {
                 "loss": model.get_current_log()["l_pix"],
@@ -34,7 +35,7 @@ def main(options_path, out):
             }
         )
     if rank == 0:
-        torch.save({"steps": record, "params": net.state_dict(), "ema": model.net_g_ema.module.state_dict()}, out)
+        torch.save({"steps": record, "params": net.state_dict(), "ema": model.ema.module.state_dict()}, out)
 
 
 if __name__ == "__main__":

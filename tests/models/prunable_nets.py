@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from basicsr.archs import build_network
-from basicsr.archs.layers.tokens import MultiplyAdds
+from basicsr.archs.layers.multiply_adds import MultiplyAdds
 from basicsr.archs.prunable import GroupInfo, check_gates, gated
 
 TINY = {"type": "CATANet", "upscale": 2, "dim": 16, "block_num": 6, "qk_dim": 12, "mlp_dim": 32, "heads": 4,

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import torch
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.distributed import get_dist_info
 from basicsr.engine.run import join_processes, run_command
+from basicsr.engine.wrapper import bare_network
 from basicsr.models import build_model
 from basicsr.pruning import compaction, finalize
 
 
 def shorten(set_attribute):
     """Leave out pictures, and check the cut network on small images."""
-    set_attribute(finalize, "build_report", lambda folder: folder)
+    set_attribute(finalize, "write_page", str)
     set_attribute(compaction, "SHAPES", ((1, 3, 9, 11),))
 
 
@@ -32,7 +33,7 @@ def logits_of(model):
 
 def masks_of(model):
     """Drawn in this iteration; the log takes those of the last one away."""
-    return [] if model.search is None else [mask.tolist() for mask in model._drawn or [model.masked.mask]]
+    return [] if model.search is None else [mask.tolist() for mask in model.draws.since_log or [model.masked.mask]]
 
 
 def train(opt):
@@ -40,7 +41,7 @@ def train(opt):
     torch.manual_seed(0)
     Path(opt.path.log).mkdir(parents=True, exist_ok=True)
     model = build_model(opt)
-    net, record = model.get_bare_model(model.net_g), []
+    net, record = bare_network(model.net_g), []
     for it in range(1, opt.train.total_iter + 1):
         model.update_learning_rate(it)
         model.feed_data(batch(it))
@@ -55,7 +56,7 @@ def train(opt):
             }
         )
         record[-1]["gradients"] = {n: g.clone() for n, g in record[-1]["gradients"].items() if g is not None}
-        model._drawn.clear()
+        model.draws.since_log.clear()
     model.finish((0, batch(it)) for it in range(100, 110))
     adapters = {n: p.detach().clone() for n, p in model.distillation.features.named_parameters()}
     return {"steps": record, "net": net.state_dict(), "adapters": adapters}, model
@@ -64,11 +65,11 @@ def train(opt):
 def disagreement(model):
     """What is said when the logits of rank 1 are others."""
     rank, _ = get_dist_info()
-    model._check_processes_agree(7)
+    model.masked.check_ranks_agree(7)
     with torch.no_grad():
         model.masked.sampler.logits[2] += 0.25 * rank
     try:
-        model._check_processes_agree(8)
+        model.masked.check_ranks_agree(8)
     except RuntimeError as error:
         return str(error)
     return "nothing"

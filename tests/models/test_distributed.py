@@ -48,6 +48,7 @@ def test_losses_gradients_and_centres_equal_those_of_one_process(tmp_path, one_p
     torch.testing.assert_close(two, one_process, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_two_halves_of_a_batch_accumulate_to_other_centres_but_finite_gradients(tmp_path, one_process):
     halves = run(tmp_path, 1, accum_iter=2)
     first, whole = halves["steps"][0], one_process["steps"][0]

@@ -12,8 +12,9 @@ import yaml
 from models import prune_ddp_worker
 from models.prunable_nets import TINY, catanet
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 
+pytestmark = pytest.mark.slow
 WORKER = Path(prune_ddp_worker.__file__)
 NET = {**TINY, "dim": 8, "qk_dim": 4, "mlp_dim": 12, "heads": 2, "block_num": 4, "num_tokens": [4, 8, 4, 8]}
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}  # the order in which gradients and centres are added up

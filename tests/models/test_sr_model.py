@@ -8,7 +8,7 @@ import torch
 import yaml
 from fake_graphs import FakeBackend
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.compile import compile_for_all_sizes
 from basicsr.engine.cuda_graphs import GraphedForward
@@ -32,9 +32,12 @@ def options(tmp_path):
             "path": {"experiments_root": str(tmp_path / "experiments")},
             "datasets": {k: {"type": "PairedImageDataset", "dataroot_gt": "unused"} for k in ("train", "val")},
             "train": {
-                "total_iter": 20, "optim_g": {"type": "Adam", "lr": 1e-3}, "pixel_opt": {"type": "L1Loss"}, **train,
+                "total_iter": 20,
+                "optim_g": {"type": "Adam", "lr": 1e-3},
+                "pixel_opt": {"type": "L1Loss"},
+                **train,
             },
-        }  # fmt: skip
+        }
         path = tmp_path / "x.yml"
         path.write_text(yaml.safe_dump(values))
         return resolve(load_options(path, is_train=is_train))
@@ -55,6 +58,11 @@ def steps(model, first, last):
         model.optimize_parameters(it)
 
 
+def prediction(model, lq):
+    with model.predictor() as predict:
+        return predict(lq)
+
+
 def test_the_loss_falls(options):
     model = build_model(options())
     losses = []
@@ -71,7 +79,7 @@ def test_saving_and_going_on_changes_nothing(options, tmp_path):
     torch.manual_seed(5)
     stopped = build_model(options(**extras))
     stopped.net_g.load_state_dict(straight.net_g.state_dict())
-    stopped.net_g_ema.module.load_state_dict(straight.net_g.state_dict())
+    stopped.ema.module.load_state_dict(straight.net_g.state_dict())
     steps(straight, 1, 8)
     steps(stopped, 1, 4)
     stopped.save(0, 4)
@@ -83,7 +91,7 @@ def test_saving_and_going_on_changes_nothing(options, tmp_path):
     going_on.resume_training(state, weights, "net_g_4.pth")
     assert torch.equal(torch.rand(1), random_number)
     steps(going_on, 5, 8)
-    for mine, theirs in ((going_on.net_g, straight.net_g), (going_on.net_g_ema.module, straight.net_g_ema.module)):
+    for mine, theirs in ((going_on.net_g, straight.net_g), (going_on.ema.module, straight.ema.module)):
         torch.testing.assert_close(mine.state_dict(), theirs.state_dict(), rtol=0, atol=0)
     assert weights["network_g"] == TINY
     assert weights["meta"]["iter"] == 4
@@ -93,7 +101,7 @@ def test_ema_copies_buffers_and_the_flag_that_mirrors_them(options):
     model = build_model(options(ema_decay=0.9))
     start = copy.deepcopy(model.net_g.state_dict())
     steps(model, 1, 1)
-    ema, net = model.net_g_ema.module, model.net_g
+    ema, net = model.ema.module, model.net_g
     for name, value in ema.named_buffers():
         assert torch.equal(value, dict(net.named_buffers())[name])
     expected = {name: 0.9 * start[name] + 0.1 * p for name, p in net.named_parameters()}
@@ -110,9 +118,7 @@ def test_ema_of_decay_zero_is_the_network(options):
     steps(model, 1, 2)
     lq = batch(1)["lq"]
     with torch.no_grad():
-        model.feed_data({"lq": lq})
-        model.test()
-        torch.testing.assert_close(model.output, model.net_g.eval()(lq), rtol=0, atol=1e-5)
+        torch.testing.assert_close(prediction(model, lq), model.net_g.eval()(lq), rtol=0, atol=1e-5)
 
 
 def test_rates_warm_up_to_the_configured_one(options):
@@ -135,8 +141,7 @@ def test_bf16_autocast_trains_with_float32_weights(options):
     model = build_model(options(amp="bf16"))
     steps(model, 1, 3)
     assert {p.dtype for p in model.net_g.parameters()} == {torch.float32}
-    model.test()
-    assert model.output.dtype == torch.float32
+    assert prediction(model, batch(1)["lq"]).dtype == torch.float32
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(options):
@@ -154,10 +159,8 @@ def test_predicting_leaves_training_as_it_was(options):
     model = build_model(options())
     steps(model, 1, 1)
     before = copy.deepcopy(model.net_g.state_dict())
-    model.feed_data(batch(2))
-    model.test()
+    assert prediction(model, batch(2)["lq"]).shape == (2, 3, 24, 24)
     assert model.net_g.training
-    assert model.get_current_visuals()["result"].shape == (2, 3, 24, 24)
     torch.testing.assert_close(model.net_g.state_dict(), before, rtol=0, atol=0)
 
 

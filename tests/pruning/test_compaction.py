@@ -139,7 +139,7 @@ def test_the_cut_network_has_mode_precision_and_state_of_the_whole_one_but_memor
     state, whole = small.state_dict(), net.state_dict()
     assert {value.dtype for value in state.values()} == {torch.float64, torch.bool}
     assert torch.equal(state["blocks.1.0.means"], whole["blocks.4.0.means"])
-    assert bool(state["blocks.0.0.initted"]) and small.blocks[0][0]._initialised
+    assert bool(state["blocks.0.0.initted"]) and small.blocks[0][0].initialised
     assert torch.equal(state["mid_convs.1.weight"], whole["mid_convs.4.weight"])
     with torch.no_grad():
         small.mid_convs[0].weight.zero_()
@@ -164,7 +164,7 @@ def test_names_are_those_of_the_cut_network(cnn):
 
 @pytest.mark.parametrize("keep", [[], [2, 1], [1, 1], [-1], [6]])
 def test_groups_that_are_not_there_or_out_of_order_are_refused(net, keep):
-    with pytest.raises(ValueError, match="keep: must be groups from 0 to 5, rising, got "):
+    with pytest.raises(ValueError, match="keep: must be groups from 0 to 5, ascending, got "):
         compact(net, keep)
 
 
@@ -263,7 +263,7 @@ class TestCutInto:
 
     def test_groups_that_are_not_there_are_refused(self, net):
         small = build_network(network_spec(compact(net, [1, 4])))
-        with pytest.raises(ValueError, match="must be groups from 0 to 5, rising, got \\[1, 6\\]"):
+        with pytest.raises(ValueError, match="must be groups from 0 to 5, ascending, got \\[1, 6\\]"):
             cut_into(small, net, [1, 6])
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from basicsr.archs.layers.tokens import MultiplyAdds
+from basicsr.archs.layers.multiply_adds import MultiplyAdds
 from basicsr.config.pruning import BudgetOptions
 from basicsr.pruning import costs
 from basicsr.pruning.costs import Resource, group_resources, latency_table, multiply_add_resource

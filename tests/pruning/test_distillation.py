@@ -18,15 +18,9 @@ from basicsr.config.pruning import (
 )
 from basicsr.errors import CheckpointError
 from basicsr.losses.fakd_loss import SpatialAffinityLoss
-from basicsr.pruning.distillation import (
-    Distillation,
-    Transform,
-    check_teacher,
-    group_channels,
-    load_teacher,
-    matched_groups,
-    tapped_pairs,
-)
+from basicsr.pruning.distillation import Distillation, Transform
+from basicsr.pruning.matching import matched_groups, tapped_pairs
+from basicsr.pruning.teacher import check_teacher, group_channels, load_teacher
 
 CPU = torch.device("cpu")
 PIXELS_ALONE = {"sa": SpatialAffinityOptions(weight=0.0)}
@@ -104,11 +98,11 @@ class TestLosses:
         lq, output, gt = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
         mine = {0: torch.randn(2, 8, 8, 8), 1: torch.randn(2, 8, 8, 8)}
         assert kd.student_taps == [0, 1]
-        answer = kd.ask(lq, 40)
+        targets = kd.teacher_targets(lq, 40)
         target, theirs = cnn(lq, taps=[1, 3])
-        assert torch.equal(answer[0], target)
-        assert theirs.keys() == answer[1].keys()
-        found = kd.losses(output, mine, answer, {"l_pix": F.l1_loss(output, gt)}, 40)
+        assert torch.equal(targets[0], target)
+        assert theirs.keys() == targets[1].keys()
+        found = kd.losses(output, mine, targets, {"l_pix": F.l1_loss(output, gt)}, 40)
         sa = sum(SpatialAffinityLoss()([mine[i]], [theirs[j]]) for i, j in ((0, 1), (1, 3)))
         expected = {
             "l_pix": 0.75 * F.l1_loss(output, gt),
@@ -120,40 +114,40 @@ class TestLosses:
     def test_weights_on_the_device_give_the_same(self, distillation, cnn):
         kd = distillation(feature_off_at=0.5, sa=SpatialAffinityOptions(weight=0.5))
         lq = torch.rand(2, 3, 12, 12)
-        answer = kd.ask(lq, 1)
+        targets = kd.teacher_targets(lq, 1)
         output, mine = cnn(lq, taps=kd.student_taps)
         for it in (1, 10, 40, 51):
             kd._weight_on_device = None
-            expected = kd.losses(output, mine, answer, {}, it)
-            kd.weigh_on_device(lq.device, it)
+            expected = kd.losses(output, mine, targets, {}, it)
+            kd.put_weight_on_device(lq.device, it)
             weight = kd._weight_on_device
-            kd.weigh_on_device(lq.device, it)
-            assert kd._weight_on_device is weight  # a graph knows its address
-            torch.testing.assert_close(kd.losses(output, mine, answer, {}, it), expected)
+            kd.put_weight_on_device(lq.device, it)
+            assert kd._weight_on_device is weight  # a graph has recorded its address
+            torch.testing.assert_close(kd.losses(output, mine, targets, {}, it), expected)
             assert ("l_sa" in expected) is (it < 50)
 
     def test_end_with_their_courses(self, distillation):
         kd = distillation(alpha_off_at=0.5, feature_off_at=0.5)
         output = torch.rand(2, 3, 16, 16)
-        answer = kd.ask(torch.rand(2, 3, 8, 8), 51)
-        assert answer == (None, {})
-        assert kd.losses(output, {}, answer, {"l_pix": output.mean()}, 51) == {"l_pix": output.mean()}
+        targets = kd.teacher_targets(torch.rand(2, 3, 8, 8), 51)
+        assert targets == (None, {})
+        assert kd.losses(output, {}, targets, {"l_pix": output.mean()}, 51) == {"l_pix": output.mean()}
 
     def test_the_teacher_is_asked_for_features_only_while_they_count(self, distillation):
         kd = distillation(alpha_off_at=1.0, feature_off_at=0.5)
         lq = torch.rand(2, 3, 8, 8)
-        assert kd.ask(lq, 49)[1].keys() == {1, 3}
-        assert kd.ask(lq, 50)[1] == {}
-        assert kd.ask(lq, 50)[0].shape == (2, 3, 16, 16)
+        assert kd.teacher_targets(lq, 49)[1].keys() == {1, 3}
+        assert kd.teacher_targets(lq, 50)[1] == {}
+        assert kd.teacher_targets(lq, 50)[0].shape == (2, 3, 16, 16)
 
     def test_the_teacher_is_asked_for_zoomed_inputs_to_the_end(self, distillation):
         kd = distillation(alpha_off_at=0.5, feature_off_at=0.5, zoom=ZoomOptions(weight=1.0))
-        assert kd.ask(torch.rand(2, 3, 8, 8), 100)[0] is not None
+        assert kd.teacher_targets(torch.rand(2, 3, 8, 8), 100)[0] is not None
 
     def test_without_feature_terms_nothing_is_tapped(self, distillation):
         kd = distillation(**PIXELS_ALONE)
         assert kd.student_taps == [] and len(kd.features) == 0
-        assert kd.ask(torch.rand(2, 3, 8, 8), 1)[1] == {}
+        assert kd.teacher_targets(torch.rand(2, 3, 8, 8), 1)[1] == {}
 
     def test_all_terms_have_their_options(self, distillation):
         kd = distillation(
@@ -180,14 +174,14 @@ class TestTheTeacherIsNotTrained:
         kd.train()
         assert not cnn.training
         assert list(kd.parameters()) == []
-        kd.ask(torch.rand(2, 3, 8, 8), 1)
+        kd.teacher_targets(torch.rand(2, 3, 8, 8), 1)
 
     def test_one_in_training_mode_is_refused(self, distillation, cnn):
         kd = distillation()
         cnn.train()
         before = copy.deepcopy(cnn.state_dict())
         with pytest.raises(RuntimeError, match="the teacher is in training mode, which moves its state"):
-            kd.ask(torch.rand(2, 3, 8, 8), 1)
+            kd.teacher_targets(torch.rand(2, 3, 8, 8), 1)
         torch.testing.assert_close(cnn.state_dict(), before, rtol=0, atol=0)
 
 
@@ -197,7 +191,7 @@ class TestZoom:
         gt = torch.arange(2 * 3 * 9 * 11.0).view(2, 3, 9, 11)
         places = set()
         for _ in range(300):
-            crops = kd.zoomed(torch.zeros(2, 3, 4, 5), gt)
+            crops = kd.zoomed_inputs(torch.zeros(2, 3, 4, 5), gt)
             assert crops.shape == (4, 3, 4, 5)
             for k in range(2):
                 top, left = divmod(int(crops[2 * k, 0, 0, 0]), 11)
@@ -206,7 +200,7 @@ class TestZoom:
         assert places == {(top, left) for top in range(6) for left in range(7)}
 
     def test_weight_0_is_off(self, distillation):
-        assert distillation().zoomed(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 8, 8)) is None
+        assert distillation().zoomed_inputs(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 8, 8)) is None
 
     def test_every_transform_is_its_own_inverse(self):
         images = torch.rand(2, 3, 6, 6, dtype=torch.float64)
@@ -277,6 +271,6 @@ class TestChecks:
     def test_group_channels_change_nothing(self, training):
         net = catanet().train(training)
         before = copy.deepcopy(net.state_dict())
-        assert group_channels(net, CPU) == (16, 32, 32)
+        assert group_channels(net) == (16, 32, 32)
         assert net.training == training
         torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""Seeded mutations of option files and image files, and the guard under which each one is tried."""
+"""Seeded mutations of option files and image files, and limits on the time and memory that one takes."""
 
 import io
 import logging
@@ -12,6 +12,7 @@ from collections import Counter
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
@@ -19,19 +20,26 @@ FULL = os.environ.get("BASICSR_FULL") == "1"
 
 
 def cases(short, full):
-    """Numbers of the cases to try; case N is the same one in every run."""
+    """Return the numbers of the cases to try: `short` of them, or all `full`; case N is the same in every run."""
     count = full if FULL else short
     return range(0, full, full // count)
 
 
+def campaign(short, full):
+    """Return the cases as two parameters of a test: a fifth, and the others, which are slow."""
+    numbers = cases(short, full)
+    others = [number for k, number in enumerate(numbers) if k % 5]
+    return [pytest.param(numbers[::5], id="fifth"), pytest.param(others, id="others", marks=pytest.mark.slow)]
+
+
 @contextmanager
 def bounded(seconds, what):
-    """Fail when the body takes more CPU time, whatever else the machine does, even when it hangs in Python code."""
+    """Raise TimeoutError where the body takes more CPU time, also where it hangs in Python code."""
 
-    def ring(*_):
+    def expire(*_):
         raise TimeoutError(f"{what}: over {seconds} s")
 
-    before = signal.signal(signal.SIGPROF, ring)
+    before = signal.signal(signal.SIGPROF, expire)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
@@ -41,13 +49,13 @@ def bounded(seconds, what):
 
 
 def peak_mb():
-    """Most memory that this process ever held, in MB."""
+    """Return the peak memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 @contextmanager
 def quiet():
-    """No log lines: thousands of expected warnings."""
+    """Suppress log lines: a campaign has thousands of expected warnings."""
     logging.disable(logging.CRITICAL)
     try:
         yield
@@ -78,7 +86,7 @@ BITS_OF_TEXT = [
 
 
 def _bomb(rng):
-    """Nested aliases that describe billions of values, as lists, mappings or merges."""
+    """Return nested YAML aliases that stand for billions of values, as lists, mappings or merges."""
     levels, width = rng.choice([(9, 9), (30, 2), (5, 40), (100, 1), (200, 2)]), rng.random()
     depth, each = levels
     kind = "list" if width < 0.4 else "merge" if width < 0.8 else "map"
@@ -100,7 +108,7 @@ def _deep(rng):
 
 
 def _places(node, path=()):
-    """Paths of all keys and entries."""
+    """Yield the paths of all keys and entries."""
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in children:
         yield (*path, key)
@@ -294,6 +302,6 @@ def image_file(number, pixels):
 
 
 def report(title, counts, **more):
-    """One line of figures, seen with `pytest -s`."""
-    figures = ", ".join(f"{what} {n}" for what, n in sorted(Counter(counts).items()))
+    """Print the figures of a campaign in one line, which `pytest -s` shows."""
+    figures = ", ".join(f"{outcome} {n}" for outcome, n in sorted(Counter(counts).items()))
     print(f"\n{title}: {figures}; " + ", ".join(f"{k} {v}" for k, v in more.items()))

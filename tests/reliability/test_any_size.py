@@ -1,4 +1,4 @@
-"""Every registered network takes every size, or refuses it in words: thin, tiny, odd, prime, long."""
+"""Every registered network takes every size (thin, tiny, odd, prime, long) or names the smallest one that it takes."""
 
 import sys
 
@@ -17,7 +17,7 @@ LARGE = [(257, 3), (16, 16), (31, 33), (64, 64), (1, 1000), (1, 5000), (5000, 1)
 
 
 def make(name, upscale=None, **more):
-    """At the sizes that its file gives for tests, with random token centres and the like set by a step of training."""
+    """Build a network at its file's sizes for tests; a forward pass in training mode sets its token centres."""
     build = ARCH_REGISTRY.get(name)
     module = sys.modules[build.__module__]
     sizes = module.TINY if isinstance(build, type) else {}
@@ -73,7 +73,7 @@ def test_in_training(name):
 def test_in_the_form_for_inference(name):
     net = make(name)
     if not callable(getattr(net, "prepared", None)):
-        pytest.skip("has none")
+        pytest.skip("has no form for inference")
     prepared = net.prepared(torch.float32)
     for height, width in SIZES:
         if min(height, width) >= net.min_side:
@@ -95,7 +95,7 @@ def test_any_size(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("shape", [(1, 3, 0, 8), (1, 3, 8, 0), (1, 3, 0, 0)])
-def test_an_image_without_pixels_is_refused(name, shape):
+def test_an_image_without_pixels_is_an_error(name, shape):
     net = make(name)
     with torch.no_grad(), pytest.raises((ValueError, RuntimeError)):
         net(torch.rand(shape))

@@ -1,4 +1,4 @@
-"""What a resume says of changed options and of states that old versions wrote."""
+"""Resuming with changed options, and from states of older versions."""
 
 import copy
 import logging
@@ -77,13 +77,13 @@ def test_decisive_changes_need_force(key, value, line, stopped, train, capsys):
     assert f"\t{line}\n" in capsys.readouterr().err
 
 
-def test_another_optimizer_begins_anew_if_forced(stopped, train, capsys):
+def test_another_optimizer_is_reset_if_forced(stopped, train, capsys):
     run, values = stopped
     values = changed(values, "train.optim_g", {"type": "SGD", "lr": 1e-3, "momentum": 0.9})
     assert train(run, values, "--auto_resume") == 2
     assert "SGD needs dampening, momentum, nesterov; it was another optimizer" in capsys.readouterr().err
     assert train(run, values, "--auto_resume", "--force_resume") == 0
-    assert "the optimizers begin anew" in capsys.readouterr().err
+    assert "the optimizers are reset" in capsys.readouterr().err
 
 
 def test_more_images_are_noticed(stopped, train, tmp_path, capsys):
@@ -116,7 +116,7 @@ def basicsr_1_4(stopped):
     return run, values
 
 
-def test_a_checkpoint_of_basicsr_1_4_resumes_and_says_what_it_lacks(basicsr_1_4, train, tmp_path, capsys):
+def test_a_checkpoint_of_basicsr_1_4_resumes_and_the_log_lists_what_is_missing(basicsr_1_4, train, tmp_path, capsys):
     run, values = basicsr_1_4
     straight = Run(tmp_path / "straight", values)
     assert train(straight, values) == 0

@@ -15,9 +15,10 @@ import pytest
 import torch
 from reliability.runs import Run, feed, options
 
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.engine.checkpoint import load_file
 from basicsr.engine.device import is_out_of_memory
+from basicsr.engine.wrapper import bare_network
 from basicsr.images.tiling import MIN_TILE, predict_in_tiles, spans, tiles_when_full
 from basicsr.models import build_model
 from basicsr.models.sr_model import SRModel
@@ -40,8 +41,11 @@ class FaultyRun(Run):
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.number}"]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(FAULTY.parents[2])}
         argv = [*launcher, str(FAULTY), "-opt", "run.yml"]
-        self.processes = [subprocess.Popen(argv, cwd=self.folder, env=env, text=True, stdout=subprocess.DEVNULL,
-                                           stderr=subprocess.PIPE)]  # fmt: skip
+        self.processes = [
+            subprocess.Popen(
+                argv, cwd=self.folder, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        ]
         threading.Thread(target=self._follow, args=tuple(self.processes), daemon=True).start()
 
     def end(self, iteration):
@@ -81,7 +85,7 @@ CASES = {  # fault -> under torchrun, seconds, what the logs say
 QUICK = ("hang:1:3", "loader-killed:1:0")  # of these cases; BASICSR_FULL=1 (`make fuzz`) runs all
 
 
-@pytest.mark.parametrize("fault", CASES if FULL else QUICK)
+@pytest.mark.parametrize("fault", CASES if FULL else [pytest.param(QUICK[0], marks=pytest.mark.slow), *QUICK[1:]])
 def test_every_process_ends_and_the_log_names_the_first(fault, tmp_path, monkeypatch, record_property):
     torchrun, seconds, said = CASES[fault]
     workers = {"num_worker_per_gpu": 1} if fault.startswith("loader") else {}
@@ -104,8 +108,13 @@ def model(tmp_path):
     """Builds a model whose folders are in `tmp_path`."""
 
     def model(**train):
-        values = options(tmp_path, 9, train={"ema_decay": 0.5, **train}, path={"experiments_root": str(tmp_path)},
-                         val={"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}})  # fmt: skip
+        values = options(
+            tmp_path,
+            9,
+            train={"ema_decay": 0.5, **train},
+            path={"experiments_root": str(tmp_path)},
+            val={"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
+        )
         (tmp_path / "run.yml").write_text(json.dumps(values))
         torch.manual_seed(0)
         return build_model(resolve(load_options(tmp_path / "run.yml", is_train=True)))
@@ -131,10 +140,10 @@ def step(model, it, poison=None):
 
 def everything(model):
     """Hash of all that training changes."""
-    net = model.get_bare_model(model.net_g)
-    flags = [module._initialised for module in net.modules() if hasattr(module, "_initialised")]
+    net = bare_network(model.net_g)
+    flags = [module.initialised for module in net.modules() if hasattr(module, "initialised")]
     digest = hashlib.sha256(repr(flags).encode())
-    feed(digest, [net.state_dict(), model.net_g_ema.module.state_dict(), [o.state_dict() for o in model.optimizers]])
+    feed(digest, [net.state_dict(), model.ema.module.state_dict(), [o.state_dict() for o in model.optimizers]])
     return digest.hexdigest()
 
 
@@ -157,8 +166,9 @@ def test_a_skipped_step_changes_nothing(poison, model, tmp_path, caplog, monkeyp
     assert everything(poisoned) == everything(clean)
     lines = [json.loads(line) for line in (tmp_path / "run" / "non_finite.jsonl").read_text().splitlines()]
     assert [(line["iter"], line["action"], line["files"]) for line in lines] == [
-        (9, "skip", ["9a.png", "9b.png"]), (8, "skip", ["8a.png", "8b.png"])
-    ]  # fmt: skip
+        (9, "skip", ["9a.png", "9b.png"]),
+        (8, "skip", ["8a.png", "8b.png"]),
+    ]
 
 
 def test_no_more_steps_are_skipped_than_the_limit(model):
@@ -190,6 +200,7 @@ def test_without_skip_the_run_ends_and_the_last_checkpoint_stays(poison, said, m
     assert all(value.isfinite().all() for value in stopped.net_g.state_dict().values())
 
 
+@pytest.mark.slow
 def test_all_processes_skip_what_one_of_them_cannot_use(tmp_path, monkeypatch):
     changes = {**TWO, "train": {"nan": "skip", "ema_decay": 0.9}, "logger": {"save_checkpoint_freq": 1}}
     run = FaultyRun(tmp_path, options(tmp_path, 4, **changes), 2)
@@ -250,8 +261,10 @@ def test_validation_goes_on_in_tiles_and_says_so(error, model, monkeypatch, capl
     torch.manual_seed(0)
     small, large = torch.rand(1, 3, 60, 60), torch.rand(1, 3, 90, 256)
     names = {"lq_path": ["a"], "gt_path": ["a"]}
-    loader = [{"lq": x, "gt": torch.nn.functional.interpolate(x, scale_factor=2), **names, "gt_path": [name]}
-              for x, name in ((small, "small"), (large, "large"), (large, "larger"))]  # fmt: skip
+    loader = [
+        {"lq": x, "gt": torch.nn.functional.interpolate(x, scale_factor=2), **names, "gt_path": [name]}
+        for x, name in ((small, "small"), (large, "large"), (large, "larger"))
+    ]
     scores = model().validation(loader, 1)
     assert {name: found["psnr"] for name, found in scores.per_image.items()} == dict.fromkeys(
         ("small", "large", "larger"), float("inf")
@@ -280,6 +293,7 @@ with torch.inference_mode():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits on memory that hold")
+@pytest.mark.slow
 def test_a_process_whose_memory_is_limited_goes_on_in_tiles():
     env = {**os.environ, "PYTHONPATH": str(FAULTY.parents[2])}
     done = subprocess.run([sys.executable, "-c", LITTLE_MEMORY], env=env, capture_output=True, text=True, timeout=200)

@@ -1,4 +1,4 @@
-"""Files that carry code: refused, and nothing of it runs. The canary is a file that the code would make."""
+"""Files that carry code are rejected and their code does not run. The canary is a file that the code would create."""
 
 import io
 import pickle
@@ -12,36 +12,36 @@ import torch
 import yaml
 from reliability.mutations import bounded, peak_mb
 
-from basicsr.archs import build_network, load_network
+from basicsr.archs import build_network
+from basicsr.archs.published import load_network
+from basicsr.config.load import load_options, resolve
 from basicsr.config.registry import ARCH_REGISTRY
-from basicsr.config.schema import load_options, resolve
 from basicsr.config.yaml_file import load_yaml, parse_value
-from basicsr.engine.checkpoint import load_file, load_weights
+from basicsr.engine.checkpoint import find_checkpoint, load_file, load_weights
 from basicsr.errors import CheckpointError, OptionError
 from basicsr.inference.upscaler import Upscaler
 from basicsr.models import build_model
-from basicsr.train import find_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SPEC = {"type": "Bicubic", "upscale": 2}
 
 
 class Payload:
-    """Makes the canary when it is unpickled, by one of several doors."""
+    """An object that creates the canary when it is unpickled, through one of several functions."""
 
-    def __init__(self, canary, door):
-        self.canary, self.door = str(canary), door
+    def __init__(self, canary, function):
+        self.canary, self.function = str(canary), function
 
     def __reduce__(self):
-        if self.door == "exec":
+        if self.function == "exec":
             return exec, (f"open({self.canary!r}, 'w').close()",)
-        if self.door == "open":
+        if self.function == "open":
             return open, (self.canary, "w")
-        if self.door == "os.system":
+        if self.function == "os.system":
             import os
 
             return os.system, (f"touch {self.canary}",)
-        return torch.load, (self.canary,)  # a function of torch is no licence either
+        return torch.load, (self.canary,)  # functions of torch are not trusted either
 
 
 def legacy(content):
@@ -58,17 +58,17 @@ def zipped(content):
 
 @pytest.fixture
 def canary(tmp_path):
-    """A file that must not appear."""
+    """Path of a file that must not exist at the end."""
     path = tmp_path / "canary"
     yield path
     assert not path.exists(), "the code in a file ran"
 
 
-@pytest.mark.parametrize("door", ["exec", "open", "os.system", "torch.load"])
+@pytest.mark.parametrize("function", ["exec", "open", "os.system", "torch.load"])
 @pytest.mark.parametrize("write", [zipped, legacy, pickle.dumps], ids=["zip", "legacy", "plain pickle"])
 @pytest.mark.parametrize("where", ["value", "key of params", "instead", "deep"])
-def test_code_in_weight_and_state_files(tmp_path, canary, door, write, where):
-    payload = Payload(canary, door)
+def test_code_in_weight_and_state_files(tmp_path, canary, function, write, where):
+    payload = Payload(canary, function)
     content = {
         "value": {"params": {"w": torch.zeros(1)}, "meta": payload},
         "key of params": {"params": {"w": payload}},
@@ -82,16 +82,16 @@ def test_code_in_weight_and_state_files(tmp_path, canary, door, write, where):
         assert len(str(error.value).splitlines()) == 1
 
 
-def test_the_payload_works_where_files_are_trusted(tmp_path):
-    """Else the tests above prove nothing."""
-    for door in ("exec", "open", "os.system"):
-        (tmp_path / "a.pth").write_bytes(zipped(Payload(tmp_path / door, door)))
+def test_the_payload_runs_without_weights_only(tmp_path):
+    """Otherwise the tests above would prove nothing."""
+    for function in ("exec", "open", "os.system"):
+        (tmp_path / "a.pth").write_bytes(zipped(Payload(tmp_path / function, function)))
         torch.load(tmp_path / "a.pth", weights_only=False)
-        assert (tmp_path / door).exists()
+        assert (tmp_path / function).exists()
 
 
-def test_code_beside_the_pickle(tmp_path, canary):
-    """A TorchScript archive is a program; so is a pickle added to a sound zip file."""
+def test_code_next_to_the_pickle(tmp_path, canary):
+    """A TorchScript archive is a program; so is a pickle added to a valid zip file."""
 
     class Net(torch.nn.Module):
         def forward(self, x):
@@ -109,12 +109,12 @@ def test_code_beside_the_pickle(tmp_path, canary):
                 for name in good.namelist():
                     archive.writestr(name, bad if name == victim else good.read(name))
             try:
-                load_file(tmp_path / "b.pth")  # data beside the pickle may hold anything: it is bytes
+                load_file(tmp_path / "b.pth")  # other entries may hold anything: they are read as bytes
             except CheckpointError as error:
                 assert "b.pth" in str(error)
 
 
-def test_every_way_to_load_refuses(tmp_path, canary, photos):
+def test_every_way_to_load_rejects_them(tmp_path, canary, photos):
     (tmp_path / "a.pth").write_bytes(zipped({"params": Payload(canary, "exec"), "network_g": SPEC}))
     (tmp_path / "5.state").write_bytes(zipped({"iter": 5, "optimizers": [Payload(canary, "exec")]}))
     with pytest.raises(CheckpointError):
@@ -133,7 +133,7 @@ def test_every_way_to_load_refuses(tmp_path, canary, photos):
 
 
 class TestDescribedNetworks:
-    """`network_g` in a weight file is data of others too."""
+    """`network_g` in a weight file is untrusted, too."""
 
     @pytest.mark.parametrize(
         "spec",
@@ -146,7 +146,7 @@ class TestDescribedNetworks:
         ],
         ids=range(17),
     )  # fmt: skip
-    def test_of_any_kind(self, tmp_path, spec):
+    def test_invalid_ones(self, tmp_path, spec):
         torch.save({"params": {"w": torch.zeros(1)}, "network_g": spec}, tmp_path / "a.pth")
         before = peak_mb()
         for load in (load_network, lambda path: Upscaler.from_checkpoint(path, device="cpu")):
@@ -154,7 +154,7 @@ class TestDescribedNetworks:
                 load(tmp_path / "a.pth")
         assert peak_mb() - before < 1000
 
-    def test_of_a_plugin_that_reads_numbers_when_it_is_made(self, tmp_path, monkeypatch):
+    def test_of_a_plugin_that_reads_numbers_in_its_constructor(self, tmp_path, monkeypatch):
         class Outside(torch.nn.Linear):
             def __init__(self, *, width: int = 2):
                 super().__init__(width, int(torch.linspace(0, 3, width)[-1].item()))
@@ -163,14 +163,14 @@ class TestDescribedNetworks:
         torch.save({"params": Outside().state_dict(), "network_g": {"type": "Outside"}}, tmp_path / "a.pth")
         assert load_network(tmp_path / "a.pth").out_features == 3
 
-    def test_a_sound_one(self, tmp_path):
+    def test_a_valid_one(self, tmp_path):
         net = build_network({"type": "CATANet-S", "upscale": 2})
         torch.save({"params": net.state_dict(), "network_g": {"type": "CATANet-S", "upscale": 2}}, tmp_path / "a.pth")
         assert Upscaler.from_checkpoint(tmp_path / "a.pth", device="cpu").upscale == 2
 
 
 class TestYaml:
-    DOORS = (
+    TAGS = (
         "!!python/object/apply:os.system ['touch {0}']",
         "!!python/object/apply:builtins.open [{0}, w]",
         "!!python/object/new:subprocess.Popen [['touch', {0}]]",
@@ -181,17 +181,17 @@ class TestYaml:
         "!!python/object/apply:eval [\"open('{0}', 'w')\"]",
     )
 
-    @pytest.mark.parametrize("door", DOORS)
-    def test_files_execute_nothing(self, tmp_path, canary, door):
+    @pytest.mark.parametrize("tag", TAGS)
+    def test_files_execute_nothing(self, tmp_path, canary, tag):
         path = tmp_path / "x.yml"
-        path.write_text(f"name: {door.format(canary, 'antigravity')}\n", encoding="utf-8")
+        path.write_text(f"name: {tag.format(canary, 'antigravity')}\n", encoding="utf-8")
         with pytest.raises(OptionError, match="could not determine a constructor for the tag"):
             load_yaml(path)
 
-    @pytest.mark.parametrize("door", DOORS)
-    def test_overrides_execute_nothing(self, canary, door):
+    @pytest.mark.parametrize("tag", TAGS)
+    def test_overrides_execute_nothing(self, canary, tag):
         with pytest.raises(yaml.YAMLError):
-            parse_value(door.format(canary, "antigravity"))
+            parse_value(tag.format(canary, "antigravity"))
 
     def test_overrides_evaluate_nothing(self, canary):
         for text in (f"__import__('os').system('touch {canary}')", f"open({str(canary)!r},'w')", "1+1", "2**9", "$(id)",
@@ -220,14 +220,14 @@ class TestYaml:
 
 
 class TestDamagedCheckpoints:
-    """A weight file with wrong bytes loads or is named; nothing else happens."""
+    """A weight file with wrong bytes is loaded, or rejected with its name."""
 
     @pytest.mark.parametrize("write", [zipped, legacy], ids=["zip", "legacy"])
     def test_flips_and_cuts(self, tmp_path, write):
         generator = torch.Generator().manual_seed(0)
         weights = {"body.weight": torch.rand(8, 3, 3, 3, generator=generator), "body.bias": torch.rand(8)}
         data = write({"params": weights, "meta": {"iter": 5, "name": "x", "best": {"psnr": (30.5, 4)}}})
-        path, refused = tmp_path / "a.pth", 0
+        path, rejected = tmp_path / "a.pth", 0
         for number in range(300):
             bad = bytearray(data)
             where = torch.randint(len(data), (3,), generator=generator).tolist()
@@ -244,13 +244,13 @@ class TestDamagedCheckpoints:
             except CheckpointError as error:
                 assert str(path) in str(error)
                 assert len(str(error).splitlines()) == 1
-                refused += 1
-        assert refused >= 100
+                rejected += 1
+        assert rejected >= 100
 
     def test_a_small_file_does_not_fill_the_memory(self, tmp_path):
         """A compressed entry can hold a thousand times its size; torch.save never compresses."""
-        sound = io.BytesIO(zipped({"params": {"w": torch.zeros(1 << 20)}}))
-        with zipfile.ZipFile(sound) as good, zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        valid = io.BytesIO(zipped({"params": {"w": torch.zeros(1 << 20)}}))
+        with zipfile.ZipFile(valid) as good, zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
             for name in good.namelist():
                 if name.endswith("data/0"):
                     with archive.open(name, "w", force_zip64=True) as entry:

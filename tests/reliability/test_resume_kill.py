@@ -14,9 +14,16 @@ FULL = os.environ.get("BASICSR_FULL") == "1"
 MUON = {"type": "MUON", "lr": [2e-3, 1e-3]}
 EVERYTHING = {
     "datasets": {"train": {"batch_size_per_gpu": 1, "num_worker_per_gpu": 2, "dataset_enlarge_ratio": 2}},
-    "train": {"ema_decay": 0.9, "accum_iter": 2, "amp": "bf16", "optim_g": MUON, "warmup_iter": 3, "grad_clip": 0.05,
-              "scheduler": {"type": "MultiStepLR", "milestones": [6]}},
-}  # fmt: skip
+    "train": {
+        "ema_decay": 0.9,
+        "accum_iter": 2,
+        "amp": "bf16",
+        "optim_g": MUON,
+        "warmup_iter": 3,
+        "grad_clip": 0.05,
+        "scheduler": {"type": "MultiStepLR", "milestones": [6]},
+    },
+}
 KINDS = {
     "everything": EVERYTHING,
     "ema": {"train": {"ema_decay": 0.9}},
@@ -28,10 +35,12 @@ KINDS = {
     "two processes, everything": EVERYTHING,
     "pruning": {},
 }
-QUICK = {"everything": 2, "two processes": 1, "pruning": 1}  # kills
+QUICK = {"pruning": 1, "everything": 2, "two processes": 1}  # kills
 
 
-@pytest.mark.parametrize("kind", KINDS if FULL else QUICK)
+@pytest.mark.parametrize(
+    "kind", KINDS if FULL else [pytest.param(kind, marks=pytest.mark.slow if k else ()) for k, kind in enumerate(QUICK)]
+)
 def test_killed_runs_end_like_undisturbed_ones(kind, tmp_path):
     kills = 20 if FULL else QUICK[kind]
     total_iter = 2 * kills + 6

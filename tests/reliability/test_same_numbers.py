@@ -16,7 +16,7 @@ from reliability.runs import ROOT, TINY, Run, options
 import basicsr.test
 import basicsr.train
 from basicsr.archs import build_network
-from basicsr.config.schema import load_options, resolve
+from basicsr.config.load import load_options, resolve
 from basicsr.data.loaders import build_test_loader
 from basicsr.engine.checkpoint import save_atomically
 from basicsr.engine.device import repeat_exactly
@@ -44,8 +44,13 @@ def exactly():
 
 
 def test_deterministic_runs_give_the_same_weights_twice(tmp_path, monkeypatch, exactly):
-    values = options(tmp_path, 4, deterministic=True, datasets={"train": {"num_worker_per_gpu": 2}},
-                     train={"ema_decay": 0.9, "accum_iter": 2})  # fmt: skip
+    values = options(
+        tmp_path,
+        4,
+        deterministic=True,
+        datasets={"train": {"num_worker_per_gpu": 2}},
+        train={"ema_decay": 0.9, "accum_iter": 2},
+    )
     results = []
     for name in ("first", "second"):
         torch.use_deterministic_algorithms(False)  # the option turns it on
@@ -73,8 +78,11 @@ def tested(tmp_path_factory):
     net(torch.rand(2, 3, 16, 16))  # sets its token centres, as training does
     save_atomically({"params": net.state_dict()}, folder / "net.pth")
     images = {"name": "Images", "type": "PairedImageDataset", "dataroot_gt": str(folder / "images")}
-    values |= {"datasets": {"test": images}, "path": {"pretrain_network_g": str(folder / "net.pth")},
-               "val": {"metrics": METRICS, "save_img": True}}  # fmt: skip
+    values |= {
+        "datasets": {"test": images},
+        "path": {"pretrain_network_g": str(folder / "net.pth")},
+        "val": {"metrics": METRICS, "save_img": True},
+    }
     del values["train"]
     (folder / "run.yml").write_text(yaml.safe_dump(values))
 
@@ -103,6 +111,7 @@ def scored(tested):
     return tested("plain")
 
 
+@pytest.mark.slow
 def test_workers_and_processes_change_no_score(tested, scored):
     plain, _ = scored
     assert len(plain["per_image"]) == 5 and len(plain["mean"]) == 4  # both protocols
@@ -122,8 +131,15 @@ def test_the_order_of_images_changes_no_score():
     assert get_dist_info() == (0, 1)
     torch.manual_seed(0)
     net = build_network(TINY).eval()
-    batches = [{"lq": torch.rand(1, 3, 9 + k, 14), "gt": torch.rand(1, 3, 18 + 2 * k, 28), "lq_path": [f"{k}.png"],
-                "gt_path": [f"{k}.png"]} for k in range(4)]  # fmt: skip
+    batches = [
+        {
+            "lq": torch.rand(1, 3, 9 + k, 14),
+            "gt": torch.rand(1, 3, 18 + 2 * k, 28),
+            "lq_path": [f"{k}.png"],
+            "gt_path": [f"{k}.png"],
+        }
+        for k in range(4)
+    ]
     forward, backward = (evaluate(net, order, METRICS, "x") for order in (batches, batches[::-1]))
     assert forward.per_image == backward.per_image
     for metric, value in forward.mean().items():
@@ -159,8 +175,9 @@ def test_the_script_gives_the_scores_of_the_test_run(scored, tmp_path):
     script = runpy.run_path(str(ROOT / "scripts/metrics/calculate_psnr_ssim.py"))
     paths = {"--gt": folder.parents[1] / "images", "--restored": folder / "visualization" / "Images"}
     # In this process, for a function of a script that is no module cannot travel to others.
-    pairs, warnings = script["match"]([f"{name}.png" for name in scores["per_image"]],
-                                      [path.name for path in paths["--restored"].iterdir()])  # fmt: skip
+    pairs, warnings = script["match"](
+        [f"{name}.png" for name in scores["per_image"]], [path.name for path in paths["--restored"].iterdir()]
+    )
     assert not warnings
     protocol = script["Protocol"](True, 2, 2)
     for gt, restored in pairs:

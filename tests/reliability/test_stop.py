@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the running step is saved, the exit code tells, and the run goes on as if nothing had been."""
+"""SIGTERM and SIGINT: the iteration is saved, the exit code is that of the signal, and a resumed run ends the same."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from reliability.runs import Run, options
 import basicsr.train
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.engine import signals
-from basicsr.engine.signals import CutShort, StopRequest
+from basicsr.engine.signals import InterruptibleLoader, StopRequest
 from basicsr.metrics.evaluate import Best
 from basicsr.models.sr_model import SRModel
 
@@ -53,7 +53,7 @@ def states(run):
 
 
 @pytest.mark.parametrize("number", CODES)
-def test_a_stopped_run_is_saved_and_goes_on(number, train, tmp_path, monkeypatch, capsys):
+def test_a_stopped_run_is_saved_and_resumes(number, train, tmp_path, monkeypatch, capsys):
     values = options(tmp_path, train={"ema_decay": 0.9})
     straight, stopped = Run(tmp_path / "straight", values), Run(tmp_path / "stopped", values)
     assert train(straight) == 0
@@ -69,7 +69,7 @@ def test_a_stopped_run_is_saved_and_goes_on(number, train, tmp_path, monkeypatch
     assert stopped.result() == straight.result()
 
 
-def test_a_validation_that_is_cut_short_is_made_up_for(train, tmp_path, monkeypatch):
+def test_an_interrupted_validation_is_done_on_resume(train, tmp_path, monkeypatch):
     images = {"type": "PairedImageDataset", "dataroot_gt": str(tmp_path / "images")}
     psnr = {"type": "calculate_psnr", "crop_border": 2}
     values = options(tmp_path, datasets={"val": images}, val={"val_freq": 3, "metrics": {"psnr": psnr}, "pbar": False})
@@ -96,7 +96,7 @@ def test_a_validation_that_is_cut_short_is_made_up_for(train, tmp_path, monkeypa
     assert stopped.result() == straight.result()  # the best scores are part of it
 
 
-def test_a_run_that_died_in_its_last_validation_makes_up_for_it(train, tmp_path, monkeypatch):
+def test_a_run_that_died_in_its_last_validation_does_it_on_resume(train, tmp_path, monkeypatch):
     images = {"type": "PairedImageDataset", "dataroot_gt": str(tmp_path / "images")}
     psnr = {"type": "calculate_psnr", "crop_border": 2}
     values = options(tmp_path, datasets={"val": images}, val={"metrics": {"psnr": psnr}, "pbar": False})
@@ -111,30 +111,52 @@ def test_a_run_that_died_in_its_last_validation_makes_up_for_it(train, tmp_path,
     assert died.result() == straight.result()
 
 
+def test_a_request_after_the_last_iteration_postpones_the_last_validation(train, tmp_path, monkeypatch, capsys):
+    images = {"type": "PairedImageDataset", "dataroot_gt": str(tmp_path / "images")}
+    psnr = {"type": "calculate_psnr", "crop_border": 2}
+    values = options(tmp_path, datasets={"val": images}, val={"metrics": {"psnr": psnr}, "pbar": False})
+    straight, stopped = Run(tmp_path / "straight", values), Run(tmp_path / "stopped", values)
+    assert train(straight) == 0
+    save = basicsr.train.Trainer.save
+
+    def save_and_signal(self):
+        save(self)
+        if self.progress.iter == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(basicsr.train.Trainer, "save", save_and_signal)
+        assert train(stopped) == 143
+    assert "stopped by SIGTERM; all iterations are saved; validate with --auto_resume" in capsys.readouterr().err
+    assert train(stopped, "--auto_resume") == 0
+    assert stopped.result() == straight.result()
+
+
 class TestStopRequest:
     def test_the_second_signal_ends_at_once(self, monkeypatch):
         ended = []
         monkeypatch.setattr(os, "_exit", ended.append)
-        monkeypatch.setattr("basicsr.engine.signals.ONE_REQUEST", 0.05)
+        monkeypatch.setattr("basicsr.engine.signals.SAME_REQUEST_SECONDS", 0.05)
         with StopRequest() as stop:
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)  # the scheduler's, passed on by the launcher
-            assert (stop.agreed(), ended) == (signal.SIGTERM, [])
+            assert (stop.agree(), ended) == (signal.SIGTERM, [])
             time.sleep(0.06)
             signal.raise_signal(signal.SIGINT)
         assert ended == [130]
 
-    def test_a_loader_is_cut_short(self):
+    def test_a_loader_is_interrupted(self):
         with StopRequest() as stop:
             seen = []
-            for item in CutShort([1, 2, 3], stop):
+            for item in InterruptibleLoader([1, 2, 3], stop):
                 seen.append(item)
                 if item == 2:
                     signal.raise_signal(signal.SIGTERM)
         assert seen == [1, 2]
 
 
-def test_one_of_two_processes_is_told_and_both_stop_at_the_same_step(tmp_path):
+@pytest.mark.slow
+def test_one_of_two_processes_gets_a_signal_and_both_stop_at_the_same_step(tmp_path):
     """A real SIGTERM, and a SIGINT that loader processes get as well, as from a terminal."""
     changes = {"datasets": {"train": {"batch_size_per_gpu": 1, "num_worker_per_gpu": 1}}}
     values = options(tmp_path, 2000, **changes)
@@ -164,7 +186,7 @@ def test_a_signal_that_comes_while_the_processes_agree_counts_the_next_time(monk
     monkeypatch.setattr(signals.dist, "get_backend", lambda: "gloo")
     monkeypatch.setattr(signals.dist, "all_reduce", all_reduce)
     with StopRequest() as stop:
-        assert [stop.agreed(), stop.agreed()] == [0, signal.SIGTERM]
+        assert [stop.agree(), stop.agree()] == [0, signal.SIGTERM]
 
 
 def children_of(pid):

@@ -14,7 +14,7 @@ import torch
 from reliability.runs import Run, feed, options
 
 import basicsr.train
-from basicsr.archs import load_network
+from basicsr.archs.published import load_network
 from basicsr.engine.checkpoint import load_file, newest_checkpoint, prune_checkpoints, save_atomically
 from basicsr.errors import CheckpointError
 from basicsr.inference.upscaler import Upscaler
@@ -48,9 +48,14 @@ def straight(tmp_path_factory):
     return run, values
 
 
-@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "No space left on device"),
-                                               (errno.EROFS, "Read-only file system"),
-                                               (errno.EDQUOT, "Disk quota exceeded")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
 def test_a_write_that_fails_is_one_error_and_the_last_good_stays(
     number, words, straight, train, tmp_path, monkeypatch, capsys
 ):
@@ -210,9 +215,13 @@ class TestPruning:
         images = {"type": "PairedImageDataset", "dataroot_gt": str(tmp_path / "images")}
         psnr = {"type": "calculate_psnr", "crop_border": 2, "better": "lower"}  # so that the first stays the best
         values = options(
-            tmp_path, 8, datasets={"val": images}, val={"val_freq": 2, "metrics": {"psnr": psnr}, "pbar": False},
-            logger={"save_checkpoint_freq": 1, "keep_checkpoints": 2}, train={"optim_g": {"lr": 1e-2}},
-        )  # fmt: skip
+            tmp_path,
+            8,
+            datasets={"val": images},
+            val={"val_freq": 2, "metrics": {"psnr": psnr}, "pbar": False},
+            logger={"save_checkpoint_freq": 1, "keep_checkpoints": 2},
+            train={"optim_g": {"lr": 1e-2}},
+        )
         run = Run(tmp_path / "run", values)
         assert train(run) == 0
         state = torch.load(run.experiment / "training_states/8.state", weights_only=True)
@@ -220,8 +229,9 @@ class TestPruning:
         kept = {7, 8, best}
         assert {path.name for path in (run.experiment / "training_states").iterdir()} == {f"{n}.state" for n in kept}
         assert {path.name for path in (run.experiment / "models").iterdir()} == {
-            *(f"net_g_{n}.pth" for n in kept), "net_g_latest.pth",
-        }  # fmt: skip
+            *(f"net_g_{n}.pth" for n in kept),
+            "net_g_latest.pth",
+        }
 
     def test_later_ones_of_an_older_run_stay(self, tmp_path):
         for n in (1, 2, 3, 9):
@@ -252,7 +262,7 @@ class TestSafetensors:
             assert file.metadata().keys() == {"format", "network_g", "meta", "crc32"}
             assert all(name.split(".")[0] in ("params", "params_ema") for name in file.keys())  # noqa: SIM118
 
-    def test_they_stand_wherever_a_pth_stands(self, straight, tmp_path):
+    def test_they_are_read_wherever_a_pth_is(self, straight, tmp_path):
         pytest.importorskip("safetensors")
         content = load_file(straight[0].experiment / "models" / "net_g_6.pth")
         path = tmp_path / "x.safetensors"

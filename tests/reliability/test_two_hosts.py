@@ -13,6 +13,7 @@ import torch
 from reliability.runs import ROOT, Run, options
 from reliability.test_failures import FAULTY
 
+pytestmark = pytest.mark.slow
 HOSTS = ("10.213.77.1", "10.213.77.2")
 TIMEOUT = 5  # seconds, dist_params.timeout
 ENDS_WITHIN = TIMEOUT + 40  # seconds from the cut to the end of the last process

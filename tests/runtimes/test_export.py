@@ -14,7 +14,8 @@ from basicsr.archs import build_network
 from basicsr.archs.atd_arch import TINY as TINY_ATD
 from basicsr.archs.atdu_arch import TINY as TINY_ATDU
 from basicsr.archs.catanet_arch import TINY as TINY_CATANET
-from basicsr.archs.layers.export_mode import GraphForm, counting_order, graph_form, group_choices
+from basicsr.archs.layers.export_mode import GraphForm, counting_order, graph_form
+from basicsr.archs.layers.group_hook import group_choices
 from basicsr.archs.layers.patches import PatchGrid
 from basicsr.errors import CheckpointError, OptionError
 from basicsr.export import main
@@ -193,7 +194,9 @@ def test_a_side_that_the_code_fixes_is_an_error():
         traced(Rows(), 3, None, (8, 1))
 
 
-@pytest.mark.parametrize("name", ["atd v2", "atd v1", "atd-u"])
+@pytest.mark.parametrize(
+    "name", ["atd v1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("atd v2", "atd-u"))]
+)
 def test_atd_of_one_size(name):
     net = trained(NETS[name])
     model = onnx_file.onnx_model(traced(for_graph(net), 3, (20, 24)), 20)

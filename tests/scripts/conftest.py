@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.append(str(SCRIPTS))  # as Python does for a script, so that scripts find their helper modules
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +17,10 @@ def script(request):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # its functions travel to the workers by name
-    spec.loader.exec_module(module)
-    yield module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))  # as for a command, whose folder Python searches first
+        spec.loader.exec_module(module)
+        yield module
     del sys.modules[path.stem]
 
 

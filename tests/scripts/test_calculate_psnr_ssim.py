@@ -77,7 +77,7 @@ def test_smaller_outputs_are_compared_with_the_cut_ground_truth_and_warned_of(fo
     assert scores["mean"]["psnr RGB, crop 0, cut to a multiple of 4"] == calculate_psnr(a[:40, :44], b, crop_border=0)
     assert "psnr RGB, crop 0" not in scores["mean"]
     assert warnings == [
-        "warning: the scale is taken to be 4; --scale says it",
+        "warning: the scale is assumed to be 4; set it by --scale",
         "warning: img0: is 44x40 px, the ground truth 47x41; that is cut to a multiple of 4 in all protocols",
     ]
 

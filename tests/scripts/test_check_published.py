@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from basicsr.archs import build_network
-from basicsr.config.schema import load_options
+from basicsr.config.load import load_options
 from basicsr.engine.checkpoint import save_atomically
 from basicsr.images.files import list_images, read_image, write_image
 from basicsr.inference.tasks import TASKS

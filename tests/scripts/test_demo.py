@@ -21,6 +21,7 @@ def demo(tmp_path_factory):
     return subprocess.run(command, cwd=root, capture_output=True, text=True), root
 
 
+@pytest.mark.slow
 def test_runs_to_the_end(demo):
     process, root = demo
     assert process.returncode == 0, process.stderr[-2000:]
@@ -30,6 +31,7 @@ def test_runs_to_the_end(demo):
     assert "Warning" not in process.stderr
 
 
+@pytest.mark.slow
 def test_data(demo):
     _, root = demo
     train, test = (list_images(root / "datasets/demo" / split / "HR") for split in ("train", "test"))
@@ -38,6 +40,7 @@ def test_data(demo):
     assert lr.shape == (hr.shape[0] // 2, hr.shape[1] // 2, 3)
 
 
+@pytest.mark.slow
 def test_scores(demo):
     _, root = demo
     lines = (root / "results/demo/scores.md").read_text().split("# Three photographs, x4")[0].splitlines()
@@ -50,6 +53,7 @@ def test_scores(demo):
     assert scores["**mean**", "CATANet-S"][0] == f"{found['demo']['mean']['psnr']:.4f}"
 
 
+@pytest.mark.slow
 def test_the_shipped_network_beats_bicubic_on_every_photograph(demo):
     _, root = demo
     runs = ("test_demo_CATANet_XS_x4", "test_demo_Bicubic_x4")
@@ -59,6 +63,7 @@ def test_the_shipped_network_beats_bicubic_on_every_photograph(demo):
 
 
 @pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.slow
 def test_picture(demo, scale):
     _, root = demo
     with Image.open(root / f"results/demo/comparison_x{scale}.png") as picture:

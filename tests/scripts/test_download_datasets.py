@@ -9,7 +9,7 @@ import pytest
 import yaml
 from web_server import web_server
 
-from basicsr.engine import download
+import download
 from basicsr.images.files import list_images
 
 SCRIPT = "download_datasets.py"

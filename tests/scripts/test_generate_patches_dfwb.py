@@ -85,7 +85,7 @@ def test_a_second_run_leaves_files_alone(run, photos, tmp_path):
 
 
 class TestExclusion:
-    def test_same_pictures_are_left_out_and_named(self, run, photos, tmp_path):
+    def test_copies_are_left_out_and_named(self, run, photos, tmp_path):
         """Test images in gray of another range, compressed and halved, or in another format."""
         coffee = cv2.cvtColor(read_image(photos / "coffee.png"), cv2.COLOR_RGB2GRAY)
         small = cv2.resize((16 + coffee * (219 / 255)).astype(np.uint8), None, fx=0.5, fy=0.5)
@@ -105,11 +105,11 @@ class TestExclusion:
         image = read_image(photos / "chelsea.png")
         write_image(tmp_path / "in/a.png", image[:100, :120])
         write_image(tmp_path / "in/b.png", image[20:120, 30:150])
-        assert script.same_pictures(script.images_of(tmp_path / "in"), [photos], 1) == {}
+        assert script.copies_of(script.images_of(tmp_path / "in"), [photos], 1) == {}
 
-    def test_images_of_one_level_are_like_nothing(self, script, tmp_path):
+    def test_images_of_one_level_are_no_copies(self, script, tmp_path):
         write_image(tmp_path / "a.png", np.full((100, 120, 3), 90, np.uint8))
-        assert script.same_pictures(script.images_of(tmp_path), [tmp_path], 1) == {}
+        assert script.copies_of(script.images_of(tmp_path), [tmp_path], 1) == {}
 
     def test_validation_images_of_bsds500(self, run, bsds, tmp_path):
         arguments = ("-i", bsds, "-o", tmp_path / "out", "--exclude-bsds500-val")

@@ -3,6 +3,7 @@ import json
 import logging
 import math
 import os
+import sys
 from itertools import pairwise
 
 import pytest
@@ -10,13 +11,14 @@ import torch
 import yaml
 
 from basicsr.archs import build_network
-from basicsr.config.schema import load_options
+from basicsr.config.load import load_options
 from basicsr.data import build_dataset
 from basicsr.engine.checkpoint import save_atomically
 from basicsr.engine.run import join_processes
 from basicsr.images.files import list_images, read_image, to_pixels, write_image
 from basicsr.metrics import calculate_metric
-from basicsr.pruning.report import read_run
+from basicsr.pruning.report.mask_plots import rank_correlation
+from basicsr.pruning.report.read import read_run
 from basicsr.train import train
 
 SCRIPT = "rank_masks.py"
@@ -87,6 +89,12 @@ def run(script, world, tmp_path, capsys):
         return read(path)
 
     return run
+
+
+@pytest.fixture
+def measure(script):
+    """The part of the script that measures."""
+    return sys.modules["mask_ranking.measure"]
 
 
 def read(path):
@@ -184,19 +192,19 @@ def test_summary_and_report(run, world, tmp_path):
     assert found["1010"].zero_shot == zero_shot["1010"] and found["1010"].p == pytest.approx(p[1], rel=1e-5)
 
 
-def test_an_interrupted_run_goes_on(script, run, world, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(script, measure, run, world, tmp_path, monkeypatch):
     whole = run("--recover", 2, "--masks", "sample:2", "--search", world / "search", name="whole")
     assert {"1010", "1001"} <= recovered(whole).keys() and len(recovered(whole)) in (2, 3, 4)
 
     calls = []
 
-    def stopping(*arguments, measure=script.fine_tuned):
+    def stopping(*arguments, fine_tuned=measure.fine_tuned):
         calls.append(arguments[0].prune.kept)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return measure(*arguments)
+        return fine_tuned(*arguments)
 
-    monkeypatch.setattr(script, "fine_tuned", stopping)
+    monkeypatch.setattr(measure, "fine_tuned", stopping)
     with pytest.raises(KeyboardInterrupt):
         run("--recover", 2, "--masks", "sample:2", "--search", world / "search")
     assert len(recovered(read(tmp_path / "ranks.csv"))) == 1
@@ -226,7 +234,7 @@ def test_other_settings_are_refused(run, refused, world, tmp_path):
     message = refused(*arguments, "--zero-shot", "--force_yml", "val:metrics:psnr:crop_border=3")
     assert message == (
         f"{tmp_path / 'ranks.csv'}: was made with other settings: zero_shot.val.metrics.psnr.crop_border was 2, "
-        "is 3 now; name another file by -o, or delete it to begin anew"
+        "is 3 now; name another file by -o, or delete it to measure again"
     )
     run("--recover", 2, "--masks", "1100")
     assert "recovered.iterations was 2, is 3 now" in refused(*arguments, "--recover", 3)
@@ -241,15 +249,15 @@ def test_other_settings_are_refused(run, refused, world, tmp_path):
     (tmp_path / "ranks.csv").write_text(text[: text.rindex("0011")])
     assert "ranks.csv: has lost or gained masks" in refused(*arguments, "--zero-shot")
     (tmp_path / "ranks.json").unlink()
-    assert "ranks.csv: is there, but not ranks.json" in refused(*arguments, "--zero-shot")
+    assert "ranks.csv: exists, but not ranks.json" in refused(*arguments, "--zero-shot")
 
 
-def test_settings_of_what_was_not_measured_do_not_bind(script, run, world, tmp_path, monkeypatch):
+def test_settings_of_what_was_not_measured_do_not_bind(measure, run, world, tmp_path, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(script, "fine_tuned", stop)
+        patch.setattr(measure, "fine_tuned", stop)
         run("--recover", 3)
     assert len(recovered(run("--recover", 2, "--masks", "1100"))) == 1
 
@@ -269,19 +277,19 @@ def test_uniform_mask(script):
     assert script.uniform_of(["0100", "1001", "0011"]) == "1001"
 
 
-def test_spearman_by_hand(script):
-    rho = script.rank_correlation
+def test_spearman_by_hand():
+    rho = rank_correlation
     assert rho([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(0.8)
     assert rho([10, -20, 30, 0], [7, 9, 1, 8]) == pytest.approx(-1)
     assert rho([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(math.sqrt(0.9))  # ranks 1, 2.5, 2.5, 4
     assert math.isnan(rho([1, 1, 1], [1, 2, 3]))
 
 
-def test_all_masks_see_the_same_patches_and_draws(script, world, monkeypatch):
+def test_all_masks_see_the_same_patches_and_draws(measure, world, monkeypatch):
     opt = load_options(world / "search.yml", is_train=True)
-    teacher = script.CutTeacher(opt)
-    recovery = script.Recovery(opt, teacher.whole, MASKS[0], 3)
-    loader = script.build_train_loader(recovery.base)
+    teacher = measure.CutTeacher(opt)
+    recovery = measure.Recovery(opt, teacher.whole, MASKS[0], 3)
+    loader = measure.build_train_loader(recovery.base)
     seen = {}
     for mask in ("1100", "0101"):  # their networks draw unequally many numbers for their weights
         batches = seen[mask] = []
@@ -298,8 +306,8 @@ def test_all_masks_see_the_same_patches_and_draws(script, world, monkeypatch):
 
             update_learning_rate = optimize_parameters = check_finite = ignore
 
-        monkeypatch.setattr(script, "build_model", Model)
-        script.fine_tuned(recovery.options(mask), loader, lambda: None)
+        monkeypatch.setattr(measure, "build_model", Model)
+        measure.fine_tuned(recovery.options(mask), loader, lambda: None)
     assert len(seen["1100"]) == 3
     for (paths, gt, drawn), (other_paths, other_gt, other_drawn) in zip(*seen.values(), strict=True):
         assert paths == other_paths and torch.equal(gt, other_gt) and torch.equal(drawn, other_drawn)

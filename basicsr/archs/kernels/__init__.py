@@ -1,6 +1,6 @@
 """Kernels of this project: C++ for the CPU, and Triton for CUDA in modules that are imported only where it is usable.
 
-Callers ask `runs_triton` first, then import the module that they need.
+Callers ask `runs_triton` first, then take a function of `loader.triton_kernels()`.
 """
 
 import functools
@@ -11,6 +11,8 @@ import os
 
 import torch
 from torch import Tensor
+
+from basicsr.archs.layers.export_mode import has_values
 
 logger = logging.getLogger("basicsr")
 MAX_HEAD_WIDTH = 128  # columns of a head that the attention kernels take; wider ones exceed shared memory
@@ -33,8 +35,7 @@ def triton_available(device: torch.device) -> bool:
 
 def runs_triton(x: Tensor) -> bool:
     """Return whether the Triton kernels can take `x`: not in a traced graph, and not in float64."""
-    is_plain = type(x) is Tensor and not torch.compiler.is_compiling() and x.dtype != torch.float64
-    return is_plain and triton_available(x.device)
+    return has_values(x) and x.dtype != torch.float64 and triton_available(x.device)
 
 
 @functools.cache

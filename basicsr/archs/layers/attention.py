@@ -16,9 +16,10 @@ from torch import Tensor
 
 from basicsr.archs.kernels import MAX_HEAD_WIDTH, runs_triton
 from basicsr.archs.kernels.compiled_attention import compiled_attention
-from basicsr.archs.layers.export_mode import active_form
+from basicsr.archs.kernels.loader import triton_kernels
+from basicsr.archs.layers.export_mode import active_form, has_values
 from basicsr.archs.layers.plain_attention import graph_attention, plain_attention
-from basicsr.archs.layers.windows import Heads, PositionBias, Windows, far_apart
+from basicsr.archs.layers.windows import Heads, PositionBias, Windows
 
 
 def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None = None,
@@ -39,18 +40,15 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
         (images * windows * queries, heads * v), window after window; with `scatter` (rows, heads * v).
     """
     if active_form() is not None:
-        numbers, labels, _ = bias or (None, None, 0)
-        apart = far_apart(labels) if labels is not None else None
-        return graph_attention(qkv, windows, heads, global_kv, scatter, numbers, apart, factor)
+        return graph_attention(qkv, windows, heads, global_kv, scatter, bias, factor)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not torch.is_grad_enabled():
-        numbers, labels, uniform = bias or (None, None, 0)
+        numbers, labels, uniform = bias[:3] if bias is not None else (None, None, 0)
         sizes = list(windows[1:6]), list(heads)
         return _opaque(qkv, windows.rows, global_kv, numbers, labels, uniform, factor, *sizes, scatter)
     arguments = qkv, windows, heads, global_kv, scatter, bias, factor
     if runs_triton(qkv) and max(heads.qk, heads.v) <= MAX_HEAD_WIDTH:
         return _triton_attention(*arguments)
-    # Subclasses of Tensor, such as those of shape inference, may have no memory that a kernel could read.
-    takes_compiled = type(qkv) is Tensor and qkv.device.type == "cpu" and not torch.compiler.is_compiling()
+    takes_compiled = has_values(qkv) and qkv.device.type == "cpu"
     if takes_compiled and qkv.dtype in (torch.float32, torch.bfloat16) and os.environ.get("BASICSR_KERNELS") != "0":
         out = compiled_attention(*arguments)
         if out is not None:
@@ -63,13 +61,11 @@ def _triton_attention(
     factor: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Return `gathered_attention` by the kernels for NVIDIA GPUs."""
-    from basicsr.archs.kernels.global_attention import global_attention
-    from basicsr.archs.kernels.window_attention import window_attention
-
-    numbers, labels, uniform = bias or (None, None, 0)
+    kernels = triton_kernels()
+    numbers, labels, uniform = bias[:3] if bias is not None else (None, None, 0)
     rows, number, step, queries, keys, valid, _, inverse = windows
     in_one = scatter and factor is None  # one function whose gradient of the queries is one sum
-    out = window_attention(
+    out = kernels.window_attention(
         qkv, rows, number=number, step=step, queries=queries, keys=keys, valid=valid, heads=heads, scatter=scatter,
         numbers=numbers, labels=labels, uniform=uniform, factor=factor, inverse=inverse,
         global_kv=global_kv if in_one else None,
@@ -78,7 +74,7 @@ def _triton_attention(
         return out
     if factor is not None:  # on the scores of both
         global_kv = torch.cat([global_kv[..., : heads.qk] * factor.view(1, 1, 1), global_kv[..., heads.qk :]], dim=2)
-    to_all = global_attention(qkv, global_kv, heads)
+    to_all = kernels.global_attention(qkv, global_kv, heads)
     return out + (to_all if scatter else to_all.index_select(0, windows.query_rows()))
 
 

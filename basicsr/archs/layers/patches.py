@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from basicsr.archs.layers.export_mode import active_form, at_most
-from basicsr.archs.layers.plans import planned, sizes_are_numbers
+from basicsr.archs.layers.export_mode import active_form, at_most, has_values
+from basicsr.archs.layers.plans import planned
 from basicsr.archs.layers.windows import Inverse, Windows, repeats_gradients, slots_by_entry
 
 MAX_TAPS = 3  # bands of 2 px and one shifted patch: never more than three patches over a pixel along an axis
@@ -49,7 +49,7 @@ class PatchAxis:
         covers = (top >= back) & (offset < self.patch)
         factor = self._band_factor(pixel) * covers.to(torch.float32)
         taps = patch, offset * covers, factor
-        if not sizes_are_numbers(covers):
+        if not has_values(covers):
             return taps
         used = covers.any(dim=1)
         return taps[0][used], taps[1][used], taps[2][used]
@@ -155,7 +155,7 @@ def _blend(batch: int, height: int, width: int, patch: int, device: torch.device
     token_factor = factor.amax(dim=1, keepdim=True)
     token = torch.arange(height * width, dtype=torch.int32, device=device)
     tokens, first = token[:, None].expand_as(slots), token * slots.shape[1]
-    if sizes_are_numbers(factor):
+    if has_values(factor):
         used = factor > 0
         counts = used.sum(dim=1)
         tokens, slots, factor, first = tokens[used], slots[used], factor[used], counts.cumsum(0) - counts
@@ -175,7 +175,7 @@ def _coverage(height: int, width: int, patch: int, device: torch.device) -> Tens
     """Return the sum of the factors on each token, (N, 1); None where all are known to be 1."""
     (_, x_factor), (_, y_factor) = _taps_by_axis(height, width, patch, device)
     coverage = (_total(y_factor) * _total(x_factor).flatten(2)).flatten()[:, None]  # (1, H, 1) and (1, 1, W)
-    return None if sizes_are_numbers(coverage) and bool((coverage == 1).all()) else coverage
+    return None if has_values(coverage) and bool((coverage == 1).all()) else coverage
 
 
 def _taps_by_axis(

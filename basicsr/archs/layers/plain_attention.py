@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from basicsr.archs.layers.export_mode import GraphForm, active_form
+from basicsr.archs.layers.plans import planned
 from basicsr.archs.layers.windows import Heads, PositionBias, Windows, far_apart
 
 PLACES = 1 << 16  # places of windows that an evaluation attends in at a time
@@ -99,33 +99,26 @@ def _to_global_keys(q: Tensor, heads: Heads, global_kv: Tensor) -> Tensor:
 
 def graph_attention(
     qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None = None, scatter: bool = False,
-    bias_hQK: Tensor | None = None, apart: Tensor | None = None, factor: Tensor | None = None,
+    bias: PositionBias | None = None, factor: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return `gathered_attention` of one image in the form of `graph_form.py`.
-
-    Args:
-        bias_hQK: added to the scores.
-        apart: added, too, (windows, 1, queries, keys).
-    """
-    form = active_form()
-    if form is None:
-        raise RuntimeError("graph_attention: works inside graph_form only")
+    """Return `gathered_attention` of one image in the form of `export_mode.py`, inside of which alone it works."""
     number, step, queries, keys = windows[1:5]
     q, k, v = qkv.split([heads.number * width for width in (heads.qk, heads.qk, heads.v)], dim=1)
     q = q * heads.qk**-0.5 if factor is None else q * (factor.to(q.dtype).view(1, 1) * heads.qk**-0.5)
     rows = windows.rows.flatten()
     query_rows = key_rows = rows
     if (step, keys) != (queries, queries):
-        query_rows = _rows_in_graph(form, rows, number, step, queries)
-        key_rows = _rows_in_graph(form, rows, number, step, keys)
+        query_rows = _rows_in_graph(rows, number, step, queries)
+        key_rows = _rows_in_graph(rows, number, step, keys)
     q_WhQD = q.index_select(0, query_rows).view(number, queries, heads.number, heads.qk).transpose(1, 2)
     k_WhDK = k.index_select(0, key_rows).view(number, keys, heads.number, heads.qk).permute(0, 2, 3, 1)
     v_WhKD = v.index_select(0, key_rows).view(number, keys, heads.number, heads.v).transpose(1, 2)
     scores = q_WhQD @ k_WhDK
-    if bias_hQK is not None:
-        scores = scores + bias_hQK.to(scores.dtype)
-    if apart is not None:
-        scores = scores + apart.to(scores.dtype)
+    if bias is not None:
+        scores = scores + bias.numbers.to(scores.dtype)
+        far = bias.far if bias.far is not None or bias.labels is None else far_apart(bias.labels)
+        if far is not None:
+            scores = scores + far.to(scores.dtype)
     out = (scores.softmax(dim=-1) @ v_WhKD).transpose(1, 2).reshape(number * queries, heads.number * heads.v)
     if scatter:
         if windows.place_of is None:
@@ -140,11 +133,12 @@ def graph_attention(
     return out + (to_all if scatter else to_all.index_select(0, query_rows))
 
 
-def _rows_in_graph(form: GraphForm, rows: Tensor, number: int, step: int, count: int) -> Tensor:
-    """The rows of `count` places of every window, one window after the other."""
+def _rows_in_graph(rows: Tensor, number: int, step: int, count: int) -> Tensor:
+    """Return the rows of `count` places of every window, one window after the other."""
+    return rows.index_select(0, planned(_places, number, step, count, like=rows))
 
-    def places() -> Tensor:
-        first, after = (torch.arange(n, dtype=torch.int32, device=rows.device) for n in (number, count))
-        return ((first * step)[:, None] + after).flatten()
 
-    return rows.index_select(0, form.plan(("places", number, step, count), places))
+def _places(number: int, step: int, count: int, device: torch.device) -> Tensor:
+    """Return `count` places of every window, one window after the other, int32."""
+    first, after = (torch.arange(n, dtype=torch.int32, device=device) for n in (number, count))
+    return ((first * step)[:, None] + after).flatten()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from basicsr.archs.layers.export_mode import active_form
+from basicsr.archs.layers.export_mode import active_form, has_values
 
 T = TypeVar("T")
 MAX_BYTES = 512 * 2**20  # of all kept plans; those of CATANet-L take 73 MiB for an image of 960x540 px
@@ -85,18 +85,13 @@ def planned(make: Callable[..., T], *sizes: int, like: Tensor) -> T:
     form = active_form()
     if form is not None:
         return form.plan((make.__module__, make.__qualname__, *sizes), lambda: make(*sizes, like.device))
-    if not sizes_are_numbers(like):
+    if not has_values(like):
         return make(*sizes, like.device)
 
     def on_device() -> T:  # made on the CPU, so that shapes may depend on values without stalling a GPU
         return tree_map(lambda x: x.to(like.device) if isinstance(x, Tensor) else x, make(*sizes, torch.device("cpu")))
 
     return PLANS.get((make, sizes, like.device), on_device)
-
-
-def sizes_are_numbers(x: Tensor) -> bool:
-    """Return whether shapes may depend on sizes here: not in a traced graph, nor with tensors that hold no values."""
-    return type(x) is Tensor and not x.is_meta and not torch.compiler.is_compiling()
 
 
 def bytes_of(plan: Any) -> int:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from basicsr.archs.layers.attention import gathered_attention
-from basicsr.archs.layers.export_mode import active_form
-from basicsr.archs.layers.plain_attention import graph_attention
-from basicsr.archs.layers.plans import planned, sizes_are_numbers
+from basicsr.archs.layers.export_mode import active_form, has_values
+from basicsr.archs.layers.plans import planned
 from basicsr.archs.layers.windows import Heads, PositionBias, Windows, far_apart
 
 
@@ -44,8 +43,7 @@ class ShiftedWindows:
         self.labels, self.uniform = plan.labels, plan.uniform
         area, places = side**2, size[0] * size[1]
         self.windows = Windows(plan.rows, places // area, area, area, area, valid=places, place_of=plan.place_of)
-        # What lies apart is computed once for all layers of a graph.
-        self.apart = far_apart(plan.labels) if plan.labels is not None and active_form() is not None else None
+        self.far = far_apart(plan.labels) if plan.labels is not None and active_form() is not None else None
 
     def attend(self, qkv: Tensor, heads: Heads, bias_hSS: Tensor) -> Tensor:
         """Return softmax attention in every window, scale 1/sqrt(D), with a bias for every pair of pixels.
@@ -56,10 +54,13 @@ class ShiftedWindows:
         Returns:
             (B*N, C), in that order too.
         """
-        if active_form() is not None:
-            return graph_attention(qkv, self.windows, heads, scatter=True, bias_hQK=bias_hSS, apart=self.apart)
-        bias = PositionBias(bias_hSS, self.labels, self.uniform)
+        bias = PositionBias(bias_hSS, self.labels, self.uniform, self.far)
         return gathered_attention(qkv, self.windows, heads, scatter=True, bias=bias)
+
+
+def window_grids(size: tuple[int, int], side: int, like: Tensor) -> tuple[ShiftedWindows, ShiftedWindows]:
+    """Return the windows of the maps of a batch, and those shifted by half a window; see `ShiftedWindows`."""
+    return ShiftedWindows(size, side, 0, like), ShiftedWindows(size, side, side // 2, like)
 
 
 def _window_plan(batch: int, height: int, width: int, side: int, shift: int, device: torch.device) -> WindowPlan:
@@ -81,7 +82,7 @@ def _window_plan(batch: int, height: int, width: int, side: int, shift: int, dev
     if shift:
         labels = _labels(count(rows * columns), count(area), (rows, columns), side, shift)
         uniform = 0
-        if sizes_are_numbers(place):  # windows with several labels last
+        if has_values(place):  # windows with several labels last
             several = (labels != labels[:, :1]).any(dim=1)
             order = several.int().argsort(stable=True)
             labels, tokens = labels[order], tokens.view(-1, area)[order].flatten()

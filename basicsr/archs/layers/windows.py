@@ -58,6 +58,7 @@ class PositionBias(NamedTuple):
     numbers: Tensor  # (heads, queries, keys)
     labels: Tensor | None = None  # (windows, keys) int32: between places with different labels `FAR` is added, too
     uniform: int = 0  # windows at the beginning whose labels are all the same
+    far: Tensor | None = None  # `far_apart(labels)`, in graph form, where one tensor serves all layers
 
 
 def far_apart(labels: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
-"""Compile for an H100, without one, every kernel as the functions launch it; print a line for each.
+"""Compile every kernel for an H100, which need not be there, as the functions launch it; print a line for each.
 
-Triton's driver is replaced by one that names the card, and launches end after the compiler. Run as a program, because
-Triton must not be in its interpreter; `test_compiles.py` does.
+Triton's driver is replaced by one that names that GPU, and launches end after compilation. This is a program of its own
+that `test_compiles.py` starts, because Triton's interpreter must be off. `--one` compiles layer normalization only.
 """
 
 import os
 import subprocess
+import sys
 import tempfile
 from types import SimpleNamespace
 
@@ -35,7 +36,7 @@ def compile_only(self, *args, grid, warmup, **kwargs):
 
 
 def report(kernel):
-    """Registers and spills, where the toolkit that Triton brings can tell."""
+    """Return registers, spills, shared memory and warps; nothing where Triton comes without cuobjdump."""
     tool = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump")
     if not os.path.exists(tool):
         return ""
@@ -44,8 +45,8 @@ def report(kernel):
         file.flush()
         command = [tool, "--dump-resource-usage", file.name]
         line = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    taken = [word for word in line if word.startswith(("REG:", "STACK:"))]
-    return " ".join([*taken, f"SHARED:{kernel.metadata.shared}", f"WARPS:{kernel.metadata.num_warps}"])
+    usage = [word for word in line if word.startswith(("REG:", "STACK:"))]
+    return " ".join([*usage, f"SHARED:{kernel.metadata.shared}", f"WARPS:{kernel.metadata.num_warps}"])
 
 
 def windows(dtype, heads, queries, keys, scatter, **options):
@@ -62,15 +63,19 @@ def windows(dtype, heads, queries, keys, scatter, **options):
 CATANET, ATD = Heads(4, 9, 10), Heads(4, 12, 12)
 
 
+def normalization(dtype):
+    x = torch.randn(16384, 40).to(dtype).requires_grad_()
+    layer_norm(x, torch.ones(40, requires_grad=True), torch.zeros(40)).sum().backward()
+
+
 def all_kernels(dtype):
     bias = {"numbers": torch.randn(4, 256, 256, requires_grad=True), "labels": torch.zeros(64, 256, dtype=torch.int32)}
     windows(dtype, CATANET, 32, 64, scatter=True)
     windows(dtype, ATD, 256, 256, scatter=True, **bias)
     qkv = torch.randn(16384, CATANET.columns).to(dtype).requires_grad_()
     global_attention(qkv, torch.randn(4, 64, 19), CATANET, torch.randn(16384, 40).to(dtype)).sum().backward()
-    x = torch.randn(16384, 40).to(dtype).requires_grad_()
-    layer_norm(x, torch.ones(40, requires_grad=True), torch.zeros(40)).sum().backward()
-    kmeans_sums(x.detach(), torch.randn(64, 40))
+    normalization(dtype)
+    kmeans_sums(torch.randn(16384, 40).to(dtype), torch.randn(64, 40))
 
 
 def other_forms_of_windows(dtype):
@@ -91,7 +96,10 @@ if __name__ == "__main__":
         )
     )
     JITFunction.run = compile_only
-    for dtype in (torch.float32, torch.bfloat16):
-        all_kernels(dtype)
-    other_forms_of_windows(torch.float32)
+    if "--one" in sys.argv:
+        normalization(torch.float32)
+    else:
+        for dtype in (torch.float32, torch.bfloat16):
+            all_kernels(dtype)
+        other_forms_of_windows(torch.float32)
     print("kernels:", len(compiled))

@@ -1,4 +1,4 @@
-"""Where the Triton kernels are taken, and what the log says where they cannot be."""
+"""Where the Triton kernels are used, and the log line where they cannot be."""
 
 import logging
 
@@ -31,7 +31,7 @@ def test_on_the_cpu_only_for_tests(monkeypatch):
     assert not triton_available(torch.device("cpu"))
 
 
-def test_a_missing_triton_is_said_once(monkeypatch, caplog):
+def test_a_missing_triton_is_logged_once(monkeypatch, caplog):
     monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(kernels.logger, "propagate", True)
     with caplog.at_level(logging.INFO, logger="basicsr"):

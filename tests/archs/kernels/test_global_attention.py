@@ -1,4 +1,4 @@
-"""The Triton attention to the same keys against PyTorch in float64."""
+"""The Triton attention to global keys against PyTorch in float64."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_values_and_gradients(real, keys, dtype):
 
 
 @pytest.mark.parametrize("heads", [Heads(1, 35, 12), Heads(3, 1, 2), Heads(1, 12, 70)], ids=str)
-@pytest.mark.parametrize("with_base", [False, True])
+@pytest.mark.parametrize("with_base", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_more_keys_than_a_tile_and_other_widths(heads, with_base):
     compare(heads, 90, 150, torch.float32, with_base)
 
@@ -60,7 +60,7 @@ def test_no_rows():
     assert (global_kv.grad == 0).all()
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_shapes_and_types_are_errors():
     qkv, global_kv = torch.zeros(3, 32, device=DEVICE), torch.zeros(2, 4, 11, device=DEVICE)
     with pytest.raises(ValueError, match="global_kv"):
         global_attention(qkv, global_kv, Heads(2, 5, 7))

@@ -23,7 +23,7 @@ def test_sums_counts_and_gradient(real, columns, number):
     chosen = nearest_centre(z, centres)
     similarity = z.double() @ centres.double().T
     taken = similarity.gather(1, chosen.long()[:, None])[:, 0]
-    assert_near(taken, similarity.amax(dim=1), torch.float32)  # rounding decides between centres that are as near
+    assert_near(taken, similarity.amax(dim=1), torch.float32)  # rounding decides between centres that are equally near
     mine, exact = z.clone().requires_grad_(), z.double().requires_grad_()
     sums = kmeans_sums(mine, centres)
     expected = F.one_hot(chosen.long(), number).double().T @ F.pad(exact, (0, 1), value=1.0)
@@ -42,7 +42,7 @@ def test_the_lowest_index_wins_a_tie():
     assert (nearest_centre(torch.zeros_like(z), doubled) == 0).all()
 
 
-def test_what_is_not_a_number_keeps_to_the_centres():
+def test_nan_gets_an_existing_centre():
     z, centres = tokens_and_centres(20, 16, 3)
     z[4, 5] = torch.nan
     chosen = nearest_centre(z, centres)
@@ -61,7 +61,7 @@ def test_lower_precision(dtype):
     assert z.grad.dtype == dtype
 
 
-def test_no_rows_and_what_does_not_fit():
+def test_no_rows_and_invalid_shapes():
     z, centres = tokens_and_centres(0, 16, 3)
     assert (kmeans_sums(z, centres) == 0).all()
     with pytest.raises(ValueError, match="do not fit"):

@@ -56,7 +56,7 @@ def test_no_rows():
     assert (weight.grad == 0).all()
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_shapes_and_types_are_errors():
     x, weight = torch.zeros(3, 5, device=DEVICE), torch.ones(5, device=DEVICE)
     with pytest.raises(ValueError, match="channels"):
         layer_norm(x, weight[:4], weight)

@@ -1,6 +1,6 @@
-"""Whole networks by the Triton kernels against the plain path: outputs and gradients, with the same groups.
+"""Whole networks with the Triton kernels against the plain path: outputs and gradients, with the same groups.
 
-On the CPU in the interpreter with tiny networks.
+On the CPU, tiny networks run in Triton's interpreter.
 """
 
 import pytest
@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 from archs.registered import tiny
 from triton_cases import DEVICE
 
-from basicsr.archs.layers.export_mode import group_choices
+from basicsr.archs.layers.group_hook import group_choices
 
 NAMES = ["CATANet", "ATD", "ATDUNet"]
 
@@ -24,7 +24,7 @@ def deterministic(request):
 
 
 def computed(net, lq, monkeypatch, kernels, forced=None):
-    """Output, groups and gradients, by the kernels or by the plain path."""
+    """Return output, groups and gradients, with the kernels or the plain path."""
     monkeypatch.setenv("BASICSR_KERNELS", str(int(kernels)))
     monkeypatch.setenv("BASICSR_TRITON_ON_CPU", "1")
     net.zero_grad()
@@ -42,7 +42,9 @@ def network(name):
     return net
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["CATANet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ATD", "ATDUNet"))]
+)
 def test_a_training_step(name, deterministic, monkeypatch):
     net = network(name).train()
     lq = torch.rand(2, 3, 7, 9, device=DEVICE)
@@ -61,7 +63,7 @@ def test_a_training_step(name, deterministic, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_evaluation_chooses_its_own_groups(name, monkeypatch):
-    """Nearest centres come from a kernel, too, where nobody watches the choice."""
+    """Without `group_choices`, a kernel finds the nearest centres, too."""
     net = network(name).train()
     lq = torch.rand(1, 3, 14, 15, device=DEVICE)
     computed(net, lq, monkeypatch, kernels=False)
@@ -75,8 +77,8 @@ def test_an_evaluation_chooses_its_own_groups(name, monkeypatch):
         torch.testing.assert_close(output, outputs[0], rtol=0, atol=1e-4)
 
 
-def test_k_means_of_the_kernels(monkeypatch):
-    """The centres that a training step stores are those of the plain path."""
+def test_k_means_with_the_kernels(monkeypatch):
+    """A training step stores the centres of the plain path."""
     net, lq = network("CATANet").train(), torch.rand(2, 3, 12, 16, device=DEVICE)
     state = {key: value.clone() for key, value in net.state_dict().items()}
     centres = []
@@ -92,7 +94,7 @@ def test_k_means_of_the_kernels(monkeypatch):
 
 @pytest.mark.parametrize("name", ["CATANet", "ATD"])
 def test_a_network_in_half_precision_throughout(name, monkeypatch):
-    """As old inference scripts have it: `net.bfloat16()`, parameters and buffers alike."""
+    """Old inference scripts call `net.bfloat16()`, which converts parameters and buffers."""
     net, lq = network(name).train(), torch.rand(1, 3, 8, 8, device=DEVICE)
     monkeypatch.setenv("BASICSR_KERNELS", "0")
     net(lq)  # sets the token centres

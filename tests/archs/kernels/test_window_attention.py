@@ -1,4 +1,4 @@
-"""The Triton attention in windows against the plain path in float64, with gradients."""
+"""The Triton window attention against the plain path in float64, with gradients."""
 
 import pytest
 import torch
@@ -8,13 +8,11 @@ pytest.importorskip("triton")
 from triton_cases import CUDA, DEVICE, SIZES, assert_near
 
 from basicsr.archs.kernels.window_attention import window_attention
+from basicsr.archs.layers.groups import sorted_windows
 from basicsr.archs.layers.patches import PatchGrid
 from basicsr.archs.layers.plain_attention import plain_attention
 from basicsr.archs.layers.shifted_windows import ShiftedWindows
-from basicsr.archs.layers.tokens import sorted_windows
 from basicsr.archs.layers.windows import Heads, Inverse, PositionBias, Windows, slots_by_entry
-
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def sizes_of(windows):
@@ -22,7 +20,7 @@ def sizes_of(windows):
 
 
 def inverse_of(windows, rows):
-    """(order, key_slots) of any windows: the rows of each image, and the slots that hold them."""
+    """Return the inverse of any windows: the rows of each image, and the slots that hold them."""
     at = torch.arange(windows.number)[:, None] * windows.step + torch.arange(windows.keys)
     slots = windows.rows.cpu()[:, at.flatten()]  # (images, number * keys)
     held, entry = slots[0].unique(return_inverse=True)
@@ -52,7 +50,7 @@ def compare(
     size=1.0,
     global_kv=None,
 ):
-    """Results and gradients of everything; returns the gradient of qkv."""
+    """Compare outputs and the gradients of all inputs; return the gradient of qkv."""
     qkv = (torch.randn(rows, heads.columns) * size).to(DEVICE, dtype)
     given = [qkv, numbers, factor, global_kv]
     mine = [x.clone().requires_grad_() if x is not None else None for x in given]
@@ -67,7 +65,7 @@ def compare(
     out.backward(weight)
     bias = PositionBias(exact[1], labels, uniform) if numbers is not None else None
     deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(False)  # what PyTorch's own functions are asked on a card for is no matter here
+    torch.use_deterministic_algorithms(False)  # PyTorch's own functions need no deterministic form here
     expected = plain_attention(exact[0], windows, heads, exact[3], scatter, bias, exact[2])
     expected.backward(weight.double())
     torch.use_deterministic_algorithms(deterministic)
@@ -93,19 +91,19 @@ def form(request):
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("real", SIZES)
-def test_sub_groups_with_the_next_ones_keys(form, real, dtype):
-    """Mirrored at the end, written to the rows the queries came from, in several images."""
+def test_sub_groups_with_keys_of_the_next(form, real, dtype):
+    """Sub-groups mirrored at the end and scattered back to the rows of their queries, in several images."""
     cases = [(4096, 256), (4096, 32), (4000, 128)] if real else [(45, 16)]
     for length, size in cases:
         compare(sub_groups(length, size), Heads(4, 9, 10) if real else Heads(2, 9, 10), 2 * length, dtype, scatter=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("keys", [17, 70])
 @pytest.mark.parametrize("real", SIZES)
-def test_global_keys_beside_the_windows(form, real, keys, dtype):
+def test_windows_with_global_keys(form, real, keys, dtype):
     length, size, heads = (4096, 128, Heads(4, 9, 10)) if real else (45, 16, Heads(2, 9, 10))
     global_kv = torch.randn(heads.number, keys, 19).to(DEVICE, dtype)
     compare(sub_groups(length, size), heads, 2 * length, dtype, scatter=True, global_kv=global_kv)
@@ -127,7 +125,7 @@ def test_widths_of_heads(real, heads):
             torch.float32, scatter=True)  # fmt: skip
 
 
-@pytest.mark.parametrize("large", [0.1, 30.0])
+@pytest.mark.parametrize("large", [pytest.param(0.1, marks=pytest.mark.slow), 30.0])
 @pytest.mark.parametrize("real", SIZES)
 def test_bias_and_labels_of_shifted_windows(form, real, large):
     size, side = ((64, 64), 16) if real else ((8, 12), 4)
@@ -138,7 +136,7 @@ def test_bias_and_labels_of_shifted_windows(form, real, large):
             labels=shifted.labels, uniform=shifted.uniform)  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", [(), (1, 1)])
+@pytest.mark.parametrize("shape", [pytest.param((), marks=pytest.mark.slow), (1, 1)])
 def test_a_bias_without_labels_and_a_factor(form, shape):
     heads = Heads(2, 5, 6)
     numbers = torch.randn(2, 19, 19).to(DEVICE)
@@ -148,7 +146,7 @@ def test_a_bias_without_labels_and_a_factor(form, shape):
 
 
 def test_rows_that_a_window_holds_twice(form):
-    """Windows in the order of their places, which overlap and repeat rows, with padding that is no query."""
+    """Unscattered windows that overlap and repeat rows, with padding after the last query."""
     rows = torch.cat([torch.arange(21), torch.arange(21).flip(0)])[:37]
     windows = Windows(same_for_all_images(rows, 2, 24), 2, step=17, queries=17, keys=20, valid=34)
     compare(windows, Heads(2, 5, 6), 48, torch.float32)
@@ -168,7 +166,7 @@ def test_large_scores(form):
 
 @pytest.mark.gpu
 def test_deterministic_gradients_repeat(deterministic):
-    """Bit for bit, with rows that lie in two windows."""
+    """They are equal bit for bit, with rows in two windows."""
     grads = []
     for _ in range(2):
         torch.manual_seed(1)
@@ -199,7 +197,7 @@ def test_no_images():
         assert qkv.grad.shape == qkv.shape
 
 
-def test_what_does_not_fit_is_refused(deterministic):
+def test_invalid_shapes_and_types_are_errors(deterministic):
     rows = torch.zeros(1, 40, dtype=torch.int32, device=DEVICE)
     qkv = torch.randn(40, 32, device=DEVICE)
     sizes = {"number": 2, "step": 10, "queries": 10, "keys": 20, "valid": 40, "heads": Heads(2, 5, 6)}

@@ -127,8 +127,7 @@ def test_blending_with_and_without_bags(size):
 def test_a_blend_for_any_size_is_that_of_numbers(size, monkeypatch):
     """Where sizes are symbols, no entry is left out: those that are none have the factor 0."""
     expected, p = _blend(1, *size, 8, torch.device("cpu")), torch.rand(PatchGrid(size, 8).count * 64, 3)
-    for module in ("patches",):
-        monkeypatch.setattr(f"basicsr.archs.{module}.sizes_are_numbers", lambda x: False)
+    monkeypatch.setattr("basicsr.archs.layers.patches.has_values", lambda x: False)
     padded = _blend(1, *size, 8, torch.device("cpu"))
     assert len(padded.factor) == 9 * size[0] * size[1]
     torch.testing.assert_close(_sum_in_bags(p, padded), _sum_in_bags(p, expected))

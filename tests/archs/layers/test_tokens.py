@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from basicsr.archs.layers.groups import stable_group_order
 from basicsr.archs.layers.patches import PatchGrid
-from basicsr.archs.layers.tokens import mirrored_index, stable_group_order
+from basicsr.archs.layers.tokens import mirrored_index
 
 CPU = torch.device("cpu")
 SIZES = [(1, 1), (1, 9), (8, 8), (9, 8), (13, 20), (14, 14), (15, 31), (29, 30)]

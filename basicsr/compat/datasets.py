@@ -1,0 +1,79 @@
+"""Data sets written for BasicSR 1.4: built from one mapping, and random by the global generators."""
+
+import functools
+import inspect
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from basicsr.data.data_sampler import SampleIndex, locate
+from basicsr.data.paired_image_dataset import PairedImageDataset
+
+
+class LegacyDataset(Dataset[Any]):
+    """A data set that draws from the global generators, made to give repeatable samples.
+
+    Around each sample the generators of Python, NumPy and PyTorch are seeded from (seed, epoch, index), then restored.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.opt: Mapping[str, Any] = getattr(dataset, "opt", {})
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: int | SampleIndex) -> Any:
+        sample, position = locate(key, len(self))
+        number = int(np.random.SeedSequence([self.seed, *sample]).generate_state(1)[0])
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(devices=[]):
+            try:
+                random.seed(number)
+                np.random.seed(number)
+                torch.manual_seed(number)
+                if isinstance(self.dataset, PairedImageDataset):  # it draws from its own seed, not from the generators
+                    self.dataset.seed = number
+                return self.dataset[position]
+            finally:
+                random.setstate(python_state)
+                np.random.set_state(numpy_state)
+
+
+def adapt_dataset(cls: Any) -> Any:
+    """Return a function that builds a `LegacyDataset` of a class whose constructor takes one `opt`; else the class."""
+    if list(inspect.signature(cls).parameters) != ["opt"]:
+        return cls
+
+    def build(opt: Mapping[str, Any], seed: int) -> LegacyDataset:
+        return LegacyDataset(cls(opt), seed)
+
+    return build
+
+
+def takes_opt(cls: Any) -> Any:
+    """Let a data set with keyword arguments also be built from one mapping, `cls(opt)`, as in BasicSR.
+
+    The keys of the mapping that are arguments count. The data set gets the further attributes that BasicSR's have:
+    `opt`, `io_backend_opt`, `mean`, `std` and `file_client`.
+    """
+    make = cls.__init__
+
+    @functools.wraps(make)
+    def either(self: Any, opt: Mapping[str, Any] | None = None, /, **arguments: Any) -> None:
+        names = list(inspect.signature(make).parameters)[1:]
+        if opt is not None:
+            arguments = {**{name: opt[name] for name in names if opt.get(name) is not None}, **arguments}
+        make(self, **arguments)
+        self.opt = dict(opt) if opt is not None else {}
+        self.io_backend_opt = dict(arguments.get("io_backend") or {"type": "disk"})
+        self.mean, self.std = arguments.get("mean"), arguments.get("std")
+        self.file_client = None  # as in BasicSR before the first sample
+
+    cls.__init__ = either
+    return cls

@@ -1,0 +1,170 @@
+"""Reading of option files: the values of a YAML file, overridden, typed, checked, and completed by what a run adds.
+
+load_yaml -> overrides of --force_yml -> build_section (types, names, signatures) -> check -> resolve
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from basicsr.config.convert import build_section
+from basicsr.config.location import Location, format_key
+from basicsr.config.registry import MODEL_REGISTRY, is_plugin
+from basicsr.config.schema import Options
+from basicsr.config.validation import check
+from basicsr.config.yaml_file import MAX_DEPTH, KeyPath, load_yaml, parse_value
+from basicsr.errors import OptionError, UnknownNameError
+
+logger = logging.getLogger("basicsr")
+
+
+def load_options(path: str | Path, overrides: Sequence[str] = (), *, is_train: bool) -> Options:
+    """Read the options of a run, apply overrides, and check them.
+
+    Args:
+        path: the YAML file, which is also looked for in subfolders (see `find_options_file`).
+        overrides: `a:b=value` or `a.b=value`; the value is read as YAML.
+        is_train: whether the options are for training; otherwise they are for testing.
+
+    Raises:
+        OptionError: one line with file and line, key, problem and remedy.
+    """
+    path = find_options_file(path)
+    values, places = load_yaml(path)
+    places[()] = str(path)
+    for override in overrides:
+        _apply_override(values, places, override)
+    if isinstance(files := values.get("path"), dict) and "param_key" in files:
+        files.setdefault("param_key_g", files["param_key"])
+    options = build_section(Options, values, Location(places, for_plugin=_names_plugin(values.get("model_type"))))
+    check(options, is_train)
+    return replace(options, is_train=is_train, source=str(path))
+
+
+def find_options_file(path: str | Path) -> Path:
+    """Return `path` if it exists, else the only file of that name in its folder's subfolders (two levels).
+
+    A path with no similar file is returned as it is, for `load_yaml` to report.
+
+    Raises:
+        OptionError: when several files have that name, or none but some have similar names.
+    """
+    path = Path(path)
+    if path.exists():
+        return path
+    folders = [path.parent, *path.parent.glob("*/"), *path.parent.glob("*/*/")]
+    found = sorted(str(folder / path.name) for folder in folders if (folder / path.name).is_file())
+    if len(found) == 1:
+        logger.warning("%s: no such file; using %s", path, found[0])
+        return Path(found[0])
+    if found:
+        raise OptionError(f"{path}: no such file; did you mean one of {', '.join(found)}?")
+    others = {file.stem: file for folder in reversed(folders) for file in folder.glob("*.yml")}
+    if near := [str(others[name]) for name in get_close_matches(path.stem, others)]:
+        raise OptionError(f"{path}: no such file; did you mean {' or '.join(near)}?")
+    return path
+
+
+def resolve(
+    options: Options,
+    *,
+    launcher: str = "none",
+    rank: int = 0,
+    world_size: int = 1,
+    debug: bool = False,
+    auto_resume: bool = False,
+    force_resume: bool = False,
+) -> Options:
+    """Return the options with the values that a run decides: its rank, its folders, the intervals of a debug run.
+
+    Args:
+        launcher: none, pytorch or slurm.
+        rank: index of this process, from 0.
+        world_size: number of processes.
+        debug: use short intervals and no trackers, and put `debug_` before the name. A name that contains `debug` has
+            the same effect.
+        auto_resume: resume from the newest state.
+        force_resume: resume although options that affect the result have changed.
+    """
+    debug = debug or "debug" in options.name
+    name = f"debug_{options.name}" if debug and "debug" not in options.name else options.name
+    path, val, log = options.path, options.val, options.logger
+    root = Path(path.experiments_root if options.is_train else path.results_root) / name
+    path = replace(path, log=str(root), visualization=str(root / "visualization"))
+    if options.is_train:
+        path = replace(path, models=str(root / "models"), training_states=str(root / "training_states"))
+        if debug:
+            val = replace(val, val_freq=8)
+            log = replace(log, print_freq=1, save_checkpoint_freq=8, use_tb_logger=False, wandb=None)
+    return replace(
+        options,
+        name=name,
+        path=path,
+        val=val,
+        logger=log,
+        debug=debug,
+        auto_resume=auto_resume,
+        force_resume=force_resume,
+        launcher=launcher,
+        rank=rank,
+        world_size=world_size,
+        dist=world_size > 1,
+    )
+
+
+def with_output_root(root_path: str | Path | None, options: Options) -> Options:
+    """Return the options with `experiments` and `results` in `root_path`; None: in the current folder."""
+    if root_path is None:
+        return options
+    path = options.path
+    experiments, results = Path(root_path) / path.experiments_root, Path(root_path) / path.results_root
+    return replace(options, path=replace(path, experiments_root=str(experiments), results_root=str(results)))
+
+
+def dump_options(options: Options) -> str:
+    """Return the options as YAML text, with defaults."""
+    return yaml.safe_dump(options.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def copy_options_file(source: str | Path, folder: str | Path) -> None:
+    """Copy the YAML file with its comments into a run's folder, below a header with the time and the command."""
+    header = f"# GENERATE TIME: {datetime.now():%Y-%m-%d %H:%M:%S}\n# CMD:\n# {' '.join(sys.argv)}\n\n"
+    text = Path(source).read_text(encoding="utf-8")
+    (Path(folder) / Path(source).name).write_text(header + text, encoding="utf-8")
+
+
+def _apply_override(values: dict[str, Any], places: dict[KeyPath, str], override: str) -> None:
+    """Set one value in `values`, and its location in `places`."""
+    place = f"--force_yml {format_key(override)}"
+    dotted, equals, text = override.partition("=")
+    keys = tuple(dotted.replace(".", ":").split(":"))
+    if not equals or not all(keys) or not dotted.isprintable() or len(keys) > MAX_DEPTH:
+        raise OptionError(f"{place}: expected a:b=value, e.g. train:total_iter=1000")
+    try:
+        value = parse_value(text)
+    except yaml.YAMLError as error:
+        raise OptionError(f"{place}: the value is not valid YAML") from error
+    node: Any = values
+    for depth, key in enumerate(keys[:-1]):
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise OptionError(
+                f"{place}: {'.'.join(keys[: depth + 1])} is a value, not a section; override it as a whole"
+            )
+    node[keys[-1]] = value
+    places[keys] = place
+
+
+def _names_plugin(model_type: Any) -> bool:
+    """Return whether `model_type` names a model of a plug-in."""
+    try:
+        return is_plugin(MODEL_REGISTRY.get(model_type))
+    except (UnknownNameError, TypeError):  # `check` reports these
+        return False

@@ -1,0 +1,86 @@
+"""Options of the optimization: the section `train` of a YAML file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from basicsr.config.registry import LOSS_REGISTRY, OPTIMIZER_REGISTRY, SCHEDULER_REGISTRY
+from basicsr.config.section import Component, Section, Spec, at_least, option
+
+LossSpec = Annotated[Spec, Component(LOSS_REGISTRY)]
+OptimizerSpec = Annotated[Spec, Component(OPTIMIZER_REGISTRY, ("params",))]
+SchedulerSpec = Annotated[Spec, Component(SCHEDULER_REGISTRY)]
+
+PUBLISHED_GRAD_CLIP = 0.01  # gradient norm that `use_grad_clip: true` stands for
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Section):
+    """The optimization. Every key that ends in `_opt` is a loss; the losses are summed."""
+
+    optim_g: OptimizerSpec = option(doc="optimizer of network_g, e.g. {type: Adam, lr: 2e-4, betas: [0.9, 0.99]}")
+    scheduler: SchedulerSpec | None = option(None, "learning-rate schedule; null: constant learning rate")
+    total_iter: int = option(doc="number of optimizer steps in the whole run")
+    warmup_iter: int = option(-1, "steps of linear warm-up; the last one has the configured learning rate; -1: none")
+    pixel_opt: LossSpec | None = option(None, "loss on the output, compared with the ground truth")
+    perceptual_opt: LossSpec | None = option(
+        None, "loss on VGG features of the output, compared with those of the ground truth"
+    )
+    ema_decay: float = option(
+        0.0, "decay per step of the exponential moving average of the weights, in [0, 1); 0: no average"
+    )
+    accum_iter: int = option(1, "number of batches whose gradients are averaged for each optimizer step")
+    grad_clip: float | None = option(
+        None, "maximum L2 norm of the gradient, which is scaled down when it is larger; null: no clipping"
+    )
+    use_grad_clip: bool = option(
+        False, "the same as grad_clip: 0.01, for published files of ATD-U; grad_clip takes precedence"
+    )
+    amp: Literal["bf16", "fp16"] | None = option(
+        None,
+        "autocast precision of the forward pass and the loss. fp16: with gradient scaling, only on CUDA (elsewhere "
+        "bf16); null: float32",
+    )
+    use_fp16: bool = option(False, "the same as amp: fp16, for published files of ATD")
+    cuda_graph: bool | None = option(
+        None,
+        "run the training step as a CUDA graph, which is faster with the same results; only on CUDA. null: if the "
+        "model allows it (otherwise the reason is logged); true: end with an error if it does not; false: never",
+    )
+    nan: Literal["stop", "skip"] = option(
+        "stop",
+        "when a loss or gradient is not finite, end the run or skip the step; in both cases the log names the files "
+        "of the batch",
+    )
+    nan_limit: int = option(10, "with nan: skip, the maximum number of skipped steps; the next one ends the run")
+    mixing_augs: dict[str, Any] | None = option(
+        None,
+        "has no effect, with a warning: published files of ATD-U configure MixUp here, but their code never ran it",
+    )
+
+    key_patterns: ClassVar[Mapping[str, Any]] = {"*_opt": LossSpec, "optim_*": OptimizerSpec}
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "total_iter", "accum_iter")
+        at_least(0, self, "nan_limit")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay: must be in [0, 1), got {self.ema_decay}; 0 turns EMA off")
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ValueError(f"grad_clip: must be above 0, got {self.grad_clip}; null turns clipping off")
+        if self.use_fp16 and self.amp == "bf16":
+            raise ValueError("use_fp16: means amp: fp16, but amp is bf16; remove one of them")
+
+    @property
+    def mixed_precision(self) -> Literal["bf16", "fp16"] | None:
+        """Precision of autocast, from `amp` or `use_fp16`; None: float32."""
+        return "fp16" if self.use_fp16 else self.amp
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """L2 norm that gradients are clipped to, from `grad_clip` or `use_grad_clip`; None: no clipping."""
+        return PUBLISHED_GRAD_CLIP if self.grad_clip is None and self.use_grad_clip else self.grad_clip
+
+    @property
+    def losses(self) -> dict[str, Spec]:
+        """All losses by their key, e.g. `pixel_opt`: declared ones first, then in the order of the file."""
+        return {key: self[key] for key in self if key.endswith("_opt")}

@@ -1,0 +1,57 @@
+"""Names of the images of a data set, and of their low-resolution partners, chosen before a run starts."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from basicsr.data.storage import ImageStore, raise_for_faults
+
+
+def chosen_names(store: ImageStore, meta_info_file: str | None = None) -> list[str]:
+    """Return names of images in `store`: those listed in a meta file, in its order, else all.
+
+    Args:
+        store: the images.
+        meta_info_file: text with one image a line; sizes after a name, as in `0001.png (1404,2040,3)`, are ignored.
+
+    Raises:
+        FileNotFoundError: when the meta file or a listed image is missing, or there are no images.
+    """
+    names = store.names()
+    if meta_info_file is not None:
+        lines = Path(meta_info_file).read_text(encoding="utf-8").splitlines()
+        known, names = set(names), [line.split(" (")[0].strip() for line in lines if line.strip()]
+        missing = [f"{name}: listed in {meta_info_file}, but not there" for name in names if name not in known]
+        raise_for_faults(store.root, missing, len(names), FileNotFoundError)
+    if not names:
+        raise FileNotFoundError(f"{meta_info_file or store.root}: no images; check the path")
+    return names
+
+
+def partner_names(gt_names: Sequence[str], lq_store: ImageStore, filename_tmpl: str) -> list[str]:
+    """Return the names in `lq_store` of the low-resolution partners of `gt_names`.
+
+    Args:
+        gt_names: names of ground truth.
+        lq_store: the low-resolution images.
+        filename_tmpl: template of the partner's stem: "{}x4" pairs `a/b.png` with `a/bx4.png` or `a/bx4.jpg`.
+
+    Raises:
+        ValueError: when the template holds no "{}".
+        FileNotFoundError: when a partner is missing.
+    """
+    if "{}" not in filename_tmpl:
+        raise ValueError(f"filename_tmpl: must contain {{}} for the name of the GT image, got {filename_tmpl!r}")
+    by_stem = {str(PurePosixPath(name).with_suffix("")): name for name in lq_store.names()}
+    wanted = {name: str(with_stem(PurePosixPath(name), filename_tmpl)) for name in gt_names}
+    missing = [
+        f"{name}: its LQ image {stem}.* is missing; check filename_tmpl ({filename_tmpl!r})"
+        for name, stem in wanted.items()
+        if stem not in by_stem
+    ]
+    raise_for_faults(lq_store.root, missing, len(gt_names), FileNotFoundError)
+    return [by_stem[wanted[name]] for name in gt_names]
+
+
+def with_stem(name: PurePosixPath, template: str) -> PurePosixPath:
+    """Return `name` with the stem that `template` makes of its own: "a/b.png" and "{}x4" give "a/bx4.png"."""
+    return name.with_name(template.format(name.stem))

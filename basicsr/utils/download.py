@@ -1,3 +1,0 @@
-"""The old import path of `basicsr.engine.download`."""
-
-from basicsr.engine.download import *

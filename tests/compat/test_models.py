@@ -1,0 +1,301 @@
+"""Models of BasicSR 1.4's plug-ins, adapted, in this process: their attributes, methods, options and checkpoints."""
+
+import pytest
+import torch
+import yaml
+
+from basicsr.archs import build_network
+from basicsr.compat.models import adapt_model
+from basicsr.compat.options import PlainOptions
+from basicsr.config.registry import MODEL_REGISTRY
+from basicsr.config.schema import Options, load_options, resolve
+from basicsr.engine.checkpoint import load_file
+from basicsr.losses import build_loss
+from basicsr.models import build_model
+from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
+
+TINY = {"type": "CATANet", "upscale": 2, "dim": 8, "block_num": 1, "qk_dim": 6, "mlp_dim": 12, "heads": 2,
+        "patch_size": [8], "num_tokens": [4], "group_size": [64], "n_iters": [2]}  # fmt: skip
+
+
+@pytest.fixture
+def options(tmp_path):
+    def options(is_train=True, more=(), **train):
+        values = {
+            "name": "x",
+            "scale": 2,
+            "num_gpu": 0,
+            "network_g": TINY,
+            "network_d": TINY,
+            "path": {"experiments_root": str(tmp_path / "experiments")},
+            "datasets": {k: {"type": "PairedImageDataset", "dataroot_gt": "unused"} for k in ("train", "val")},
+            "train": {
+                "total_iter": 20,
+                "optim_g": {"type": "Adam", "lr": 1e-3},
+                "scheduler": {"type": "MultiStepLR", "milestones": [2], "gamma": 0.5},
+                "pixel_opt": {"type": "L1Loss"},
+                **train,
+            },
+            "val": {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
+            **dict(more),
+        }
+        path = tmp_path / "x.yml"
+        path.write_text(yaml.safe_dump(values))
+        return resolve(load_options(path, is_train=is_train))
+
+    return options
+
+
+def batch(seed, size=2):
+    generator = torch.Generator().manual_seed(seed)
+    lq, gt = (torch.rand(size, 3, side, side, generator=generator) for side in (12, 24))
+    return {"lq": lq, "gt": gt, "lq_path": [f"{k}.png" for k in range(size)]}
+
+
+def steps(model, first, last):
+    for it in range(first, last + 1):
+        model.update_learning_rate(it)
+        model.feed_data(batch(it))
+        model.optimize_parameters(it)
+
+
+class Plain(SRModel):
+    """Overrides nothing."""
+
+
+class Adversarial(SRModel):
+    """Two networks with an optimizer each, in the manner of BasicSR's GAN models."""
+
+    def init_training_settings(self):
+        train_opt = self.opt["train"]
+        self.net_g_ema = build_network(self.opt["network_g"]).to(self.device)
+        self.model_ema(0)
+        self.net_d = self.model_to_device(build_network(self.opt["network_d"]))
+        self.cri_pix = build_loss(train_opt["pixel_opt"]).to(self.device)
+        self.cri_perceptual = None
+        optim_type = train_opt["optim_g"].pop("type")
+        self.optimizer_g = self.get_optimizer(optim_type, self.net_g.parameters(), **train_opt["optim_g"])
+        self.optimizer_d = self.get_optimizer(optim_type, self.net_d.parameters(), lr=1e-2)
+        self.optimizers += [self.optimizer_g, self.optimizer_d]
+
+    def optimize_parameters(self, current_iter):
+        for p in self.net_d.parameters():
+            p.requires_grad = False
+        self.optimizer_g.zero_grad()
+        self.output = self.net_g(self.lq)
+        l_g = self.cri_pix(self.output, self.gt) + self.net_d(self.output.mean((2, 3), True)).mean()
+        l_g.backward()
+        self.optimizer_g.step()
+        for p in self.net_d.parameters():
+            p.requires_grad = True
+        self.optimizer_d.zero_grad()
+        l_d = self.net_d(self.output.detach()[..., :12, :12]).mean() - self.net_d(self.lq).mean()
+        l_d.backward()
+        self.optimizer_d.step()
+        self.log_dict = self.reduce_loss_dict({"l_g": l_g, "l_d": l_d})
+        self.model_ema(decay=self.ema_decay)
+
+    def save(self, epoch, current_iter):
+        self.save_network([self.net_g, self.net_g_ema], "net_g", current_iter, param_key=["params", "params_ema"])
+        self.save_network(self.net_d, "net_d", current_iter)
+        self.save_training_state(epoch, current_iter)
+
+
+def test_which_models_are_adapted(options):
+    adapted = adapt_model(Plain)
+    assert adapt_model(Plain) is adapted
+    assert issubclass(adapted, Plain)
+    assert (adapted.__name__, adapted.__module__, adapted.__doc__) == ("Plain", __name__, "Overrides nothing.")
+    assert adapt_model(build_model) is build_model
+    assert MODEL_REGISTRY.get("SRModel") is SRModel
+    assert isinstance(Plain(options()).opt, Options)  # as it is, for the contract of this package
+    assert isinstance(adapted(options()).opt, PlainOptions)
+
+
+def test_a_plug_in_that_overrides_nothing_trains_as_the_model_it_derives_from(options):
+    opt = options(ema_decay=0.9, accum_iter=2)
+    torch.manual_seed(1)
+    ours = SRModel(opt)
+    torch.manual_seed(1)
+    theirs = adapt_model(Plain)(opt)
+    for model in (ours, theirs):
+        steps(model, 1, 4)
+    torch.testing.assert_close(theirs.net_g.state_dict(), ours.net_g.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(theirs.net_g_ema.module.state_dict(), ours.ema.module.state_dict(), rtol=0, atol=0)
+    assert theirs.get_current_log() == ours.get_current_log()
+    assert theirs.log_dict is theirs.log
+
+
+class TestAttributes:
+    def test_input_and_target_are_those_of_the_batch(self, options):
+        model = adapt_model(Plain)(options())
+        assert not hasattr(model, "lq") and not hasattr(model, "gt")
+        data = batch(1)
+        model.feed_data(data)
+        assert torch.equal(model.lq, data["lq"]) and torch.equal(model.gt, data["gt"])
+        model.gt = model.gt * 0
+        model.optimize_parameters(1)
+        assert model.get_current_log()["l_pix"] == pytest.approx(model.net_g(model.lq).abs().mean().item(), rel=0.2)
+        del model.gt
+        assert not hasattr(model, "gt")
+        assert "gt" not in model.get_current_visuals()
+        with pytest.raises(KeyError, match="gt"):
+            model.optimize_parameters(2)
+
+    def test_a_moving_average_is_there_or_not(self, options):
+        model = adapt_model(Plain)(options())
+        assert not hasattr(model, "net_g_ema")
+        model.model_ema(0.9)
+        model.net_g_ema = build_network(TINY)
+        model.model_ema(0)
+        torch.testing.assert_close(model.net_g_ema.state_dict(), model.net_g.state_dict(), rtol=0, atol=0)
+        assert adapt_model(Plain)(options(ema_decay=0.9)).ema_decay == 0.9
+
+    def test_losses_have_the_names_that_plug_ins_use(self, options):
+        model = adapt_model(Plain)(options())
+        assert model.cri_pix is model.losses["pixel_opt"]
+        assert model.cri_perceptual is None
+        model.cri_pix = build_loss({"type": "L1Loss", "loss_weight": 3.0})
+        model.cri_perceptual = None
+        before = SRModel(options())
+        before.net_g.load_state_dict(model.net_g.state_dict())
+        for one in (model, before):
+            one.feed_data(batch(1))
+            one.optimize_parameters(1)
+        assert model.get_current_log()["l_pix"] == pytest.approx(3 * before.get_current_log()["l_pix"])
+
+    def test_options_may_be_written_to(self, options):
+        opt = options()
+        model = adapt_model(Plain)(opt)
+        assert model.opt["train"]["optim_g"].pop("type") == "Adam"
+        assert opt.train.optim_g["type"] == model.opt.train.optim_g["type"] == "Adam"
+
+
+class TestTesting:
+    def test_outputs_of_own_methods_are_scored(self, options):
+        class Inverting(SRModel):
+            def pre_process(self):
+                self.img = 1 - self.lq
+
+            def post_process(self):
+                self.output = 1 - self.output
+
+        model = adapt_model(Inverting)(options())
+        data = batch(1, size=1)
+        scores = model.validation([data], 1, False)
+        with model.predictor() as predict:
+            expected = 1 - predict(1 - data["lq"])
+        assert torch.equal(model.output, expected)
+        data["lq"] = expected
+        assert scores.mean() == model.score(lambda sr: sr, [data], 1, False).mean()
+
+    def test_an_own_validation_goes_on_from_ours(self, options):
+        class Counting(SRModel):
+            def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
+                super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+                self.seen = (current_iter, dict(self.metric_results))
+
+        model = adapt_model(Counting)(options())
+        scores = model.validation([batch(1, size=1)], 7, False)
+        assert model.seen == (7, scores.mean())
+        assert list(scores.per_image) == ["0"]
+        model.validation([batch(1, size=1)], None, False)
+        assert model.seen[0] == "x"  # a test run passes its name
+
+    def test_a_validation_with_our_arguments_is_called(self, options):
+        class Own(SRModel):
+            def validation(self, loader, current_iter=None, save_img=False):
+                return "own"
+
+            def pre_process(self):
+                raise AssertionError
+
+        assert adapt_model(Own)(options()).validation([], 1, False) == "own"
+
+
+class TestTwoNetworks:
+    def test_rates_of_all_optimizers_follow_the_schedule(self, options):
+        model = adapt_model(Adversarial)(options(ema_decay=0.9))
+        rates = []
+        for it in range(1, 5):
+            model.update_learning_rate(it)
+            rates.append(model.get_current_learning_rate())
+        assert rates == [pytest.approx(rate) for rate in ([1e-3, 1e-2], [1e-3, 1e-2], [5e-4, 5e-3], [5e-4, 5e-3])]
+
+    def test_a_resumed_run_ends_like_one_that_never_stopped(self, options, tmp_path):
+        torch.manual_seed(1)
+        straight = adapt_model(Adversarial)(options(ema_decay=0.9))
+        torch.manual_seed(1)
+        stopped = adapt_model(Adversarial)(options(ema_decay=0.9))
+        steps(straight, 1, 6)
+        steps(stopped, 1, 3)
+        stopped.save(0, 3, best={"a": 1})
+        stopped.save(-1, -1)
+
+        folder = tmp_path / "experiments" / "x"
+        assert sorted(path.name for path in (folder / "training_states").iterdir()) == ["3.state"]
+        assert (folder / "models" / "net_d_latest.pth").exists()
+        state, weights = load_file(folder / "training_states" / "3.state"), load_file(folder / "models" / "net_g_3.pth")
+        assert state["best"] == {"a": 1}  # which the run gives, and the plug-in's save does not take
+        assert list(weights) == ["params", "params_ema", "network_g", "meta"]
+        resumed = adapt_model(Adversarial)(options(ema_decay=0.9))
+        resumed.resume_training(state, weights, "net_g_3.pth")
+        steps(resumed, 4, 6)
+        for name in ("net_g", "net_d", "net_g_ema"):
+            ends = (getattr(model, name).state_dict() for model in (resumed, straight))
+            torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+    def test_a_loss_that_is_not_finite_ends_the_run(self, options):
+        model = adapt_model(Adversarial)(options())
+        steps(model, 1, 1)
+        model.check_finite(1)
+        model.log_dict = {"l_g": torch.tensor(float("nan")), "l_d": 1.0}
+        with pytest.raises(FloatingPointError, match=r"iteration 2: the loss is not finite \(l_g=nan, l_d=1\.0\)"):
+            model.check_finite(2)
+
+    def test_it_takes_its_steps_without_graphs(self, options):
+        assert "has its own optimize_parameters" in adapt_model(Adversarial)(options()).graph_obstacle()
+
+
+def test_set_up_and_saving_may_be_overridden_in_part(options, tmp_path):
+    class Own(SRModel):
+        def setup_schedulers(self):
+            self.was_set_up = True
+
+        def model_ema(self, decay=0.999):
+            self.decay = decay
+            super().model_ema(decay)
+
+        def save_training_state(self, epoch, current_iter):
+            super().save_training_state(epoch, current_iter)
+            self.saved = current_iter
+
+    model = adapt_model(Own)(options(ema_decay=0.5))
+    assert model.was_set_up
+    steps(model, 1, 1)
+    assert model.decay == 0.5
+    model.save(0, 1, finished=True)
+    assert model.saved == 1
+    assert load_file(tmp_path / "experiments/x/training_states/1.state")["finished"] is True
+
+
+def test_a_model_of_the_base_class_has_what_it_needs(options):
+    class Bare(BaseModel):
+        def __init__(self, opt):
+            super().__init__(opt)
+            self.net_g = self.model_to_device(build_network(opt["network_g"]))
+            self.print_network(self.net_g)
+            self.optimizers.append(self.get_optimizer("SGD", self.net_g.parameters(), lr=0.1))
+
+        def feed_data(self, data):
+            self.lq = data["lq"].to(self.device)
+
+        def compute_losses(self, batch):
+            assert list(batch) == ["lq"]
+            return {"l_one": self.net_g(batch["lq"]).mean()}
+
+    model = adapt_model(Bare)(options())
+    steps(model, 1, 2)
+    assert set(model.get_current_log()) == {"l_one"}
+    assert model.get_bare_model(model.net_g) is model.net_g
