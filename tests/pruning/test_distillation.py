@@ -60,7 +60,7 @@ def test_matched_groups(kept, number, absorb, uniform):
     assert matched_groups(kept, number, "uniform") == uniform
 
 
-def test_absorbing_hands_each_kept_group_the_inputs_it_knows():
+def test_absorbing_gives_each_kept_group_the_inputs_it_was_trained_on():
     """The teacher's group before a kept one is what the student's group before it should put out."""
     kept = [1, 3, 4, 9]
     matched = matched_groups(kept, 12, "absorb")
@@ -76,7 +76,7 @@ def test_tapped_pairs():
         tapped_pairs([1, 3, -1], [0, 4, 7], 8, "absorb")
 
 
-class TestCourses:
+class TestSchedules:
     def test_alpha_ends_after_its_share_of_the_run(self, distillation):
         kd = distillation(alpha=0.3, alpha_off_at=0.8)
         assert [kd.alpha(it) for it in (1, 80, 81, 100)] == [0.3, 0.3, 0.0, 0.0]
@@ -126,21 +126,21 @@ class TestLosses:
             torch.testing.assert_close(kd.losses(output, mine, targets, {}, it), expected)
             assert ("l_sa" in expected) is (it < 50)
 
-    def test_end_with_their_courses(self, distillation):
+    def test_end_with_their_schedules(self, distillation):
         kd = distillation(alpha_off_at=0.5, feature_off_at=0.5)
         output = torch.rand(2, 3, 16, 16)
         targets = kd.teacher_targets(torch.rand(2, 3, 8, 8), 51)
         assert targets == (None, {})
         assert kd.losses(output, {}, targets, {"l_pix": output.mean()}, 51) == {"l_pix": output.mean()}
 
-    def test_the_teacher_is_asked_for_features_only_while_they_count(self, distillation):
+    def test_the_teacher_computes_features_only_while_they_have_a_weight(self, distillation):
         kd = distillation(alpha_off_at=1.0, feature_off_at=0.5)
         lq = torch.rand(2, 3, 8, 8)
         assert kd.teacher_targets(lq, 49)[1].keys() == {1, 3}
         assert kd.teacher_targets(lq, 50)[1] == {}
         assert kd.teacher_targets(lq, 50)[0].shape == (2, 3, 16, 16)
 
-    def test_the_teacher_is_asked_for_zoomed_inputs_to_the_end(self, distillation):
+    def test_the_teacher_gets_zoomed_inputs_to_the_end(self, distillation):
         kd = distillation(alpha_off_at=0.5, feature_off_at=0.5, zoom=ZoomOptions(weight=1.0))
         assert kd.teacher_targets(torch.rand(2, 3, 8, 8), 100)[0] is not None
 
