@@ -1,4 +1,4 @@
-"""What the student learns from: matched groups, the courses of the weights, crops of the ground truth, the teacher."""
+"""Distillation: matched groups, schedules of the weights, crops of the ground truth, the teacher."""
 
 import copy
 
@@ -61,7 +61,7 @@ def test_matched_groups(kept, number, absorb, uniform):
 
 
 def test_absorbing_gives_each_kept_group_the_inputs_it_was_trained_on():
-    """The teacher's group before a kept one is what the student's group before it should put out."""
+    """The target of a student's group is the output of the teacher's last group before the next kept one."""
     kept = [1, 3, 4, 9]
     matched = matched_groups(kept, 12, "absorb")
     assert [group + 1 for group in matched[:-1]] == kept[1:]
@@ -176,7 +176,7 @@ class TestTheTeacherIsNotTrained:
         assert list(kd.parameters()) == []
         kd.teacher_targets(torch.rand(2, 3, 8, 8), 1)
 
-    def test_one_in_training_mode_is_refused(self, distillation, cnn):
+    def test_one_in_training_mode_is_rejected(self, distillation, cnn):
         kd = distillation()
         cnn.train()
         before = copy.deepcopy(cnn.state_dict())
@@ -232,7 +232,7 @@ class TestLoading:
         x = torch.rand(1, 3, 16, 16)
         assert torch.equal(teacher(x), net(x))
 
-    def test_one_whose_state_was_never_set_is_refused(self, tmp_path):
+    def test_one_whose_state_was_never_set_is_rejected(self, tmp_path):
         state = catanet().state_dict()
         state["blocks.2.0.initted"] = torch.tensor(False)
         torch.save({"params": state}, tmp_path / "t.pth")
@@ -242,7 +242,7 @@ class TestLoading:
         ):
             load_teacher(TINY, str(tmp_path / "t.pth"), "params", CPU)
 
-    def test_other_weights_are_refused(self, tmp_path):
+    def test_other_weights_are_rejected(self, tmp_path):
         torch.save({"params": build_network({**TINY, "dim": 20}).state_dict()}, tmp_path / "t.pth")
         with pytest.raises(
             CheckpointError, match=r"does not fit CATANet: .*first_conv.weight is \(20, 3, 3, 3\) in the file"

@@ -85,7 +85,7 @@ def test_a_killed_truncate_leaves_the_old_file(tmp_path, monkeypatch):
         ("step,tau\n1,2\n", "no column 'iter'"),
     ],
 )
-def test_a_damaged_log_is_refused(tmp_path, text, message):
+def test_a_damaged_log_is_rejected(tmp_path, text, message):
     (tmp_path / "log.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_mask_log(tmp_path / "log.csv")

@@ -355,6 +355,6 @@ def test_malformed_inputs_are_named(refused, tmp_path, name, text, message):
     assert f"{tmp_path / name}: {message}" in line
 
 
-def test_text_in_another_encoding_is_refused(refused, tmp_path):
+def test_text_in_another_encoding_is_rejected(refused, tmp_path):
     (tmp_path / "prune_report.json").write_bytes(b'{"mask": [1], "note": "\xff"}')
     assert "is no UTF-8 text" in refused(tmp_path)
