@@ -77,7 +77,7 @@ def options_of(root):
 
 @pytest.fixture
 def run(script, world, tmp_path, capsys):
-    """Runs the script on `world`; returns the rows of the CSV file by their mask, after checking that all files exist."""
+    """Runs the script on `world`, checks that all files exist, and returns the rows of the CSV file by their mask."""
     torch.set_num_threads(1)
 
     def run(*arguments, name="ranks"):
