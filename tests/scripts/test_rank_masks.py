@@ -323,7 +323,7 @@ def test_recovery_keeps_the_tail_of_the_search(script, world):
     assert options.path.pretrain_network_g is None
 
 
-class TestMistakes:
+class TestUserErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
