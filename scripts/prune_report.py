@@ -1,7 +1,7 @@
-"""Draw the plots and write the page of a search for the groups to keep, finished or under way.
+"""Draw the plots and write the page of a search, finished or under way: `python scripts/prune_report.py <folder>`.
 
-Reads mask_log.csv and prune_report.json in the run's folder, and rank_masks.csv and results.csv where they are there.
-Writes plots/*.png with their data as CSV, and prune_report.html, which holds everything and needs no other file.
+Reads mask_log.csv and prune_report.json in the run's folder, and rank_masks.csv and results.csv if they exist. Writes
+plots/*.png with their data as CSV, and prune_report.html, which contains everything and needs no other file.
 """
 
 import argparse
@@ -11,7 +11,10 @@ from basicsr.pruning.report.page import build_report
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; 0: the page is written."""
+    """Run the command line.
+
+    Exit code 0: the page is written; 2: error in arguments or files.
+    """
     parser = argparse.ArgumentParser(
         prog="prune_report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -24,13 +24,13 @@ class MaskLog:
 
     Args:
         path: of the file; an existing one is continued, without the incomplete last line that a killed run leaves.
-        fields: first columns of a new file. The keys of the first row follow. A key that comes later becomes a new
-            last column, empty in the rows before.
+            The keys of the first row are its columns. A key that comes later becomes a new last column, empty in the
+            rows before.
     """
 
-    def __init__(self, path: str | Path, fields: Sequence[str] = ()):
+    def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._fields, self._columns = list(fields), list[str]()
+        self._columns: list[str] = []
 
     def append(self, row: Mapping[str, float | str]) -> None:
         """Write one row; columns that are missing from it stay empty.
@@ -40,7 +40,7 @@ class MaskLog:
         """
         if "iter" not in row:
             raise ValueError(f"iter: is missing from the row for {self.path}, got {list(row)}; add the iteration")
-        columns = list(dict.fromkeys([*self._columns, *self._fields, *row]))
+        columns = list(dict.fromkeys([*self._columns, *row]))
         if columns != self._columns:
             old, rows = read_table(self.path, complete=False) if self.path.exists() else ([], [])
             self._columns = list(dict.fromkeys([*old, *columns]))

@@ -1,4 +1,4 @@
-"""Small prunable networks for the tests of pruning: a CATANet, and a CNN that shares but the protocol with it."""
+"""Small prunable networks for the tests of pruning: a CATANet, and a CNN that only shares the protocol with it."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ TINY = {"type": "CATANet", "upscale": 2, "dim": 16, "block_num": 6, "qk_dim": 12
 
 
 class Group(nn.Module):
-    """What a group of `ResidualCNN` adds; the running mean of its inputs is state that evaluation depends on."""
+    """The residual of a group of `ResidualCNN`; the running mean of its inputs is a state buffer."""
 
     def __init__(self, width, hidden):
         super().__init__()
@@ -32,7 +32,7 @@ class Group(nn.Module):
 
 
 class ResidualCNN(nn.Module):
-    """As many residual groups as `hidden` has widths."""
+    """A CNN with one residual group for each width in `hidden`."""
 
     tail_prefixes = ("to_image.",)
 

@@ -14,13 +14,13 @@ from basicsr.pruning import compaction, finalize
 
 
 def shorten(set_attribute):
-    """Leave out pictures, and check the cut network on small images."""
+    """Skip the page, and check the cut network on small images."""
     set_attribute(finalize, "write_page", str)
     set_attribute(compaction, "SHAPES", ((1, 3, 9, 11),))
 
 
 def batch(it):
-    """Whole batch of an iteration, and the share of this process."""
+    """Return the share of this process of the batch of an iteration."""
     rank, world_size = get_dist_info()
     generator = torch.Generator().manual_seed(it)
     whole = {name: torch.rand(4, 3, 9 * s, 11 * s, generator=generator) for name, s in (("lq", 1), ("gt", 2))}
@@ -32,12 +32,12 @@ def logits_of(model):
 
 
 def masks_of(model):
-    """Drawn in this iteration; the log takes those of the last one away."""
+    """Return the masks of this iteration; writing the log removes those of the last one."""
     return [] if model.search is None else [mask.tolist() for mask in model.draws.since_log or [model.masked.mask]]
 
 
 def train(opt):
-    """What each iteration drew, lost and learned; at the end all weights, and those of the cut network."""
+    """Return masks, losses, logits and gradients of each iteration, and the final weights; write the cut network."""
     torch.manual_seed(0)
     Path(opt.path.log).mkdir(parents=True, exist_ok=True)
     model = build_model(opt)
@@ -63,7 +63,7 @@ def train(opt):
 
 
 def disagreement(model):
-    """What is said when the logits of rank 1 are others."""
+    """Return the error for logits that differ on rank 1."""
     rank, _ = get_dist_info()
     model.masked.check_ranks_agree(7)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def disagreement(model):
         model.masked.check_ranks_agree(8)
     except RuntimeError as error:
         return str(error)
-    return "nothing"
+    return "no error"
 
 
 def main(out, *option_files):

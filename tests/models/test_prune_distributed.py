@@ -110,9 +110,9 @@ def test_masks_losses_gradients_and_weights_are_those_of_one_process(two, one, n
 def test_the_search_had_draws_of_all_kinds(one):
     """Otherwise the tests above would say little."""
     search = one[0]["search"]["steps"]
-    asked = [any(name.startswith("sampler") for name in step["gradients"]) for step in search]
-    assert asked[0] is asked[-1] is False
-    assert set(asked[1:-1]) == {True, False}
+    learning = [any(name.startswith("sampler") for name in step["gradients"]) for step in search]
+    assert learning[0] is learning[-1] is False
+    assert set(learning[1:-1]) == {True, False}
     assert len({str(step["masks"]) for step in search}) > 2
     assert {len(step["masks"]) for step in one[0]["parts"]["steps"][:-1]} == {2}
 

@@ -1,4 +1,4 @@
-"""Masked and cut networks are the same function, whatever the network."""
+"""Masked and cut networks compute the same function."""
 
 import copy
 
@@ -83,7 +83,7 @@ def test_taps_change_no_bit_and_are_the_outputs_of_the_groups(net):
     assert features[1].shape == (1, 16, 17, 20)
 
 
-def test_a_wrong_number_of_gates_is_refused(net):
+def test_a_wrong_number_of_gates_is_rejected(net):
     with pytest.raises(ValueError, match="gates: needs one for each of the 6 groups, got 5"):
         net(torch.rand(1, 3, 16, 16), [1] * 5)
 
@@ -155,7 +155,7 @@ def test_names_of_kept_groups_move_up_and_other_names_stay(cnn):
 
 
 def test_names_are_those_of_the_cut_network(cnn):
-    """Which need not count what is left."""
+    """The cut network may keep the names of the whole one."""
     groups, state = cnn.prunable_groups(), {f"body.{i}.x": torch.tensor(i) for i in range(12)}
     for keep in ([1, 10, 11], [0, 2]):
         found = kept_state(state, groups, keep, [groups[i] for i in keep])
@@ -163,7 +163,7 @@ def test_names_are_those_of_the_cut_network(cnn):
 
 
 @pytest.mark.parametrize("keep", [[], [2, 1], [1, 1], [-1], [6]])
-def test_groups_that_are_not_there_or_out_of_order_are_refused(net, keep):
+def test_groups_that_are_not_there_or_out_of_order_are_rejected(net, keep):
     with pytest.raises(ValueError, match="keep: must be groups from 0 to 5, ascending, got "):
         compact(net, keep)
 
@@ -234,7 +234,7 @@ class TestTail:
     def test_the_tail_that_is_there_stays(self, net):
         assert with_tail(net, "original") is net
 
-    def test_a_network_without_a_choice_is_refused(self, cnn):
+    def test_a_network_without_a_choice_is_rejected(self, cnn):
         with pytest.raises(ValueError, match="tail: ResidualCNN has no choice of tails; leave it at original"):
             with_tail(cnn, "direct")
 
@@ -253,7 +253,7 @@ class TestCutInto:
         assert torch.equal(small.mid_convs[1].weight, net.mid_convs[4].weight)
         assert small.last_conv.weight.std() < 0.1 * drawn.std()
 
-    def test_another_network_is_refused(self, net):
+    def test_another_network_is_rejected(self, net):
         three = build_network(network_spec(compact(net, [0, 1, 2])))
         with pytest.raises(ValueError, match=r"network_g: is not what the groups \[1, 4\] leave of .*: .*missing"):
             cut_into(three, net, [1, 4])
@@ -261,7 +261,7 @@ class TestCutInto:
         with pytest.raises(ValueError, match=r"leave of network_t: .*first_conv.weight is .*, \(20, 3, 3, 3\) in"):
             cut_into(wider, net, [1, 4])
 
-    def test_groups_that_are_not_there_are_refused(self, net):
+    def test_groups_that_are_not_there_are_rejected(self, net):
         small = build_network(network_spec(compact(net, [1, 4])))
         with pytest.raises(ValueError, match="must be groups from 0 to 5, ascending, got \\[1, 6\\]"):
             cut_into(small, net, [1, 6])

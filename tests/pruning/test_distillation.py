@@ -1,4 +1,4 @@
-"""What the student learns from: matched groups, the courses of the weights, crops of the ground truth, the teacher."""
+"""Distillation: matched groups, schedules of the weights, crops of the ground truth, the teacher."""
 
 import copy
 
@@ -60,8 +60,8 @@ def test_matched_groups(kept, number, absorb, uniform):
     assert matched_groups(kept, number, "uniform") == uniform
 
 
-def test_absorbing_hands_each_kept_group_the_inputs_it_knows():
-    """The teacher's group before a kept one is what the student's group before it should put out."""
+def test_absorbing_gives_each_kept_group_the_inputs_it_was_trained_on():
+    """The target of a student's group is the output of the teacher's last group before the next kept one."""
     kept = [1, 3, 4, 9]
     matched = matched_groups(kept, 12, "absorb")
     assert [group + 1 for group in matched[:-1]] == kept[1:]
@@ -76,7 +76,7 @@ def test_tapped_pairs():
         tapped_pairs([1, 3, -1], [0, 4, 7], 8, "absorb")
 
 
-class TestCourses:
+class TestSchedules:
     def test_alpha_ends_after_its_share_of_the_run(self, distillation):
         kd = distillation(alpha=0.3, alpha_off_at=0.8)
         assert [kd.alpha(it) for it in (1, 80, 81, 100)] == [0.3, 0.3, 0.0, 0.0]
@@ -126,21 +126,21 @@ class TestLosses:
             torch.testing.assert_close(kd.losses(output, mine, targets, {}, it), expected)
             assert ("l_sa" in expected) is (it < 50)
 
-    def test_end_with_their_courses(self, distillation):
+    def test_end_with_their_schedules(self, distillation):
         kd = distillation(alpha_off_at=0.5, feature_off_at=0.5)
         output = torch.rand(2, 3, 16, 16)
         targets = kd.teacher_targets(torch.rand(2, 3, 8, 8), 51)
         assert targets == (None, {})
         assert kd.losses(output, {}, targets, {"l_pix": output.mean()}, 51) == {"l_pix": output.mean()}
 
-    def test_the_teacher_is_asked_for_features_only_while_they_count(self, distillation):
+    def test_the_teacher_computes_features_only_while_they_have_a_weight(self, distillation):
         kd = distillation(alpha_off_at=1.0, feature_off_at=0.5)
         lq = torch.rand(2, 3, 8, 8)
         assert kd.teacher_targets(lq, 49)[1].keys() == {1, 3}
         assert kd.teacher_targets(lq, 50)[1] == {}
         assert kd.teacher_targets(lq, 50)[0].shape == (2, 3, 16, 16)
 
-    def test_the_teacher_is_asked_for_zoomed_inputs_to_the_end(self, distillation):
+    def test_the_teacher_gets_zoomed_inputs_to_the_end(self, distillation):
         kd = distillation(alpha_off_at=0.5, feature_off_at=0.5, zoom=ZoomOptions(weight=1.0))
         assert kd.teacher_targets(torch.rand(2, 3, 8, 8), 100)[0] is not None
 
@@ -176,7 +176,7 @@ class TestTheTeacherIsNotTrained:
         assert list(kd.parameters()) == []
         kd.teacher_targets(torch.rand(2, 3, 8, 8), 1)
 
-    def test_one_in_training_mode_is_refused(self, distillation, cnn):
+    def test_one_in_training_mode_is_rejected(self, distillation, cnn):
         kd = distillation()
         cnn.train()
         before = copy.deepcopy(cnn.state_dict())
@@ -232,7 +232,7 @@ class TestLoading:
         x = torch.rand(1, 3, 16, 16)
         assert torch.equal(teacher(x), net(x))
 
-    def test_one_whose_state_was_never_set_is_refused(self, tmp_path):
+    def test_one_whose_state_was_never_set_is_rejected(self, tmp_path):
         state = catanet().state_dict()
         state["blocks.2.0.initted"] = torch.tensor(False)
         torch.save({"params": state}, tmp_path / "t.pth")
@@ -242,7 +242,7 @@ class TestLoading:
         ):
             load_teacher(TINY, str(tmp_path / "t.pth"), "params", CPU)
 
-    def test_other_weights_are_refused(self, tmp_path):
+    def test_other_weights_are_rejected(self, tmp_path):
         torch.save({"params": build_network({**TINY, "dim": 20}).state_dict()}, tmp_path / "t.pth")
         with pytest.raises(
             CheckpointError, match=r"does not fit CATANet: .*first_conv.weight is \(20, 3, 3, 3\) in the file"

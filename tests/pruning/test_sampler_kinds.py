@@ -1,4 +1,4 @@
-"""What the mask samplers do not have in common: subset, N:M, bernoulli, fixed."""
+"""Behaviour of single samplers: subset, N:M, bernoulli, fixed."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What all mask samplers have in common."""
+"""Behaviour that all mask samplers share."""
 
 import math
 
@@ -172,7 +172,7 @@ def test_state_round_trip(sampler):
     assert all(map(torch.equal, drawn, [sampler.sample(i, 1.0) for i in range(20)]))
 
 
-def test_state_of_another_run_is_refused():
+def test_state_of_another_run_is_rejected():
     def state(number, keep, **options):
         return subset(number, keep, **options).state_dict()
 

@@ -77,7 +77,7 @@ def options_of(root):
 
 @pytest.fixture
 def run(script, world, tmp_path, capsys):
-    """Runs the script on `world`; gives the rows of the CSV file by their mask, after a look at the files beside it."""
+    """Runs the script on `world`, checks that all files exist, and returns the rows of the CSV file by their mask."""
     torch.set_num_threads(1)
 
     def run(*arguments, name="ranks"):
@@ -208,7 +208,7 @@ def test_an_interrupted_run_goes_on(script, measure, run, world, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         run("--recover", 2, "--masks", "sample:2", "--search", world / "search")
     assert len(recovered(read(tmp_path / "ranks.csv"))) == 1
-    run("--zero-shot")  # leaves p and what is recovered alone
+    run("--zero-shot")  # does not change p and recovered scores
     assert len(calls) == 2
     monkeypatch.setattr(script, "CutTeacher", no_more_zero_shot(script.CutTeacher))
     rows = run("--recover", 2, "--masks", "sample:2", "--search", world / "search")
@@ -228,7 +228,7 @@ def no_more_zero_shot(teacher):
     return Teacher
 
 
-def test_other_settings_are_refused(run, refused, world, tmp_path):
+def test_other_settings_are_rejected(run, refused, world, tmp_path):
     arguments = ("-opt", world / "search.yml", "-o", tmp_path / "ranks.csv")
     run("--zero-shot")
     message = refused(*arguments, "--zero-shot", "--force_yml", "val:metrics:psnr:crop_border=3")
@@ -323,7 +323,7 @@ def test_recovery_keeps_the_tail_of_the_search(script, world):
     assert options.path.pretrain_network_g is None
 
 
-class TestMistakes:
+class TestUserErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

@@ -17,6 +17,20 @@ from basicsr.pruning.report.drawing import RESOURCE_LABELS
 from basicsr.pruning.report.read import RunMask, SearchRun, kept_text, read_curves, read_run
 
 PAGE = "prune_report.html"
+CAPTIONS = {
+    "marginals": "Probability of keeping each group, over the iterations of the search.",
+    "groups_over_time": "The same as a map, and below it the share of drawn masks that kept each group.",
+    "costs": "Cost expected over all masks and cost of the most probable mask, against the budget.",
+    "certainty": "Entropy of all masks, and probability of the best one: low and high after a decision.",
+    "ranking": "The most probable masks at the end of the search, with their PSNR where it was measured.",
+    "runs": "Groups that searches with other seeds or samplers keep: agreement shows as full columns.",
+    "tradeoff": "Quality against size and time for the rows of the table of results; bars span the seeds.",
+    "finetune_losses": "Losses while the compact network is fine-tuned; one steps up or down where its weight does.",
+    "recovery": "PSNR of each mask right after the removal and after a short training; the latter decides.",
+}
+"""Name of each plot -> caption, in the order of the page."""
+Plot = Callable[[Path], bool]
+"""Draws to a path; returns False, without a file, if there is no data."""
 STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --soft: #59636e; --line: #d1d9e0; --card: #f6f8fa;
   --accent: #0072b2; }
@@ -72,63 +86,24 @@ def build_report(
     curves = {Path(tuned).resolve().name: read_curves(Path(tuned)) for tuned in finetune}
     output = Path(folder if output is None else output)
     plots = _plots(run, [run.decision, *others], curves)
-    drawn = [(output / "plots" / f"{name}.png", draw, caption) for name, draw, caption in plots]
-    return write_html(output, run, [Picture(path, caption) for path, draw, caption in drawn if draw(path)])
+    paths = {name: output / "plots" / f"{name}.png" for name in CAPTIONS}
+    drawn = [name for name in CAPTIONS if plots[name](paths[name])]
+    return write_html(output, run, [Picture(paths[name], CAPTIONS[name]) for name in drawn])
 
 
-Plot = tuple[str, Callable[[Path], bool], str]
-"""Name of the file, function that draws it to a path (False: no data), caption."""
-
-
-def _plots(run: SearchRun, runs: Sequence[RunMask], curves: Mapping[str, Mapping[str, Series]]) -> list[Plot]:
-    """Return all plots of the page in their order."""
-    return [
-        (
-            "marginals",
-            partial(search_plots.plot_marginals, run.log, bits=run.bits),
-            "Probability of keeping each group, over the iterations of the search.",
-        ),
-        (
-            "groups_over_time",
-            partial(search_plots.plot_group_maps, run.log),
-            "The same as a map, and below it the share of drawn masks that kept each group.",
-        ),
-        (
-            "costs",
-            partial(search_plots.plot_costs, run.log, limits=run.limits),
-            "Cost expected over all masks and cost of the most probable mask, against the budget.",
-        ),
-        (
-            "certainty",
-            partial(search_plots.plot_certainty, run.log),
-            "Entropy of the distribution over masks and probability of the best one: low and high after a decision.",
-        ),
-        (
-            "ranking",
-            partial(mask_plots.plot_ranking, run.masks, chosen=run.bits),
-            "The most probable masks at the end of the search, with their PSNR where it was measured.",
-        ),
-        (
-            "runs",
-            partial(mask_plots.plot_runs, runs),
-            "Groups that searches with other seeds or samplers keep: agreement shows as full columns.",
-        ),
-        (
-            "tradeoff",
-            partial(result_plots.plot_tradeoff, run.results, limits=run.limits),
-            "Quality against size and time for the rows of the table of results; bars span the seeds.",
-        ),
-        (
-            "finetune_losses",
-            partial(result_plots.plot_losses, curves),
-            "Losses while the compact network is fine-tuned; one steps up or down where its weight does.",
-        ),
-        (
-            "recovery",
-            partial(mask_plots.plot_recovery, run.masks, chosen=run.bits),
-            "PSNR of each mask right after the removal and after a short training; the latter decides.",
-        ),
-    ]
+def _plots(run: SearchRun, runs: Sequence[RunMask], curves: Mapping[str, Mapping[str, Series]]) -> dict[str, Plot]:
+    """Return the functions that draw the plots of the page, by the keys of `CAPTIONS`."""
+    return {
+        "marginals": partial(search_plots.plot_marginals, run.log, bits=run.bits),
+        "groups_over_time": partial(search_plots.plot_group_maps, run.log),
+        "costs": partial(search_plots.plot_costs, run.log, limits=run.limits),
+        "certainty": partial(search_plots.plot_certainty, run.log),
+        "ranking": partial(mask_plots.plot_ranking, run.masks, chosen=run.bits),
+        "runs": partial(mask_plots.plot_runs, runs),
+        "tradeoff": partial(result_plots.plot_tradeoff, run.results, limits=run.limits),
+        "finetune_losses": partial(result_plots.plot_losses, curves),
+        "recovery": partial(mask_plots.plot_recovery, run.masks, chosen=run.bits),
+    }
 
 
 def write_html(folder: str | Path, run: SearchRun, pictures: Sequence[Picture] = ()) -> Path:

@@ -39,7 +39,7 @@ def plot_marginals(log: Columns, path: Path, bits: str = "") -> bool:
     if not pi.size:
         return False
     few = pi.shape[1] <= FEW_GROUPS
-    figure = new_figure("Probability of each group to stay", 4.6 if few else 5.4 + 0.05 * pi.shape[1])
+    figure = new_figure("Probability of keeping each group", 4.6 if few else 5.4 + 0.05 * pi.shape[1])
     axes = figure.subplots()
     handles: list[Artist] = []
     for i, values in enumerate(pi.T):
@@ -125,7 +125,7 @@ def plot_certainty(log: Columns, path: Path) -> bool:
     panels = {key: label for key, label in panels.items() if np.isfinite(log.get(key, [math.nan])).any()}
     if not panels:
         return False
-    figure = new_figure("How sure the search is", 2.2 * len(panels) + 0.9)
+    figure = new_figure("Certainty of the search", 2.2 * len(panels) + 0.9)
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (key, label) in zip(grid, panels.items(), strict=True):
         axes.plot(log["iter"], log[key], color=BLUE, linewidth=2, marker=_marker(log))
@@ -149,7 +149,7 @@ def _start(log: Columns) -> int:
 
 
 def _marker(log: Columns) -> str:
-    return "o" if len(log["iter"]) < 3 else ""  # a line of one point is none
+    return "o" if len(log["iter"]) < 3 else ""  # a line needs two points
 
 
 def _shade(grid: Iterable[Axes], log: Columns) -> list[Artist]:

@@ -26,12 +26,12 @@ class TestResuming:
             ({"prune": {"sampler": "bernoulli"}}, r"path.resume_state: "),
         ],
     )
-    def test_logits_of_other_masks_are_refused(self, search_values, model_of, state, section, message):
+    def test_logits_of_other_masks_are_rejected(self, search_values, model_of, state, section, message):
         model = model_of(search_values(**section))
         with pytest.raises(OptionError, match=message):
             model.resume_training(*state, "net_g_1.pth")
 
-    def test_a_state_of_another_stage_is_refused(self, search_values, finetune_values, model_of, state):
+    def test_a_state_of_another_stage_is_rejected(self, search_values, finetune_values, model_of, state):
         values = finetune_values(prune={"kept": [0, 1, 2, 3, 4, 5]})
         values["network_g"] = TINY
         model = model_of(values)

@@ -147,7 +147,7 @@ class TestParts:
         step(model, 1, **batch(1, size=4))
         assert model.draws.count == 4
 
-    def test_of_unequal_size_are_refused(self, search_values, model_of):
+    def test_of_unequal_size_are_rejected(self, search_values, model_of):
         with pytest.raises(
             OptionError, match=r"x.yml:\d+: prune.mask_chunks: a batch of 2 does not divide into 3 parts"
         ):
@@ -191,7 +191,7 @@ class TestWeights:
         assert moved(before, model.masked.module) <= {name for name, _ in model.masked.module.named_buffers()}
         assert moved(logits, model.masked.sampler) == {"logits"}
 
-    def test_nothing_to_learn_is_refused(self, search_values, model_of):
+    def test_nothing_to_learn_is_rejected(self, search_values, model_of):
         fixed = {"sampler": "fixed", "fixed_mask": [1, 0, 0, 1], "delta_w": "none"}
         with pytest.raises(OptionError, match=r"prune.delta_w: none leaves nothing to learn with sampler fixed"):
             model_of(search_values("cnn", prune=fixed))
