@@ -59,7 +59,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from basicsr.archs import build_network
-from basicsr.archs.layers.plans import PLANS
 from basicsr.archs.published import load_network
 from basicsr.config.schema import load_options
 from basicsr.config.yaml_file import load_yaml
@@ -67,6 +66,7 @@ from basicsr.engine.checkpoint import load_weights
 from basicsr.engine.cuda_graphs import CudaBackend, GraphBackend, reason_of
 from basicsr.engine.device import keep_freed_memory
 from basicsr.engine.launches import count_launches
+from basicsr.engine.plan_cache import PLANS
 from basicsr.errors import CheckpointError, OptionError, UnknownNameError
 from basicsr.version import __version__
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from basicsr.archs.layers.plans import PLANS
 from basicsr.compat.hooks import PluginHooks
 from basicsr.engine.checkpoint import newest_state
 from basicsr.engine.cuda_graphs import CudaBackend
 from basicsr.engine.distributed import all_reduce_sum, gather_objects
 from basicsr.engine.optimizer_groups import parameters_of
+from basicsr.engine.plan_cache import PLANS
 from basicsr.engine.step_graphs import GraphedStep, Outcome, doubt, obstacle
 
 logger = logging.getLogger("basicsr")

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from basicsr.archs.layers.atd_family import ATDFamily
-from basicsr.archs.layers.plans import PLANS
 from basicsr.archs.published import input_channels, read_network
 from basicsr.config.schema import MatmulPrecision
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.device import matmul_precision, memory_limit, pick_device, resident_bytes
+from basicsr.engine.plan_cache import PLANS
 from basicsr.errors import OptionError
 from basicsr.images.alpha import ALPHA_SUFFIXES, decode_alpha, encode_with_alpha
 from basicsr.images.files import (

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from basicsr.archs import build_network
-from basicsr.archs.layers.plans import PLANS
 from basicsr.compat.hooks import overrides
 from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import Options
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.ema import EMA
+from basicsr.engine.plan_cache import PLANS
 from basicsr.images.files import to_pixels, write_image
 from basicsr.images.tiling import tiles_when_full
 from basicsr.losses import build_loss
