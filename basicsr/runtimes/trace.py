@@ -1,7 +1,7 @@
-"""A network as a graph of public operations, for any size of input or for one: what all exported files start from.
+"""A network as a graph of public operations, for any size of input or for one: the source of all exported files.
 
-`traced` is `torch.export` around `archs/graph_form.py`. It fails when a size was fixed on the way, which the exporters
-that come after it would do without a word.
+`traced` is `torch.export` in the form of `archs/layers/export_mode.py`. It fails when the code of a network fixes a
+size, which later exporters would do silently.
 """
 
 import math
@@ -26,7 +26,7 @@ MAX_SIDE = 8192  # px, of an input
 
 
 class GraphNet(nn.Module):
-    """A network in the form of `archs/graph_form.py`, with what depends on final sizes alone as buffers.
+    """A network in the form of `archs/layers/export_mode.py`, with the plans of its sizes as buffers.
 
     Args:
         net: in evaluation; runs inside `graph_form`.
@@ -47,14 +47,14 @@ class GraphNet(nn.Module):
         self._plans: list[Any] = [self._keep(f"plan_{i}", plan) for i, plan in enumerate(plans)]
 
     def _keep(self, name: str, plan: Any) -> Any:
-        """Make a tensor a buffer and return its name; return what is no tensor as it is."""
+        """Return the name of a new buffer that holds the tensor; other values are returned as they are."""
         if not isinstance(plan, Tensor):
             return plan
         self.register_buffer(name, plan.clone())
         return name
 
     def forward(self, lq: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The output; with `with_groups` also the groups."""
+        """Return the output; with `with_groups` also the groups."""
         plans = [getattr(self, plan) if isinstance(plan, str) else plan for plan in self._plans]
         known: dict[Hashable, Any] = tree_unflatten(plans, self._structure)
         with graph_form(GraphForm(self.is_static, known)), group_choices() as groups:
@@ -63,7 +63,7 @@ class GraphNet(nn.Module):
 
 
 def for_graph(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A copy of a network that can run inside `graph_form`, frozen.
+    """Return a frozen copy of a network that can run inside `graph_form`.
 
     Args:
         dtype: of convolutions and FFNs. Inputs and outputs are float32.
@@ -77,12 +77,12 @@ def for_graph(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
             raise OptionError("the network has no token centres, which training sets; train it before you export it")
         return PreparedCATANet(net, dtype, for_graph=True)
     if dtype != torch.float32:
-        raise OptionError(f"--dtype: {type(net).__name__} has float32 alone")
+        raise OptionError(f"--dtype: {type(net).__name__} supports float32 only")
     return net.to(memory_format=torch.contiguous_format)
 
 
 def side_rule(net: nn.Module) -> tuple[int, int]:
-    """The smallest side in pixels that a graph of this network for any size takes, and what sides are multiples of.
+    """Return the smallest side in pixels of inputs of a graph for any size, and the number whose multiples sides are.
 
     Such a graph has sub-groups and patches of full size and mirrors nothing at its border. Below two pixels tracers
     take a side for a constant.
@@ -91,7 +91,7 @@ def side_rule(net: nn.Module) -> tuple[int, int]:
         patches, groups = net._per_group["patch_size"], net._per_group["group_size"]
         return max(2, max(patches) + 1, math.ceil(math.sqrt(max(groups)))), 1
     if isinstance(net, ATD):
-        return _multiple(math.ceil(math.sqrt(net._same_for_all["category_size"])), net.window_size), net.window_size
+        return _multiple(math.ceil(math.sqrt(net._options["category_size"])), net.window_size), net.window_size
     if isinstance(net, ATDUNet):
         needed = max(math.ceil(math.sqrt(size)) << level for level, size in enumerate(net.category_size))
         return _multiple(needed, net.padding_unit), net.padding_unit
@@ -99,7 +99,7 @@ def side_rule(net: nn.Module) -> tuple[int, int]:
 
 
 def sides_beyond(extra: tuple[int, int], min_side: int, multiple: int) -> tuple[int, int]:
-    """(height, width) that a graph for any size takes, at least so many pixels beyond the smallest."""
+    """Return (height, width) of inputs of a graph for any size, at least `extra` pixels beyond the smallest."""
     return _multiple(min_side + extra[0], multiple), _multiple(min_side + extra[1], multiple)
 
 
@@ -108,10 +108,13 @@ def _multiple(number: int, unit: int) -> int:
 
 
 def traced(
-    net: nn.Module, channels: int, size: tuple[int, int] | None, rule: tuple[int, int] = (2, 1),
+    net: nn.Module,
+    channels: int,
+    size: tuple[int, int] | None,
+    rule: tuple[int, int] = (2, 1),
     with_groups: bool = False,
-) -> torch.export.ExportedProgram:  # fmt: skip
-    """The graph of a network as `for_graph` returns it.
+) -> torch.export.ExportedProgram:
+    """Return the graph of a network as `for_graph` returns it.
 
     Args:
         channels: of its input.
