@@ -24,19 +24,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr.archs.layers.atd_attention import LayerSizes
 from basicsr.archs.layers.atd_family import ATDFamily
-from basicsr.archs.layers.atd_layer import ATDLayer, TokenBlock, interpolated
+from basicsr.archs.layers.atd_layer import ATDLayer, ResidualGroup, TokenBlock, body_conv, interpolated
 from basicsr.archs.layers.atd_sizes import (
     SIZES,
     Connection,
     Unit,
     Upsampler,
     Version,
-    check_choice,
-    check_sizes,
     complete_kept_layers,
-    complete_sizes,
+    complete_options,
+    layer_sizes,
 )
 from basicsr.archs.layers.multiply_adds import MultiplyAdds
 from basicsr.archs.layers.norms import TokenNorm
@@ -48,6 +46,7 @@ from basicsr.config.registry import ARCH_REGISTRY
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 HEAD_CHANNELS = 64
+TAIL_CONVS = ("conv_after_body", "conv_before_upsample", "upsample", "conv_up1", "conv_up2", "conv_hr", "conv_last")
 
 # Sizes that the contract tests build the network with.
 TINY = {
@@ -63,21 +62,6 @@ TINY = {
     "mlp_ratio": 1.5,
     "upsampler": "pixelshuffledirect",
 }
-
-
-class ResidualGroup(nn.Module):
-    """A block of layers, a convolution, the sum with the input, and in version 2 a norm."""
-
-    def __init__(self, block: TokenBlock, conv: nn.Module, norm: nn.Module | None):
-        super().__init__()
-        self.residual_group = block
-        self.conv = conv
-        self.norm = norm
-
-    def forward(self, s_BNC: Tensor, y_BNC: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the output from the input `s` and the block's output `y`."""
-        s = map_to_tokens(self.conv(tokens_to_map(y_BNC, size))) + s_BNC
-        return s if self.norm is None else self.norm(s)
 
 
 @ARCH_REGISTRY.register()
@@ -126,16 +110,7 @@ class ATD(ATDFamily):
 
     min_side = 1
     multiple_of = 1
-    tail_prefixes = (
-        "norm.",
-        "conv_after_body.",
-        "conv_before_upsample.",
-        "upsample.",
-        "conv_up1.",
-        "conv_up2.",
-        "conv_hr.",
-        "conv_last.",
-    )
+    tail_prefixes = ("norm.", *(f"{name}." for name in TAIL_CONVS))
 
     def __init__(
         self,
@@ -166,79 +141,66 @@ class ATD(ATDFamily):
         kept_layers: Sequence[Sequence[int]] | None = None,
     ):
         super().__init__()
-        given = {
-            "embed_dim": embed_dim,
-            "depths": depths,
-            "num_heads": num_heads,
-            "window_size": window_size,
-            "dim_ffn_td": dim_ffn_td,
-            "category_size": category_size,
-            "num_tokens": num_tokens,
-            "reducted_dim": reducted_dim,
-            "convffn_kernel_size": convffn_kernel_size,
-            "mlp_ratio": mlp_ratio,
-            "upsampler": upsampler,
-        }
-        self.version, sizes = complete_sizes(version, {key: value for key, value in given.items() if value is not None})
-        check_sizes(sizes, upscale, in_chans, img_size)
+        self._options = complete_options(
+            {
+                "embed_dim": embed_dim,
+                "depths": depths,
+                "num_heads": num_heads,
+                "window_size": window_size,
+                "dim_ffn_td": dim_ffn_td,
+                "category_size": category_size,
+                "num_tokens": num_tokens,
+                "reducted_dim": reducted_dim,
+                "convffn_kernel_size": convffn_kernel_size,
+                "mlp_ratio": mlp_ratio,
+                "upsampler": upsampler,
+                "upscale": upscale,
+                "in_chans": in_chans,
+                "img_size": img_size,
+                "img_range": img_range,
+                "resi_connection": resi_connection,
+                "qkv_bias": qkv_bias,
+                "patch_norm": patch_norm,
+                "ape": ape,
+                "use_checkpoint": use_checkpoint,
+                "version": version,
+                "prune_unit": prune_unit,
+            }
+        )
         if patch_size != 1:
             raise ValueError(f"patch_size: must be 1, got {patch_size}")
-        check_choice("resi_connection", resi_connection, Connection)
-        check_choice("prune_unit", prune_unit, Unit)
-        self.relative = f"ATD v{self.version}"
-        self.upscale, self.upsampler = upscale, sizes["upsampler"]
-        self.window_size, self.img_range, self.prune_unit = sizes["window_size"], img_range, prune_unit
-        self._same_for_all = {
-            **sizes,
-            "upscale": upscale,
-            "in_chans": in_chans,
-            "img_size": img_size,
-            "img_range": img_range,
-            "resi_connection": resi_connection,
-            "qkv_bias": qkv_bias,
-            "patch_norm": patch_norm,
-            "ape": ape,
-            "use_checkpoint": use_checkpoint,
-            "version": self.version,
-            "prune_unit": prune_unit,
-        }
-        self._depths, self._heads = list(sizes["depths"]), list(sizes["num_heads"])
-        self._kept = complete_kept_layers(kept_layers, self._depths)
-        self._build()
+        self._build(kept_layers)
         initialise(self)
 
-    def _build(self) -> None:
+    def _build(self, kept_layers: Sequence[Sequence[int]] | None) -> None:
         """Add all layers; parameters are drawn in this order."""
-        options = self._same_for_all
+        options = self._options
+        self.version: Version = options["version"]
+        self.relative = f"ATD v{self.version}"
+        self.upscale: int = options["upscale"]
+        self.upsampler: Upsampler = options["upsampler"]
+        self.window_size: int = options["window_size"]
+        self.img_range: float = options["img_range"]
+        self.prune_unit: Unit = options["prune_unit"]
+        self._depths, self._heads = list(options["depths"]), list(options["num_heads"])
+        self._kept = complete_kept_layers(kept_layers, self._depths)
         dim, in_chans, connection = options["embed_dim"], options["in_chans"], options["resi_connection"]
         mean = torch.tensor(RGB_MEAN if in_chans == 3 else (0.0,), dtype=torch.float32)
         self.register_buffer("mean", mean[:, None, None], persistent=False)
         self.register_buffer("relative_position_index_SA", relative_position_index(self.window_size))
         self.conv_first = nn.Conv2d(in_chans, dim, 3, padding=1)
         self.patch_embed = nn.ModuleDict({"norm": TokenNorm(dim)} if options["patch_norm"] else {})
-        self.absolute_pos_embed = None
+        self.absolute_pos_embed: nn.Parameter | None = None
         if options["ape"]:
             self.absolute_pos_embed = nn.Parameter(torch.empty(1, options["img_size"] ** 2, dim))
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.layers = nn.ModuleList()
         for depth, heads, places in zip(self._depths, self._heads, self._kept, strict=True):
-            sizes = LayerSizes(
-                dim=dim,
-                heads=heads,
-                window=self.window_size,
-                category=options["category_size"],
-                tokens=options["num_tokens"],
-                reduced=options["reducted_dim"],
-                hidden=int(dim * options["mlp_ratio"]),
-                kernel=options["convffn_kernel_size"],
-                category_channels=options.get("dim_ffn_td"),
-                qkv_bias=options["qkv_bias"],
-            )
-            block = TokenBlock(sizes, depth, places, options["use_checkpoint"])
+            block = TokenBlock(layer_sizes(options, heads), depth, places, options["use_checkpoint"])
             norm = TokenNorm(dim) if self.version == 2 else None
-            self.layers.append(ResidualGroup(block, _body_conv(dim, connection), norm))
+            self.layers.append(ResidualGroup(block, body_conv(dim, connection), norm))
         self.norm = TokenNorm(dim)
-        self.conv_after_body = _body_conv(dim, connection)
+        self.conv_after_body = body_conv(dim, connection)
         self._build_head(dim, in_chans)
 
     def _build_head(self, dim: int, in_chans: int) -> None:
@@ -368,7 +330,7 @@ class ATD(ATDFamily):
             places = [(i, j) for i, block in enumerate(kept) for j in block]
             kept = [[j for place, j in map(places.__getitem__, keep) if place == i] for i in range(len(kept))]
         whole = all(len(block) == depth for block, depth in zip(kept, depths, strict=True))
-        return {**self._same_for_all, "depths": depths, "num_heads": heads, "kept_layers": None if whole else kept}
+        return {**self._options, "depths": depths, "num_heads": heads, "kept_layers": None if whole else kept}
 
     def set_state_tracking(self, flags: Sequence[bool], decay: float | None = None) -> None:
         """Do nothing: no forward writes state."""
@@ -380,7 +342,7 @@ class ATD(ATDFamily):
         for i in range(len(self.layers)):
             total += self._group_multiply_adds(i, height, width)
         side = 1
-        for name in ("conv_first", *(prefix.removesuffix(".") for prefix in self.tail_prefixes if prefix != "norm.")):
+        for name in ("conv_first", *TAIL_CONVS):
             for module in getattr(self, name, nn.Identity()).modules():
                 side *= 2 if isinstance(module, nn.Conv2d) and name in ("conv_up1", "conv_up2") else 1
                 if isinstance(module, nn.Conv2d):
@@ -407,19 +369,6 @@ class ATD(ATDFamily):
         """Return the sides rounded up to multiples of the window."""
         side = self.window_size
         return -(-height // side) * side, -(-width // side) * side
-
-
-def _body_conv(dim: int, kind: Connection) -> nn.Module:
-    """Return the convolution after a group."""
-    if kind == "1conv":
-        return nn.Conv2d(dim, dim, 3, padding=1)
-    return nn.Sequential(
-        nn.Conv2d(dim, dim // 4, 3, padding=1),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(dim // 4, dim // 4, 1),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(dim // 4, dim, 3, padding=1),
-    )
 
 
 @ARCH_REGISTRY.register(name="ATD-light")

@@ -16,10 +16,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.layers.atd_attention import LayerSizes
 from basicsr.archs.layers.atd_family import ATDFamily
 from basicsr.archs.layers.atd_layer import ATDLayer, TokenBlock
-from basicsr.archs.layers.atd_sizes import check_heads, check_kernel
+from basicsr.archs.layers.atd_sizes import LayerSizes, check_heads, check_kernel
 from basicsr.archs.layers.multiply_adds import MultiplyAdds
 from basicsr.archs.layers.norms import TokenNorm
 from basicsr.archs.layers.setup import check_at_least, initialise
@@ -142,11 +141,7 @@ class ATDUNet(ATDFamily):
         img_range: float = 1.0,
     ):
         super().__init__()
-        for name, value in (("upscale", upscale), ("img_range", img_range)):
-            if value != 1:
-                raise ValueError(f"{name}: must be 1 for ATDUNet, got {value}")
-        if out_chans not in (None, in_chans):
-            raise ValueError(f"out_chans: must be in_chans ({in_chans}), got {out_chans}")
+        _check_fixed({"upscale": upscale, "img_range": img_range}, in_chans, out_chans)
         per_level = {
             "depths": depths,
             "num_heads": num_heads,
@@ -249,6 +244,19 @@ class ATDUNet(ATDFamily):
             else:
                 total += (sum(p.numel() for p in module.parameters() if p.ndim > 1) * math.prod(size), 0)
         return total
+
+
+def _check_fixed(ones: Mapping[str, float], in_chans: int, out_chans: int | None) -> None:
+    """Check the arguments that have only one possible value.
+
+    Raises:
+        ValueError: naming the argument that has another one.
+    """
+    for name, value in ones.items():
+        if value != 1:
+            raise ValueError(f"{name}: must be 1 for ATDUNet, got {value}")
+    if out_chans not in (None, in_chans):
+        raise ValueError(f"out_chans: must be in_chans ({in_chans}), got {out_chans}")
 
 
 def _check_levels(in_chans: int, embed_dim: int, per_level: Mapping[str, Sequence[int]]) -> int:

@@ -29,5 +29,5 @@ class Bicubic(nn.Module):
         self.upscale = upscale
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, s*H, s*W)."""
+        """Return (B, C, s*H, s*W) from (B, C, H, W)."""
         return imresize(x, self.upscale)

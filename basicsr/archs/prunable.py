@@ -1,10 +1,9 @@
-"""What a network offers so that whole residual groups can be pruned: the seam between networks and pruning.
+"""The protocol of networks whose residual groups can be pruned: the interface between networks and pruning.
 
 A residual group is `x + R(x)` with `R` keeping the shape. With a gate m it becomes `x + m * R(x)`, and a group whose
-gate is 0 for good can be cut out. A network that declares its groups in this way is masked, distilled and cut by
-`PruneDistillModel` with no line of its own there.
+gate stays 0 can be cut out. `PruneDistillModel` masks, distils and cuts any network that keeps this protocol.
 
-A network that can offer parts of several kinds as its groups says in an attribute `prune_unit` of which kind they are.
+A network whose groups can be parts of several kinds names the kind in an attribute `prune_unit`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ class GroupInfo:
     hparams: Mapping[str, Any]  # its own values among the constructor's arguments
     state_buffers: tuple[str, ...]  # buffers that a forward in training writes
     macs: Callable[[int, int], MultiplyAdds]  # of an evaluation on an (H, W) low-resolution image
-    block: int = 0  # groups of one block follow each other directly; from one block to the next more is done
+    block: int = 0  # groups of one block follow each other directly; between blocks other layers lie
 
 
 @runtime_checkable
@@ -37,38 +36,38 @@ class Prunable(Protocol):
     """A network of residual groups. Groups are numbered from 0."""
 
     tail_prefixes: tuple[str, ...]
-    """Names of what follows the groups, for training it alone."""
+    """Prefixes of the parameters after the groups, for training the tail alone."""
 
     def prunable_groups(self) -> list[GroupInfo]:
-        """All groups, in order."""
+        """Return all groups, in order."""
 
     def forward(
         self, x: Tensor, gates: Sequence[Gate] | None = None, taps: Sequence[int] = ()
     ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
-        """The output; with `taps` also what these groups put out, index -> (B, C, H, W). `gates`: one a group."""
+        """Return the output; with `taps` also index -> output (B, C, H, W) of these groups. `gates`: one a group."""
 
     def compact_kwargs(self, keep: Sequence[int]) -> dict[str, Any]:
-        """Arguments that construct this network with the groups `keep` alone."""
+        """Return the arguments that construct this network with the groups `keep` alone."""
 
     def set_state_tracking(self, flags: Sequence[bool], decay: float | None = None) -> None:
-        """Say which groups write their state buffers in training, and with which decay (None: the network's own)."""
+        """Choose the groups that write their state buffers in training, and the decay (None: the network's own)."""
 
 
 def missing_members(net: object) -> list[str]:
-    """What a network lacks of the protocol."""
+    """Return the members of the protocol that a network lacks."""
     members = ("prunable_groups", "compact_kwargs", "set_state_tracking", "tail_prefixes")
     return [name for name in members if not hasattr(net, name)]
 
 
 def gated(x: Tensor, gate: Gate, residual: Callable[[], Tensor]) -> Tensor:
-    """`x + gate * residual()`. A Python 1 is the plain sum, a Python 0 leaves `residual` alone."""
+    """Return `x + gate * residual()`. A Python 1 is the plain sum; for a Python 0 `residual` is not called."""
     if isinstance(gate, Tensor):
         return x + gate.to(x.dtype) * residual()
     return x + residual() if gate else x
 
 
 def check_gates(gates: Sequence[Gate] | None, number: int) -> Sequence[Gate]:
-    """One gate for each of `number` groups; None: all are 1.
+    """Return one gate for each of `number` groups; None: all are 1.
 
     Raises:
         ValueError: when there are more or fewer.

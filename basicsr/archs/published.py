@@ -104,7 +104,7 @@ def published_spec(weights: Mapping[str, Tensor], path: str | Path) -> dict[str,
     kinds = ", ".join(dict.fromkeys(spec["type"] for specs in PUBLISHED.values() for spec in specs))
     raise CheckpointError(
         f"{path}: carries no network_g, and its weights are of none of the published networks ({kinds}); add the "
-        "network_g of its options to the file, beside params"
+        "network_g of its options to the file, next to params"
     )
 
 

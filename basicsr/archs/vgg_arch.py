@@ -17,7 +17,7 @@ VGGType = Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "v
 
 
 class VGGFeatures(nn.Module):
-    """The outputs of chosen layers of a pretrained VGG network, in eval mode and without gradients for its parameters.
+    """Outputs of chosen layers of a pretrained VGG network, in eval mode and without gradients for its parameters.
 
     Args:
         layers: names such as conv1_1, bn1_1 (`*_bn` only), relu1_1, conv1_2, ..., pool1, conv2_1, ..., pool5.
@@ -69,7 +69,7 @@ class VGGFeatures(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The features of each chosen layer."""
+        """Return the features of each chosen layer."""
         x = (images + 1) / 2 if self.range_norm else images
         x = (x - self.mean) / self.std if self.use_input_norm else x
         found = {}
@@ -81,7 +81,7 @@ class VGGFeatures(nn.Module):
 
 
 def _named_layers(vgg_type: str) -> dict[str, nn.Module]:
-    """Torchvision's layers by name, in order, as shapes without memory: loading fills them."""
+    """Return torchvision's layers by name, in order, on the meta device: loading gives them memory."""
     from torchvision import models
 
     with torch.device("meta"):

@@ -91,7 +91,7 @@ def _bytes_of_result(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if shapes and torch.Tag.pointwise in func.tags:
         return math.prod(torch.broadcast_shapes(*shapes)) * BYTES_PER_NUMBER
     factors = [*map(math.prod, shapes), *(x for x in leaves if type(x) in (int, float) and x > 1)]
-    if math.prod(factors) * BYTES_PER_NUMBER < SMALL_BYTES:
+    if shapes and math.prod(factors) * BYTES_PER_NUMBER < SMALL_BYTES:
         return 0
 
     def without_memory(x: Any) -> Any:

@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from basicsr.archs.layers.plans import PLANS
 from basicsr.archs.published import input_channels, read_network
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.device import matmul_precision as precision_of_block
+from basicsr.engine.plan_cache import PLANS
 from basicsr.images.files import to_tensor, write_image
 from basicsr.images.tiling import bands_of, tiles_when_full
 from basicsr.images.video import VideoReader, VideoWriter

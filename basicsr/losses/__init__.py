@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def build_loss(spec: Mapping[str, Any]) -> "nn.Module":
-    """The loss that `spec` describes; `spec` itself stays as it is."""
+    """Return the loss that `spec` describes; `spec` is not changed."""
     loss = LOSS_REGISTRY.build(spec)
     logging.getLogger("basicsr").info("Loss [%s] is created.", spec["type"])
     return loss

@@ -13,7 +13,7 @@ Criterion = Literal["l1", "l2", "fro"]
 
 
 class PixelLoss(nn.Module):
-    """A distance between pixels, weighted and reduced; subclasses say which distance.
+    """A distance between pixels, weighted and reduced; subclasses define it.
 
     Args:
         loss_weight: factor on the result.
@@ -35,11 +35,11 @@ class PixelLoss(nn.Module):
         self.reduction = reduction
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The distance at every position, >= 0."""
+        """Return the distance at every position, >= 0."""
         raise NotImplementedError
 
     def forward(self, pred: Tensor, target: Tensor, weight: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """The weighted, reduced distance; `kwargs` are for other losses called in the same way."""
+        """Return the weighted, reduced distance; `kwargs` are for other losses called in the same way."""
         if pred.shape != target.shape:
             name = type(self).__name__
             raise ValueError(f"{name}: the images differ in shape, got {tuple(pred.shape)} and {tuple(target.shape)}")
@@ -51,7 +51,7 @@ class L1Loss(PixelLoss):
     """Absolute difference: |pred - target|. Arguments and shapes: see `PixelLoss`."""
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The distance at every position, >= 0."""
+        """Return the distance at every position, >= 0."""
         return (pred - target).abs()
 
 
@@ -60,7 +60,7 @@ class MSELoss(PixelLoss):
     """Squared difference: (pred - target)^2. Arguments and shapes: see `PixelLoss`."""
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The distance at every position, >= 0."""
+        """Return the distance at every position, >= 0."""
         return (pred - target).square()
 
 
@@ -83,7 +83,7 @@ class CharbonnierLoss(PixelLoss):
         self.eps = eps
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The distance at every position, > 0."""
+        """Return the distance at every position, > 0."""
         return ((pred - target).square() + self.eps).sqrt()
 
 
@@ -139,7 +139,7 @@ class PerceptualLoss(nn.Module):
         )
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """`perceptual_weight` * features + `style_weight` * Gram matrices; only `pred` gets a gradient."""
+        """Return `perceptual_weight` * features + `style_weight` * Gram matrices; only `pred` gets a gradient."""
         features = self.vgg(pred)
         with torch.no_grad():
             target_features = self.vgg(target)
@@ -160,6 +160,6 @@ class PerceptualLoss(nn.Module):
 
 
 def _gram(features: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, C): the correlations of channels, divided by C*H*W."""
+    """Return the correlations of channels, divided by C*H*W, (B, C, C), of features (B, C, H, W)."""
     x = features.flatten(2)
     return x @ x.transpose(1, 2) / (x.shape[1] * x.shape[2])

@@ -1,4 +1,4 @@
-"""How a loss at every position becomes one number: weights and reduction, under BasicSR's names."""
+"""Weighting and reduction of a loss at every position to one number, under BasicSR's names."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 def reduce_loss(loss: Tensor, reduction: Reduction) -> Tensor:
-    """The mean or the sum of `loss`, or with "none" itself.
+    """Return the mean or the sum of `loss`, or with "none" `loss` itself.
 
     Raises:
         ValueError: for another reduction.
@@ -24,7 +24,7 @@ def reduce_loss(loss: Tensor, reduction: Reduction) -> Tensor:
 
 
 def weight_reduce_loss(loss: Tensor, weight: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
-    """`loss` times `weight`, reduced; the mean is the weighted one, 0 where all weights are 0.
+    """Return `loss` times `weight`, reduced; the mean is the weighted one, 0 where all weights are 0.
 
     Args:
         loss: of any shape.

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from basicsr.archs.layers.plans import PLANS
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_weights, mismatch, save_atomically, select_weights
 from basicsr.engine.device import pick_device
@@ -23,6 +22,7 @@ from basicsr.engine.optimizer_groups import (
     rate_of,
     set_rate,
 )
+from basicsr.engine.plan_cache import PLANS
 from basicsr.engine.step import TrainingStep
 from basicsr.engine.step_graphs import STEP_METHODS, graph_doubt, graph_obstacle, methods_of_plugins
 from basicsr.engine.training_state import gather_state, restore_optimizers, restore_random_state, write_on_rank0

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from basicsr.archs import build_network
-from basicsr.archs.layers.plans import PLANS
 from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import Options
 from basicsr.engine.compile import compile_for_all_sizes
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.ema import EMA
+from basicsr.engine.plan_cache import PLANS
 from basicsr.engine.wrapper import bare_network
 from basicsr.images.files import to_pixels, write_image
 from basicsr.images.self_ensemble import self_ensemble

@@ -1,7 +1,7 @@
-"""A network as a graph of public operations, for any size of input or for one: the start of all exported files.
+"""A network as a graph of public operations, for any size of input or for one: the source of all exported files.
 
-`traced` is `torch.export` around `archs/layers/export_mode.py`. It fails where a side that may vary was fixed, which
-later exporters would do silently.
+`traced` is `torch.export` in the form of `archs/layers/export_mode.py`. It fails when the code of a network fixes a
+size, which later exporters would do silently.
 """
 
 import math
@@ -27,7 +27,7 @@ MAX_SIDE = 8192  # px, of an input
 
 
 class GraphNet(nn.Module):
-    """A network in the form of `archs/layers/export_mode.py`; data that depend on fixed sizes alone are buffers.
+    """A network in the form of `archs/layers/export_mode.py`, with the plans of its sizes as buffers.
 
     Args:
         net: in evaluation; runs inside `graph_form`.
@@ -48,7 +48,7 @@ class GraphNet(nn.Module):
         self._plans: list[Any] = [self._keep(f"plan_{i}", plan) for i, plan in enumerate(plans)]
 
     def _keep(self, name: str, plan: Any) -> Any:
-        """Make a tensor a buffer and return its name; return other values as they are."""
+        """Return the name of a new buffer that holds the tensor; other values are returned as they are."""
         if not isinstance(plan, Tensor):
             return plan
         self.register_buffer(name, plan.clone())
@@ -78,12 +78,12 @@ def for_graph(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
             raise OptionError("the network has no token centres, which training sets; train it before you export it")
         return PreparedCATANet(net, dtype, for_graph=True)
     if dtype != torch.float32:
-        raise OptionError(f"--dtype: {type(net).__name__} has float32 alone")
+        raise OptionError(f"--dtype: {type(net).__name__} supports float32 only")
     return net.to(memory_format=torch.contiguous_format)
 
 
 def side_rule(net: nn.Module) -> tuple[int, int]:
-    """Return the smallest side in px for a graph of any size, and the number that sides must be multiples of.
+    """Return the smallest side in pixels of inputs of a graph for any size, and the number whose multiples sides are.
 
     Such a graph has sub-groups and patches of full size and mirrors nothing at its border. Tracers take a side of one
     pixel for a constant.
@@ -92,7 +92,7 @@ def side_rule(net: nn.Module) -> tuple[int, int]:
         patches, groups = net._per_group["patch_size"], net._per_group["group_size"]
         return max(2, max(patches) + 1, math.ceil(math.sqrt(max(groups)))), 1
     if isinstance(net, ATD):
-        return _multiple(math.ceil(math.sqrt(net._same_for_all["category_size"])), net.window_size), net.window_size
+        return _multiple(math.ceil(math.sqrt(net._options["category_size"])), net.window_size), net.window_size
     if isinstance(net, ATDUNet):
         needed = max(math.ceil(math.sqrt(size)) << level for level, size in enumerate(net.category_size))
         return _multiple(needed, net.padding_unit), net.padding_unit
@@ -100,7 +100,7 @@ def side_rule(net: nn.Module) -> tuple[int, int]:
 
 
 def sides_beyond(extra: tuple[int, int], min_side: int, multiple: int) -> tuple[int, int]:
-    """Return a (height, width) that a graph for any size takes, at least `extra` px beyond the smallest."""
+    """Return (height, width) of inputs of a graph for any size, at least `extra` pixels beyond the smallest."""
     return _multiple(min_side + extra[0], multiple), _multiple(min_side + extra[1], multiple)
 
 
@@ -115,7 +115,7 @@ def traced(
     rule: tuple[int, int] = (2, 1),
     with_groups: bool = False,
 ) -> torch.export.ExportedProgram:
-    """Return the graph of a network.
+    """Return the graph of a network as `for_graph` returns it.
 
     Args:
         net: as `for_graph` returns it.

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from basicsr.archs.layers.plans import PLANS
 from basicsr.engine.cuda_graphs import CudaBackend, GraphBackend, reason_of
 from basicsr.engine.device import set_matmul_precision
+from basicsr.engine.plan_cache import PLANS
 from basicsr.errors import OptionError
 from benchmarks.config import Config, Row
 

@@ -33,17 +33,22 @@ FLAGS = (
     "-fPIC",
     "-pthread",
 )
-THREADING = ("-fopenmp",), ()  # what the compiler has of these; OpenMP shares PyTorch's threads
+THREADING = ("-fopenmp",), ()  # the first that the compiler supports; OpenMP shares PyTorch's threads
 LOG2_E = 1.44269504088896  # the kernel's scores are in units of log2
 LANES = 16  # queries that the kernel takes at a time
 STATS = 4  # numbers that the kernel keeps of each query and head for its backward pass
 
 
 def compiled_attention(
-    qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None, scatter: bool, bias: PositionBias | None,
+    qkv: Tensor,
+    windows: Windows,
+    heads: Heads,
+    global_kv: Tensor | None,
+    scatter: bool,
+    bias: PositionBias | None,
     factor: Tensor | None,
-) -> Tensor | None:  # fmt: skip
-    """Return `gathered_attention` by the kernel, in the dtype of `qkv`; None where the kernel cannot be had."""
+) -> Tensor | None:
+    """Return `gathered_attention` by the kernel, in the dtype of `qkv`; None where the kernel is not available."""
     library = kernel_library(heads.qk, heads.v)
     if library is None:
         return None
@@ -58,33 +63,64 @@ class _Layout(ctypes.Structure):
     """The shapes of a call, as the kernel declares them."""
 
     _fields_ = (
-        ("rows", ctypes.c_void_p), ("images", ctypes.c_int64), ("windows", ctypes.c_int64), ("places", ctypes.c_int64),
-        ("step", ctypes.c_int64), ("queries", ctypes.c_int), ("keys", ctypes.c_int), ("valid", ctypes.c_int64),
-        ("globals", ctypes.c_int), ("heads", ctypes.c_int), ("scale", ctypes.c_float), ("scatter", ctypes.c_int),
-        ("bias", ctypes.c_void_p), ("labels", ctypes.c_void_p), ("uniform", ctypes.c_int64),
-    )  # fmt: skip
+        ("rows", ctypes.c_void_p),
+        ("images", ctypes.c_int64),
+        ("windows", ctypes.c_int64),
+        ("places", ctypes.c_int64),
+        ("step", ctypes.c_int64),
+        ("queries", ctypes.c_int),
+        ("keys", ctypes.c_int),
+        ("valid", ctypes.c_int64),
+        ("globals", ctypes.c_int),
+        ("heads", ctypes.c_int),
+        ("scale", ctypes.c_float),
+        ("scatter", ctypes.c_int),
+        ("bias", ctypes.c_void_p),
+        ("labels", ctypes.c_void_p),
+        ("uniform", ctypes.c_int64),
+    )
 
 
 class _Kernel(torch.autograd.Function):
     """The compiled attention and its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, global_kv: Tensor, numbers: Tensor | None, factor: Tensor | None,
-                bias: PositionBias | None, windows: Windows, heads: Heads, scatter: bool,
-                library: ctypes.CDLL) -> Tensor:  # fmt: skip
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        global_kv: Tensor,
+        numbers: Tensor | None,
+        factor: Tensor | None,
+        bias: PositionBias | None,
+        windows: Windows,
+        heads: Heads,
+        scatter: bool,
+        library: ctypes.CDLL,
+    ) -> Tensor:
         """Shapes and arguments of `gathered_attention`; `numbers` are those of `bias`."""
         qkv, global_kv, rows = qkv.contiguous(), global_kv.contiguous(), windows.rows.contiguous()
         labels = bias.labels.contiguous() if bias is not None and bias.labels is not None else None
         turned = _turned(numbers) if numbers is not None else None
         scale = heads.qk**-0.5 * (float(factor) if factor is not None else 1)
         layout = _Layout(
-            rows.data_ptr(), len(rows), windows.number, rows.shape[1], windows.step, windows.queries,
-            windows.keys, windows.valid, global_kv.shape[1], heads.number, scale, scatter,
-            *_pointers(turned, labels), bias.uniform if bias is not None else 0,
-        )  # fmt: skip
+            rows.data_ptr(),
+            len(rows),
+            windows.number,
+            rows.shape[1],
+            windows.step,
+            windows.queries,
+            windows.keys,
+            windows.valid,
+            global_kv.shape[1],
+            heads.number,
+            scale,
+            scatter,
+            *_pointers(turned, labels),
+            bias.uniform if bias is not None else 0,
+        )
         length = len(qkv) if scatter else len(rows) * windows.number * windows.queries
         out = qkv.new_empty(length, heads.number * heads.v)
-        # What the backward pass needs: the sums of both softmaxes, and the window's part of the output.
+        # For the backward pass: the sums of both softmaxes, and the window's part of the output.
         needed = any(ctx.needs_input_grad)
         stats = qkv.new_empty(length, heads.number, STATS) if needed else None
         window_out = torch.empty_like(out) if needed and global_kv.shape[1] > 0 else None
@@ -103,25 +139,32 @@ class _Kernel(torch.autograd.Function):
         grad_out = grads[0].contiguous()
         grad_global = global_kv.new_zeros(len(rows), *global_kv.shape)
         grad_turned = turned.new_zeros(len(rows), *turned.shape) if turned is not None else None
-        # Checkpointing hands over tensors computed again, at other addresses.
+        # Checkpointing recomputes tensors, at other addresses.
         ctx.layout.rows, ctx.layout.bias, ctx.layout.labels = _pointers(rows, turned, labels)
         pointers = _pointers(
-            qkv, global_kv, out, window_out, stats, grad_out, grad_qkv, grad_global,
+            qkv,
+            global_kv,
+            out,
+            window_out,
+            stats,
+            grad_out,
+            grad_qkv,
+            grad_global,
             grad_turned if ctx.needs_input_grad[2] else None,
-        )  # fmt: skip
+        )
         ctx.library.backward(ctx.layout, *pointers, torch.get_num_threads())
         grad_numbers = None
         if grad_turned is not None and ctx.needs_input_grad[2]:
             grad_numbers = grad_turned.sum(dim=0)[..., : ctx.queries].mT
         grad_factor = None
-        if ctx.needs_input_grad[3]:  # scores know the factor only as one of the queries
+        if ctx.needs_input_grad[3]:  # in the scores it is a factor of the queries
             queries = slice(ctx.heads.number * ctx.heads.qk)
             grad_factor = (qkv[:, queries] * grad_qkv[:, queries]).sum() / factor
         return grad_qkv, grad_global.sum(dim=0), grad_numbers, grad_factor, None, None, None, None, None
 
 
 def _turned(numbers: Tensor) -> Tensor:
-    """(heads, queries, keys) as the kernel wants them: (heads, keys, queries and zeros), in units of log2."""
+    """Return numbers (heads, queries, keys) as the kernel reads them: (heads, keys, queries and zeros), in log2."""
     queries = numbers.shape[1]
     turned = numbers.new_zeros(len(numbers), numbers.shape[2], -(-queries // LANES) * LANES)
     turned[..., :queries] = numbers.mT
@@ -129,12 +172,13 @@ def _turned(numbers: Tensor) -> Tensor:
 
 
 def _pointers(*tensors: Tensor | None) -> list[int | None]:
+    """Return the addresses of tensors."""
     return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 @functools.cache
 def kernel_library(qk: int, v: int) -> ctypes.CDLL | None:
-    """Return the kernel compiled for heads of these widths; None where it cannot be had, which is said once."""
+    """Return the kernel compiled for heads of these widths; None where it is not available, which is logged once."""
     try:
         library = ctypes.CDLL(str(_compiled(qk, v)))
     except (OSError, subprocess.SubprocessError) as error:
@@ -148,7 +192,7 @@ def kernel_library(qk: int, v: int) -> ctypes.CDLL | None:
 
 
 def _compiled(qk: int, v: int) -> Path:
-    """The shared library, compiled unless the cache has it.
+    """Return the path of the shared library, compiled unless it is cached.
 
     Raises:
         OSError: no compiler, or the cache folder cannot be written.
@@ -172,7 +216,7 @@ def _compiled(qk: int, v: int) -> Path:
 
 
 def _processor() -> str:
-    """What the machine code depends on: a home folder may be shared by different machines."""
+    """Return the processor's features, for different machines may share a cache folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -31,16 +31,34 @@ def gather_sum(out: Tensor, x: Tensor, index: Tensor, rows: Tensor) -> None:
     grid = (batch * triton.cdiv(number, height), triton.cdiv(columns, width))
     with on_device(x):
         _gather_kernel[grid](
-            out, x.contiguous(), index.contiguous(), rows.contiguous(), out.stride(0), number, length, columns, taps,
-            height, width,
-        )  # fmt: skip
+            out,
+            x.contiguous(),
+            index.contiguous(),
+            rows.contiguous(),
+            out.stride(0),
+            number,
+            length,
+            columns,
+            taps,
+            height,
+            width,
+        )
 
 
 @triton.jit(do_not_specialize=["number", "length"])
 def _gather_kernel(
-    out: tl.tensor, x: tl.tensor, index: tl.tensor, rows: tl.tensor, STRIDE: tl.constexpr, number: tl.tensor,
-    length: tl.tensor, COLUMNS: tl.constexpr, TAPS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-) -> None:  # fmt: skip
+    out: tl.tensor,
+    x: tl.tensor,
+    index: tl.tensor,
+    rows: tl.tensor,
+    STRIDE: tl.constexpr,
+    number: tl.tensor,
+    length: tl.tensor,
+    COLUMNS: tl.constexpr,
+    TAPS: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:
     """Sum HEIGHT output rows of an image, WIDTH columns of them."""
     blocks = tl.cdiv(number, HEIGHT)
     image = (tl.program_id(0) // blocks).to(tl.int64)

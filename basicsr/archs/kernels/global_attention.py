@@ -25,7 +25,7 @@ from basicsr.archs.kernels.launch import (
 from basicsr.archs.kernels.window_kernels import LOG2_E, dot, put, tile
 from basicsr.archs.layers.windows import Heads
 
-# Sizes are chosen by what the compiler reports for sm_90 (registers, spills), not by timing.
+# Sizes are chosen by the compiler's report for sm_90 (registers, spills), not by timing.
 ROWS = 64  # of a block in the forward pass: one Hopper warpgroup product
 KEYS = 64  # of a tile, or fewer where there are fewer or heads are wide
 PASSING_ROWS = 32  # of a block in the backward pass, where the keys stay
@@ -214,7 +214,7 @@ def _backward_kernel(
         weights = _weights(q, k, there, shift, scale * LOG2_E, PRECISION)
         slopes = dot(v, tl.trans(do), PRECISION)
         both = tl.sum(weights * slopes, 0)
-        if TILES > 1:  # what the other keys say
+        if TILES > 1:  # the other keys
             for i in range(1, TILES):
                 at = (own + i) % TILES * BLOCK_K + tl.arange(0, BLOCK_K)
                 others = tile(global_kv, head * keys + at, at < keys, QK + V, 0, QK, DQ)

@@ -68,9 +68,18 @@ def _nearest(z: Tensor, centres: Tensor) -> Tensor:
     if len(z) > 0:
         with on_device(z):
             _nearest_kernel[(triton.cdiv(len(z), ROWS),)](
-                z, centres, chosen, len(z), z.shape[1], len(centres), ROWS, min(CENTRES, padded_width(len(centres))),
-                min(COLUMNS, padded_width(z.shape[1])), _precision("tf32x3"), num_stages=1,
-            )  # fmt: skip
+                z,
+                centres,
+                chosen,
+                len(z),
+                z.shape[1],
+                len(centres),
+                ROWS,
+                min(CENTRES, padded_width(len(centres))),
+                min(COLUMNS, padded_width(z.shape[1])),
+                _precision("tf32x3"),
+                num_stages=1,
+            )
     return chosen
 
 
@@ -105,9 +114,17 @@ class _Sums(torch.autograd.Function):
 
 @triton.jit(do_not_specialize=["rows", "number"])
 def _nearest_kernel(
-    z: tl.tensor, centres: tl.tensor, chosen: tl.tensor, rows: tl.tensor, COLUMNS: tl.constexpr, number: tl.tensor,
-    BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
-) -> None:  # fmt: skip
+    z: tl.tensor,
+    centres: tl.tensor,
+    chosen: tl.tensor,
+    rows: tl.tensor,
+    COLUMNS: tl.constexpr,
+    number: tl.tensor,
+    BLOCK_R: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> None:
     """Choose for BLOCK_R rows among BLOCK_T centres at a time."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     largest = tl.full([BLOCK_R], float("-inf"), tl.float32)
@@ -132,9 +149,18 @@ def _nearest_kernel(
 
 @triton.jit(do_not_specialize=["rows", "number", "chunks"])
 def _sums_kernel(
-    z: tl.tensor, chosen: tl.tensor, partial: tl.tensor, rows: tl.tensor, COLUMNS: tl.constexpr, number: tl.tensor,
-    chunks: tl.tensor, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
-) -> None:  # fmt: skip
+    z: tl.tensor,
+    chosen: tl.tensor,
+    partial: tl.tensor,
+    rows: tl.tensor,
+    COLUMNS: tl.constexpr,
+    number: tl.tensor,
+    chunks: tl.tensor,
+    BLOCK_R: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> None:
     """Sum a tile of centres and columns over every `chunks`-th block of rows; column `COLUMNS` is one in every row."""
     chunk = tl.program_id(0) % chunks
     centre_tiles = tl.cdiv(number, BLOCK_T)
@@ -148,7 +174,7 @@ def _sums_kernel(
         x = tl.load(z + row[:, None] * COLUMNS + c[None, :], mask=mask, other=0.0).to(tl.float32)
         x = tl.where((c == COLUMNS)[None, :], 1.0, x)
         member = tl.where(of_row[:, None] == t[None, :], 1.0, 0.0)
-        # TF32 holds zeros and ones, so two products do: of the leading bits, and of what they leave.
+        # TF32 holds zeros and ones exactly, so two products suffice: of the leading bits, and of the rest.
         leading = (x.to(tl.int32, bitcast=True) & LEADING_BITS).to(tl.float32, bitcast=True)
         total += dot(tl.trans(member), leading, PRECISION) + dot(tl.trans(member), x - leading, PRECISION)
     at = partial + (chunk.to(tl.int64) * number + t)[:, None] * (COLUMNS + 1) + c[None, :]

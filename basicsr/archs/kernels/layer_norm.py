@@ -91,9 +91,17 @@ class _LayerNorm(torch.autograd.Function):
 
 @triton.jit(do_not_specialize=["rows"])
 def _forward_kernel(
-    x: tl.tensor, weight: tl.tensor, bias: tl.tensor, out: tl.tensor, stats: tl.tensor,
-    rows: tl.tensor, CHANNELS: tl.constexpr, eps: tl.tensor, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-) -> None:  # fmt: skip
+    x: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    stats: tl.tensor,
+    rows: tl.tensor,
+    CHANNELS: tl.constexpr,
+    eps: tl.tensor,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:
     """Normalise HEIGHT rows."""
     row = tl.program_id(0).to(tl.int64) * HEIGHT + tl.arange(0, HEIGHT)
     c = tl.arange(0, WIDTH)
@@ -113,9 +121,18 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=["rows", "programs"])
 def _backward_kernel(
-    x: tl.tensor, weight: tl.tensor, stats: tl.tensor, grad_out: tl.tensor, grad_x: tl.tensor, partial: tl.tensor,
-    rows: tl.tensor, CHANNELS: tl.constexpr, programs: tl.tensor, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-) -> None:  # fmt: skip
+    x: tl.tensor,
+    weight: tl.tensor,
+    stats: tl.tensor,
+    grad_out: tl.tensor,
+    grad_x: tl.tensor,
+    partial: tl.tensor,
+    rows: tl.tensor,
+    CHANNELS: tl.constexpr,
+    programs: tl.tensor,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:
     """Take every `programs`-th block of HEIGHT rows, and leave its sums for weight and bias in `partial`."""
     pid = tl.program_id(0)
     c = tl.arange(0, WIDTH)

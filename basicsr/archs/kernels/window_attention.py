@@ -48,8 +48,8 @@ def window_attention(
         numbers: (heads, queries, keys), added to the scores; may need a gradient.
         labels: (windows, keys) int32: between places with different labels -100 is added as well.
         uniform: windows at the beginning whose labels are all the same.
-        factor: one number on the scores, beside the scale; may need a gradient. It is read on the device only.
-        inverse: what the deterministic gradient needs.
+        factor: one number on the scores, besides the scale; may need a gradient. It is read on the device only.
+        inverse: of the rows, for gradients that repeat bit for bit.
         global_kv: (heads, T, qk + v), keys and values that every query attends to as well, with `scatter` only: as if
             `global_attention` were added, but the gradients of the queries are summed in place.
 
@@ -118,12 +118,12 @@ class _Sizes(NamedTuple):
 
     @property
     def all_valid(self) -> bool:
-        """Whether no query is padding."""
+        """Return whether no query is padding."""
         return self.valid >= (self.number - 1) * self.step + self.queries
 
 
 class _Call(NamedTuple):
-    """What a call is about, beside its tensors."""
+    """The arguments of a call besides its tensors."""
 
     images: int
     sizes: _Sizes
@@ -145,7 +145,7 @@ class _Call(NamedTuple):
         return len(qkv) if self.scatter else self.windows * self.sizes.queries
 
     def flags(self, numbers: Tensor | None, factor: Tensor | None) -> dict[str, Any]:
-        """The compile-time arguments that all kernels share."""
+        """Return the compile-time arguments that all kernels share."""
         number, qk, v = self.heads
         return {
             "HEADS": number, "QK": qk, "V": v, "DQ": padded_width(qk), "DV": padded_width(v), "SCATTER": self.scatter,
@@ -155,7 +155,7 @@ class _Call(NamedTuple):
 
 
 class _Tiles(NamedTuple):
-    """Block sizes of a program, chosen by what the compiler reports for sm_90 (registers, spills), not by timing.
+    """Block sizes of a program, chosen by the compiler's report for sm_90 (registers, spills), not by timing.
 
     `own` rows stay with the program and `other` rows pass by. 64 own rows are one Hopper warpgroup product; passing 32
     keeps the backward pass in float32, with its three TF32 products, at 168 registers a thread, so that three programs
@@ -244,7 +244,7 @@ class _WindowAttention(torch.autograd.Function):
 
 
 def _inputs(qkv: Tensor, rows: Tensor, numbers: Tensor | None, labels: Tensor | None, factor: Tensor | None) -> list:
-    """Return what every kernel reads; in the place of what is missing another tensor, which it does not read."""
+    """Return the tensors that every kernel takes; a missing one is replaced by another, which is not read."""
     return [qkv, rows, *(x if x is not None else other for x, other in ((numbers, qkv), (labels, rows), (factor, qkv)))]
 
 

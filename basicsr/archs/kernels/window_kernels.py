@@ -45,7 +45,7 @@ def tile(matrix: tl.tensor, row: tl.tensor, there: tl.tensor, stride: tl.tensor,
 @triton.jit
 def put(matrix: tl.tensor, values: tl.tensor, row: tl.tensor, there: tl.tensor, stride: tl.tensor, first: tl.tensor,
          WIDTH: tl.constexpr, PADDED: tl.constexpr, ADD: tl.constexpr) -> Any:  # fmt: skip
-    """Write a tile where `tile` reads it, or add it to what is there."""
+    """Write a tile where `tile` reads it, or add it to the values there."""
     d = tl.arange(0, PADDED)
     mask = there[:, None] & (d < WIDTH)[None, :]
     target = matrix + row[:, None] * stride + first + d[None, :]
@@ -59,7 +59,7 @@ def put(matrix: tl.tensor, values: tl.tensor, row: tl.tensor, there: tl.tensor, 
 def _biased(scores: tl.tensor, numbers: tl.tensor, labels: tl.tensor, window: tl.tensor, head: tl.tensor,
             i: tl.tensor, j: tl.tensor, queries: tl.tensor, keys: tl.tensor, uniform: tl.tensor,
             BIAS: tl.constexpr, LABELS: tl.constexpr) -> Any:  # fmt: skip
-    """Return scores with what is added to them; queries `i` and keys `j` are shaped to broadcast to the scores."""
+    """Return scores plus their bias; queries `i` and keys `j` are shaped to broadcast to the scores."""
     if BIAS:
         at = numbers + (head * queries + i).to(tl.int64) * keys + j
         scores += tl.load(at, mask=(i < queries) & (j < keys), other=0.0).to(tl.float32) * LOG2_E

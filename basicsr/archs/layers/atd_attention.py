@@ -4,12 +4,12 @@ Letters in shapes: see `atd_arch.py`. Parameter names follow the official releas
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from basicsr.archs.layers.atd_sizes import LayerSizes
 from basicsr.archs.layers.attention import gathered_attention
 from basicsr.archs.layers.export_mode import active_form, has_values
 from basicsr.archs.layers.group_hook import recorded_groups
@@ -20,28 +20,10 @@ from basicsr.archs.layers.tokens import full_precision
 from basicsr.archs.layers.windows import Heads
 
 LN_100 = 4.605170249938965  # bound of v1's logit scale, a float32 number in the release
-# Similarities of pixels to the dictionary that an evaluation computes at a time: what the caches of a CPU hold, and on
-# a GPU enough to fill a launch.
+# Similarities of pixels to the dictionary that an evaluation computes at a time: as many as the caches of a CPU hold,
+# and on a GPU enough to fill a launch.
 SIMILARITIES = {"cpu": 1 << 19}
 SIMILARITIES_ON_GPU = 1 << 26
-
-
-class LayerSizes(NamedTuple):
-    """Sizes of a transformer layer."""
-
-    dim: int
-    heads: int
-    window: int
-    category: int
-    tokens: int
-    reduced: int
-    hidden: int
-    kernel: int
-    category_channels: int | None  # of the FFN for the category; None: version 1
-    qkv_bias: bool = True
-    proj_bias: bool = True
-    ffn_bias: bool = True
-    own_index: bool = False  # whether the layer's state holds the position index of its windows
 
 
 class WindowAttention(nn.Module):

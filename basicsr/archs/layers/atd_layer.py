@@ -1,4 +1,4 @@
-"""The transformer layer of the ATD family, and blocks of layers that share a token dictionary.
+"""The transformer layer of the ATD family, blocks of layers that share a token dictionary, and residual groups of them.
 
 Letters in shapes: see `atd_arch.py`. Parameter names follow the official releases.
 """
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basicsr.archs.layers.atd_attention import CategoryAttention, DictionaryAttention, LayerSizes, WindowAttention
+from basicsr.archs.layers.atd_attention import CategoryAttention, DictionaryAttention, WindowAttention
+from basicsr.archs.layers.atd_sizes import Connection, LayerSizes
 from basicsr.archs.layers.ffn import ConvFFN
 from basicsr.archs.layers.groups import stable_group_order
 from basicsr.archs.layers.multiply_adds import MultiplyAdds
 from basicsr.archs.layers.norms import TokenNorm
 from basicsr.archs.layers.shifted_windows import ShiftedWindows
-from basicsr.archs.layers.tokens import full_precision, recomputed
+from basicsr.archs.layers.tokens import full_precision, map_to_tokens, recomputed, tokens_to_map
 from basicsr.archs.prunable import Gate
 
 
@@ -140,3 +141,31 @@ def interpolated(gate: Gate, new: Tensor, old: Tensor) -> Tensor:
     if not isinstance(gate, Tensor) or new is old:
         return new
     return torch.lerp(old.to(new.dtype), new, gate.to(new))
+
+
+class ResidualGroup(nn.Module):
+    """A block of layers, a convolution, the sum with the input, and in version 2 a norm."""
+
+    def __init__(self, block: TokenBlock, conv: nn.Module, norm: nn.Module | None):
+        super().__init__()
+        self.residual_group = block
+        self.conv = conv
+        self.norm = norm
+
+    def forward(self, s_BNC: Tensor, y_BNC: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the output from the input `s` and the block's output `y`."""
+        s = map_to_tokens(self.conv(tokens_to_map(y_BNC, size))) + s_BNC
+        return s if self.norm is None else self.norm(s)
+
+
+def body_conv(dim: int, kind: Connection) -> nn.Module:
+    """Return the convolution after a group."""
+    if kind == "1conv":
+        return nn.Conv2d(dim, dim, 3, padding=1)
+    return nn.Sequential(
+        nn.Conv2d(dim, dim // 4, 3, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(dim // 4, dim // 4, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(dim // 4, dim, 3, padding=1),
+    )

@@ -1,7 +1,7 @@
 """Sizes of the ATD networks: those that are published, the defaults, and checks that sizes fit each other."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from basicsr.archs.layers.setup import check_at_least
 
@@ -39,12 +39,42 @@ SIZES: dict[tuple[str, int], dict[str, Any]] = {
 }  # fmt: skip
 
 
-def complete_sizes(version: Version | None, given: Mapping[str, Any]) -> tuple[Version, dict[str, Any]]:
-    """Return the version and all sizes of an ATD, of which `given` are those that its user has set.
+class LayerSizes(NamedTuple):
+    """Sizes of a transformer layer."""
+
+    dim: int
+    heads: int
+    window: int
+    category: int
+    tokens: int
+    reduced: int
+    hidden: int
+    kernel: int
+    category_channels: int | None  # of the FFN for the category; None: version 1
+    qkv_bias: bool = True
+    proj_bias: bool = True
+    ffn_bias: bool = True
+    own_index: bool = False  # whether the layer's state holds the position index of its windows
+
+
+def complete_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the constructor's arguments of an ATD with its version and all its sizes, checked.
+
+    Args:
+        given: the arguments; sizes and the version may be None.
 
     Raises:
-        ValueError: for an unknown version, or a size that the version lacks.
+        ValueError: naming an argument that does not fit the others.
     """
+    names = SIZES["constructor", 2]
+    version, sizes = _complete_sizes(given["version"], {name: given[name] for name in names if given[name] is not None})
+    options = {**sizes, **{name: value for name, value in given.items() if name not in names}, "version": version}
+    _check(options)
+    return options
+
+
+def _complete_sizes(version: Version | None, given: Mapping[str, Any]) -> tuple[Version, dict[str, Any]]:
+    """Return the version and all sizes of an ATD, of which `given` are set."""
     if version not in (None, 1, 2):
         raise ValueError(f"version: must be 1 or 2, got {version!r}")
     if not given:
@@ -58,49 +88,29 @@ def complete_sizes(version: Version | None, given: Mapping[str, Any]) -> tuple[V
     return version, sizes
 
 
-def check_sizes(sizes: Mapping[str, Any], upscale: int, in_chans: int, img_size: int) -> None:
-    """Check that the sizes of an ATD, as `complete_sizes` returns them, fit each other and the scale.
-
-    Raises:
-        ValueError: naming the argument that does not fit.
-    """
-    dim, depths, num_heads = sizes["embed_dim"], list(sizes["depths"]), list(sizes["num_heads"])
-    check_at_least(
-        1,
-        upscale=upscale,
-        in_chans=in_chans,
-        img_size=img_size,
-        embed_dim=dim,
-        depths=min(depths, default=0),
-        category_size=sizes["category_size"],
-        num_tokens=sizes["num_tokens"],
-        reducted_dim=sizes["reducted_dim"],
-        dim_ffn_td=sizes.get("dim_ffn_td") or 1,
-    )
-    check_at_least(2, window_size=sizes["window_size"])
-    check_heads(dim, num_heads)
+def _check(options: Mapping[str, Any]) -> None:
+    """Check that the arguments of an ATD fit each other."""
+    depths, num_heads, upscale = list(options["depths"]), list(options["num_heads"]), options["upscale"]
+    sizes: tuple[str, ...] = ("upscale", "in_chans", "img_size", "embed_dim")
+    check_at_least(1, **{name: options[name] for name in sizes}, depths=min(depths, default=0))
+    sizes = ("category_size", "num_tokens", "reducted_dim")
+    check_at_least(1, **{name: options[name] for name in sizes}, dim_ffn_td=options.get("dim_ffn_td") or 1)
+    check_at_least(2, window_size=options["window_size"])
+    check_heads(options["embed_dim"], num_heads)
     if len(num_heads) != len(depths):
         raise ValueError(f"num_heads: needs one value for each of the {len(depths)} depths, got {num_heads}")
-    check_kernel(sizes["convffn_kernel_size"])
-    check_choice("upsampler", sizes["upsampler"], Upsampler)
+    check_kernel(options["convffn_kernel_size"])
+    for name, choices in (("upsampler", Upsampler), ("resi_connection", Connection), ("prune_unit", Unit)):
+        if options[name] not in get_args(choices):
+            raise ValueError(f"{name}: must be one of {', '.join(map(repr, get_args(choices)))}, got {options[name]!r}")
     rules = {
         "pixelshuffle": ("3 or a power of 2", upscale == 3 or upscale & (upscale - 1) == 0),
         "nearest+conv": ("4", upscale == 4),
         "": ("1", upscale == 1),
     }
-    rule, fits = rules.get(sizes["upsampler"], ("", True))
+    rule, fits = rules.get(options["upsampler"], ("", True))
     if not fits:
-        raise ValueError(f"upscale: must be {rule} with upsampler {sizes['upsampler']!r}, got {upscale}")
-
-
-def check_choice(name: str, value: Any, choices: Any) -> None:
-    """Check that `value` is one of the values of a `Literal`.
-
-    Raises:
-        ValueError: naming the argument and its choices.
-    """
-    if value not in get_args(choices):
-        raise ValueError(f"{name}: must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}")
+        raise ValueError(f"upscale: must be {rule} with upsampler {options['upsampler']!r}, got {upscale}")
 
 
 def check_kernel(side: int) -> None:
@@ -122,6 +132,22 @@ def check_heads(dim: int, num_heads: Sequence[int]) -> None:
     for heads in num_heads:
         if heads < 1 or dim % heads:
             raise ValueError(f"num_heads: must divide embed_dim ({dim}), got {list(num_heads)}")
+
+
+def layer_sizes(options: Mapping[str, Any], heads: int) -> LayerSizes:
+    """Return the sizes of an ATD's layers with `heads` heads, from the result of `complete_options`."""
+    return LayerSizes(
+        dim=options["embed_dim"],
+        heads=heads,
+        window=options["window_size"],
+        category=options["category_size"],
+        tokens=options["num_tokens"],
+        reduced=options["reducted_dim"],
+        hidden=int(options["embed_dim"] * options["mlp_ratio"]),
+        kernel=options["convffn_kernel_size"],
+        category_channels=options.get("dim_ffn_td"),
+        qkv_bias=options["qkv_bias"],
+    )
 
 
 def complete_kept_layers(kept: Sequence[Sequence[int]] | None, depths: Sequence[int]) -> list[list[int]]:

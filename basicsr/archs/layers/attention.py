@@ -1,9 +1,8 @@
-"""Attention in windows whose rows are gathered by index, by the fastest way that the device has.
+"""Attention in windows whose rows are gathered by index, by the fastest implementation for the device.
 
 CATANet attends in sub-groups of sorted tokens and in overlapping patches, ATD in sub-groups and in shifted windows. All
 are windows: lists of rows of one matrix of queries, keys and values. Gathering inside the attention saves the copies
-(an overlapping patch grid holds every token 1.2 to 1.5 times, a sub-group's keys twice), and heads may be as wide as
-they are.
+(an overlapping patch grid holds every token 1.2 to 1.5 times, a sub-group's keys twice), and heads need no padding.
 
 NVIDIA GPUs take the Triton kernels of `kernels/window_attention.py` and `kernels/global_attention.py`, CPUs the C++ one
 of `kernels/compiled_attention.py`, everything else `plain_attention.py`. `BASICSR_KERNELS=0` turns kernels off.
@@ -22,9 +21,15 @@ from basicsr.archs.layers.plain_attention import graph_attention, plain_attentio
 from basicsr.archs.layers.windows import Heads, PositionBias, Windows
 
 
-def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None = None,
-                       scatter: bool = False, bias: PositionBias | None = None,
-                       factor: Tensor | None = None) -> Tensor:  # fmt: skip
+def gathered_attention(
+    qkv: Tensor,
+    windows: Windows,
+    heads: Heads,
+    global_kv: Tensor | None = None,
+    scatter: bool = False,
+    bias: PositionBias | None = None,
+    factor: Tensor | None = None,
+) -> Tensor:
     """Return softmax attention in every window, scale 1/sqrt(qk).
 
     Args:
@@ -34,7 +39,7 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
         scatter: the output of a query goes to the row it came from; every row must be the query of one window, and
             `step` equal to `queries`.
         bias: added to the scores before the softmax; its numbers may need a gradient.
-        factor: on the scores, a single number above 0, beside the scale; may need a gradient.
+        factor: on the scores, a single number above 0, besides the scale; may need a gradient.
 
     Returns:
         (images * windows * queries, heads * v), window after window; with `scatter` (rows, heads * v).
@@ -57,19 +62,36 @@ def gathered_attention(qkv: Tensor, windows: Windows, heads: Heads, global_kv: T
 
 
 def _triton_attention(
-    qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None, scatter: bool, bias: PositionBias | None,
+    qkv: Tensor,
+    windows: Windows,
+    heads: Heads,
+    global_kv: Tensor | None,
+    scatter: bool,
+    bias: PositionBias | None,
     factor: Tensor | None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Return `gathered_attention` by the kernels for NVIDIA GPUs."""
     kernels = triton_kernels()
     numbers, labels, uniform = bias[:3] if bias is not None else (None, None, 0)
     rows, number, step, queries, keys, valid, _, inverse = windows
     in_one = scatter and factor is None  # one function whose gradient of the queries is one sum
     out = kernels.window_attention(
-        qkv, rows, number=number, step=step, queries=queries, keys=keys, valid=valid, heads=heads, scatter=scatter,
-        numbers=numbers, labels=labels, uniform=uniform, factor=factor, inverse=inverse,
+        qkv,
+        rows,
+        number=number,
+        step=step,
+        queries=queries,
+        keys=keys,
+        valid=valid,
+        heads=heads,
+        scatter=scatter,
+        numbers=numbers,
+        labels=labels,
+        uniform=uniform,
+        factor=factor,
+        inverse=inverse,
         global_kv=global_kv if in_one else None,
-    )  # fmt: skip
+    )
     if global_kv is None or in_one:
         return out
     if factor is not None:  # on the scores of both
@@ -87,9 +109,17 @@ SCHEMA = (
 
 @torch.library.custom_op("basicsr::gathered_attention", mutates_args=(), schema=SCHEMA)
 def _opaque(
-    qkv: Tensor, rows: Tensor, global_kv: Tensor | None, numbers: Tensor | None, labels: Tensor | None, uniform: int,
-    factor: Tensor | None, windows: list[int], heads: list[int], scatter: bool,
-) -> Tensor:  # fmt: skip
+    qkv: Tensor,
+    rows: Tensor,
+    global_kv: Tensor | None,
+    numbers: Tensor | None,
+    labels: Tensor | None,
+    uniform: int,
+    factor: Tensor | None,
+    windows: list[int],
+    heads: list[int],
+    scatter: bool,
+) -> Tensor:
     """`gathered_attention` as one node of a compiled graph, which cannot look into the kernel."""
     bias = PositionBias(numbers, labels, uniform) if numbers is not None else None
     number, step, queries, keys, valid = windows
@@ -99,9 +129,17 @@ def _opaque(
 
 @_opaque.register_fake
 def _(
-    qkv: Tensor, rows: Tensor, global_kv: Tensor | None, numbers: Tensor | None, labels: Tensor | None, uniform: int,
-    factor: Tensor | None, windows: list[int], heads: list[int], scatter: bool,
-) -> Tensor:  # fmt: skip
+    qkv: Tensor,
+    rows: Tensor,
+    global_kv: Tensor | None,
+    numbers: Tensor | None,
+    labels: Tensor | None,
+    uniform: int,
+    factor: Tensor | None,
+    windows: list[int],
+    heads: list[int],
+    scatter: bool,
+) -> Tensor:
     number, _, queries, _, _ = windows
     length = qkv.shape[0] if scatter else rows.shape[0] * number * queries
     return qkv.new_empty(length, heads[0] * heads[2])

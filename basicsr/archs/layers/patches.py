@@ -1,4 +1,4 @@
-"""Overlapping square patches of a map: windows to attend in, and the blending of what comes out of them.
+"""Overlapping square patches of a map: windows to attend in, and the blending of their outputs.
 
 Shapes: B batch, H x W map size in pixels, N = H*W tokens in raster order, C channels.
 
@@ -37,7 +37,7 @@ class PatchAxis:
         return starts[:, None] + torch.arange(self.patch, dtype=torch.int32, device=device)
 
     def taps(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what is added up at every pixel, (taps, side): patch, offset in it, and the factor on it, 0 for none.
+        """Return the summands of every pixel, (taps, side): patch, offset in it, and factor, 0 for none.
 
         Taps are the last patch over a pixel and those before it; where `side` is a number, only those that are used.
         """
@@ -98,7 +98,7 @@ class PatchGrid:
         return Windows(rows, self.count, area, area, area, valid=rows.shape[1], inverse=inverse)
 
     def merge(self, p_BMC: Tensor) -> Tensor:
-        """Return the weighted sum of what the patches say of each token: (B, patches * area, C) to (B, N, C)."""
+        """Return the weighted sum of the patches' values of each token, (B, N, C), from (B, patches * area, C)."""
         if active_form() is not None:
             return self._merge_in_graph(p_BMC)
         batch, _, channels = p_BMC.shape
@@ -181,7 +181,7 @@ def _coverage(height: int, width: int, patch: int, device: torch.device) -> Tens
 def _taps_by_axis(
     height: int, width: int, patch: int, device: torch.device
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return what is added up along each axis, and the factors on it.
+    """Return the summands along each axis, and their factors.
 
     Along x for every row of every row of patches, (taps, R, W) and (taps, 1, W, 1); along y (taps, H) and (taps, H, 1).
     """

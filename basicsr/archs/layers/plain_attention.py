@@ -12,9 +12,14 @@ SCORES = 1 << 24  # scores of rows and global keys that an evaluation holds at a
 
 
 def plain_attention(
-    qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None = None, scatter: bool = False,
-    bias: PositionBias | None = None, factor: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    qkv: Tensor,
+    windows: Windows,
+    heads: Heads,
+    global_kv: Tensor | None = None,
+    scatter: bool = False,
+    bias: PositionBias | None = None,
+    factor: Tensor | None = None,
+) -> Tensor:
     """Return `gathered_attention` by PyTorch, with gradients; in evaluation in pieces, so that memory stays bounded."""
     q, k, v = qkv.split([heads.number * width for width in (heads.qk, heads.qk, heads.v)], dim=1)
     if factor is not None:
@@ -62,7 +67,7 @@ def _padded(x: Tensor, heads: int, width: int) -> Tensor:
 
 
 def _spans(windows: Windows, bias: PositionBias | None, whole: bool) -> list[tuple[slice, Tensor | None]]:
-    """Return ranges of windows with what is added to their scores, (windows or 1, heads, Q, K).
+    """Return ranges of windows with the bias of their scores, (windows or 1, heads, Q, K).
 
     Args:
         whole: as few ranges as possible, rather than such of at most `PLACES` places.
@@ -98,9 +103,14 @@ def _to_global_keys(q: Tensor, heads: Heads, global_kv: Tensor) -> Tensor:
 
 
 def graph_attention(
-    qkv: Tensor, windows: Windows, heads: Heads, global_kv: Tensor | None = None, scatter: bool = False,
-    bias: PositionBias | None = None, factor: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    qkv: Tensor,
+    windows: Windows,
+    heads: Heads,
+    global_kv: Tensor | None = None,
+    scatter: bool = False,
+    bias: PositionBias | None = None,
+    factor: Tensor | None = None,
+) -> Tensor:
     """Return `gathered_attention` of one image in the form of `export_mode.py`, inside of which alone it works."""
     number, step, queries, keys = windows[1:5]
     q, k, v = qkv.split([heads.number * width for width in (heads.qk, heads.qk, heads.v)], dim=1)

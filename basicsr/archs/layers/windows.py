@@ -1,4 +1,4 @@
-"""What an attention in windows of gathered rows is described by; see `gathered_attention.py`."""
+"""The arguments of an attention in windows of gathered rows; see `attention.py`."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ FAR = -100.0  # added to the score of two places with different labels, as in Sw
 
 
 class Inverse(NamedTuple):
-    """Which keys of the windows a row is, for gradients that are summed in a fixed order."""
+    """The keys of the windows that each row is, for gradients that are summed in a fixed order."""
 
     order: Tensor  # (images, entries) int32: the row of each entry
     key_slots: Tensor  # (entries, taps) int32: the slots `window * keys + key` that hold it, the same in every image;
@@ -53,7 +53,7 @@ class Heads(NamedTuple):
 
 
 class PositionBias(NamedTuple):
-    """What is added to the scores of windows whose queries are their keys."""
+    """The bias on the scores of windows whose queries are their keys."""
 
     numbers: Tensor  # (heads, queries, keys)
     labels: Tensor | None = None  # (windows, keys) int32: between places with different labels `FAR` is added, too
@@ -62,7 +62,7 @@ class PositionBias(NamedTuple):
 
 
 def far_apart(labels: Tensor) -> Tensor:
-    """Return what labels (windows, keys) add to the scores, (windows, 1, keys, keys) float32."""
+    """Return the bias of labels (windows, keys) on the scores, (windows, 1, keys, keys) float32."""
     return (labels[:, None, :, None] != labels[:, None, None]).to(torch.float32) * FAR
 
 
@@ -72,7 +72,7 @@ def repeats_gradients(like: Tensor) -> bool:
 
 
 def slots_by_entry(entry_of: Tensor, entries: int) -> Tensor:
-    """Return the slots that hold each entry, (entries, taps) int32, rising, then -1.
+    """Return the slots that hold each entry, (entries, taps) int32, ascending, then -1.
 
     Args:
         entry_of: (slots,) the entry in each slot.

@@ -9,9 +9,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from basicsr.archs import build_network
 from basicsr.archs.layers import plans
 from basicsr.archs.layers.patches import PatchGrid, _blend, _coverage, _sum_entries, _sum_in_bags
-from basicsr.archs.layers.plans import PlanCache, bytes_of, planned
+from basicsr.archs.layers.plans import planned
 from basicsr.archs.layers.tokens import mirrored_index
 from basicsr.archs.layers.windows import slots_by_entry
+from basicsr.engine.plan_cache import PlanCache, bytes_of
 
 LIKE = torch.empty(0)
 
