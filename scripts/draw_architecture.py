@@ -94,10 +94,16 @@ def wrapped(text: str, width: int) -> list[str]:
 
 def draw(graph: dict[str, set[str]]) -> str:
     """Return the picture as SVG."""
-    row_of = heights(graph)
+    row_of, arrows = heights(graph), without_implied(graph)
     rows = [sorted(part for part in graph if row_of[part] == row) for row in range(max(row_of.values()) + 1)]
     box_of: dict[str, tuple[float, float, float]] = {}  # left, top, width
+
+    def mean_of_importers(part: str) -> float:
+        lefts = [box_of[importer][0] for importer in box_of if part in arrows[importer]]
+        return sum(lefts) / len(lefts) if lefts else 0.0
+
     for row, parts in enumerate(reversed(rows)):
+        parts.sort(key=mean_of_importers)  # fewer arrows cross
         width = min(300.0, (WIDTH - 2 * MARGIN - GAP_X * (len(parts) - 1)) / len(parts))
         left = (WIDTH - len(parts) * width - GAP_X * (len(parts) - 1)) / 2
         for i, part in enumerate(parts):
@@ -109,7 +115,7 @@ def draw(graph: dict[str, set[str]]) -> str:
         "<path d='M0 0L8 4L0 8z' fill='#888'/></marker></defs>",
         f"<rect width='{WIDTH}' height='{height}' fill='white'/>",
     ]
-    for part, targets in sorted(without_implied(graph).items()):
+    for part, targets in sorted(arrows.items()):
         for target in sorted(targets):
             (x1, y1, w1), (x2, y2, w2) = box_of[part], box_of[target]
             start, end = (x1 + w1 / 2, y1 + BOX), (x2 + w2 / 2, y2 - 2)

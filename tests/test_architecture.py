@@ -1,6 +1,7 @@
 """The architecture of the package: the order of its parts, who may import whom, and what importing costs."""
 
 import ast
+import runpy
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,12 @@ def test_no_circle():
 
     for name in sorted(graph):
         visit(name, ())
+
+
+def test_the_picture_in_the_documentation_is_up_to_date():
+    script = runpy.run_path(str(PACKAGE.parent / "scripts/draw_architecture.py"))
+    picture = (PACKAGE.parent / "docs/architecture.svg").read_text(encoding="utf-8")
+    assert script["draw"](script["imports"]()) == picture, "run python scripts/draw_architecture.py"
 
 
 @pytest.mark.parametrize("path", OWN_CODE, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -1,4 +1,7 @@
-"""Network architectures. A file `*_arch.py` here that registers a class is all that a new network needs."""
+"""Network architectures, their shared layers, and kernels for CPU and GPU.
+
+A file `*_arch.py` here that registers a class is all that a new network needs.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Data sets and their loaders, built from the `datasets` section of a YAML file."""
+"""Data sets and their loaders. The `datasets` section of a YAML file describes them."""
 
 import inspect
 import sys

@@ -1,4 +1,4 @@
-"""Training losses, built from YAML specs such as `{type: L1Loss, loss_weight: 1.0}`."""
+"""Training losses. YAML specs such as `{type: L1Loss, loss_weight: 1.0}` describe them."""
 
 import logging
 from collections.abc import Mapping

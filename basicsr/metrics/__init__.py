@@ -1,4 +1,7 @@
-"""Image quality scores, from YAML specs such as `{type: calculate_psnr, crop_border: 4, test_y_channel: true}`."""
+"""Image quality scores and the validation loop.
+
+YAML specs such as `{type: calculate_psnr, crop_border: 4, test_y_channel: true}` describe them.
+"""
 
 from collections.abc import Mapping
 from typing import Any
