@@ -261,7 +261,7 @@ def test_sizes_left_out_are_those_of_the_published_constructor():
         ({"version": 3}, "version: must be 1 or 2, got 3"),
         ({"prune_unit": "head"}, "prune_unit: .*'head'"),
         ({"kept_layers": [[0]]}, "kept_layers: needs one list"),
-        ({"kept_layers": [[0, 3], [0]]}, r"kept_layers: must be layers from 0 to 2, rising, got \[0, 3\]"),
+        ({"kept_layers": [[0, 3], [0]]}, r"kept_layers: must be layers from 0 to 2, ascending, got \[0, 3\]"),
     ],
     ids=lambda value: None if isinstance(value, str) else "_".join(f"{k}={v}" for k, v in value.items()),
 )

@@ -396,7 +396,7 @@ def test_presets_have_the_published_number_of_parameters(name, upscale, paramete
 
 @pytest.mark.parametrize("keep", [(), (0, 0, 1), (3, 1), (0, 8)])
 def test_a_pruned_preset_names_groups_that_are_none(keep):
-    with pytest.raises(ValueError, match="keep: must be groups of CATANet-L, 0 to 7, rising"):
+    with pytest.raises(ValueError, match="keep: must be ascending indices of groups of CATANet-L, 0 to 7"):
         ARCH_REGISTRY.get("CATANet-XS")(keep=keep)
 
 

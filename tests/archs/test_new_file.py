@@ -66,6 +66,7 @@ def reader(request, tmp_path, monkeypatch):
     monkeypatch.setattr(ARCH_REGISTRY, "_items", dict(ARCH_REGISTRY._items))
     if request.param == "file in archs":
         monkeypatch.setattr(basicsr.archs, "__path__", [*basicsr.archs.__path__, str(folder)])
+        monkeypatch.setattr(ARCH_REGISTRY, "_discovered", False)  # other tests may have looked for files before
         assert ARCH_REGISTRY.get("Reader").__module__ == "basicsr.archs.reader_arch"
     elif request.param == "plug-in":
         monkeypatch.syspath_prepend(str(folder))
