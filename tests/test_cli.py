@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers import run_here
 
 import basicsr.test
 import basicsr.train
@@ -28,7 +28,6 @@ from basicsr.metrics.psnr_ssim import calculate_psnr
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to enable fault handler")  # stderr is captured
 PACKAGE = Path(basicsr.train.__file__).parent
-LOGGER = logging.getLogger("basicsr")
 TINY = {"type": "CATANet", "upscale": 2, "dim": 16, "block_num": 2, "qk_dim": 12, "mlp_dim": 24, "heads": 2,
         "patch_size": [8, 10], "num_tokens": [4, 8], "group_size": [64, 32], "n_iters": [2, 3]}  # fmt: skip
 PSNR = {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}
@@ -88,19 +87,8 @@ def write_options(folder, options):
 
 
 def call(command, folder, options, *flags):
-    """Exit code of a command that runs here, in `folder`; logging is left as it was."""
-    path = write_options(folder, options)
-    torch.set_num_threads(1)  # as in `spawn`, and faster for tensors this small
-    level = LOGGER.level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(LOGGER, "handlers", [])
-        patch.setattr(LOGGER, "propagate", True)
-        code = command.main(["-opt", path.name, *flags])
-        for handler in LOGGER.handlers:
-            handler.close()
-    LOGGER.setLevel(level)
-    return code
+    """Return the exit code of a command that runs in this process, in `folder`."""
+    return run_here(command, folder, "-opt", write_options(folder, options).name, *flags)
 
 
 def spawn(command, folder, options, processes=None):

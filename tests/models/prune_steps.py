@@ -1,12 +1,8 @@
 """Steps and runs of a PruneDistillModel, for its tests."""
 
-import logging
-
-import pytest
 import torch
-import yaml
+from helpers import run_here, write_options
 
-LOGGER = logging.getLogger("basicsr")
 CNN = {"type": "ResidualCNN", "upscale": 2}
 NO_FEATURES = {"sa": {"weight": 0.0}}
 
@@ -32,22 +28,9 @@ def moved(before, module):
 
 
 def run(command, folder, values, *flags):
-    """Exit code of a command that runs here, in `folder`, with options or an option file there."""
-    path = values
-    if isinstance(values, dict):
-        path = f"{values['name']}.yml"
-        (folder / path).write_text(yaml.safe_dump(values, sort_keys=False))
-    torch.set_num_threads(1)
-    level = LOGGER.level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(LOGGER, "handlers", [])
-        patch.setattr(LOGGER, "propagate", True)
-        code = command.main(["-opt", path, *flags])
-        for handler in LOGGER.handlers:
-            handler.close()
-    LOGGER.setLevel(level)
-    return code
+    """Return the exit code of a command that runs in this process, with options or an option file in `folder`."""
+    path = write_options(folder, values).name if isinstance(values, dict) else values
+    return run_here(command, folder, "-opt", path, *flags)
 
 
 def equal(mine, theirs):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers import run_here
 
 import basicsr.test
 import basicsr.train
@@ -374,18 +375,8 @@ def lq_images(images, tmp_path_factory):
 
 
 def run(command, folder, path, overrides, *flags):
-    """Exit code of a command that runs here, in `folder`; logging is left as it was."""
-    torch.set_num_threads(1)
-    level = LOGGER.level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(LOGGER, "handlers", [])
-        patch.setattr(LOGGER, "propagate", True)
-        code = command.main(["-opt", str(path), *flags, "--force_yml", *overrides])
-        for handler in LOGGER.handlers:
-            handler.close()
-    LOGGER.setLevel(level)
-    return code
+    """Return the exit code of a command that runs in this process, in `folder`."""
+    return run_here(command, folder, "-opt", path, *flags, "--force_yml", *overrides)
 
 
 def miniature(path, images, lq_images):

@@ -2,12 +2,12 @@
 
 import copy
 import json
-import logging
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from helpers import run_here
 
 import basicsr.test
 import basicsr.train
@@ -29,7 +29,6 @@ from basicsr.pruning.masked_network import Draw, MaskedNetwork
 from basicsr.pruning.teacher import load_teacher
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to enable fault handler")  # stderr is captured
-LOGGER = logging.getLogger("basicsr")
 V1 = {
     "type": "ATD", "upscale": 2, "embed_dim": 8, "depths": [3, 1, 4], "num_heads": [2, 4, 1], "window_size": 4,
     "category_size": 24, "num_tokens": 10, "reducted_dim": 4, "convffn_kernel_size": 3, "mlp_ratio": 1.5,
@@ -251,17 +250,8 @@ def model_of(tmp_path):
 
 
 def run(command, folder, path):
-    """Exit code of a command that runs here, in `folder`."""
-    level = LOGGER.level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(LOGGER, "handlers", [])
-        patch.setattr(LOGGER, "propagate", True)
-        code = command.main(["-opt", str(path)])
-        for handler in LOGGER.handlers:
-            handler.close()
-    LOGGER.setLevel(level)
-    return code
+    """Return the exit code of a command that runs in this process, in `folder`."""
+    return run_here(command, folder, "-opt", path)
 
 
 @pytest.mark.parametrize(("version", "unit"), [(2, "group"), (1, "layer"), (2, "layer")])
