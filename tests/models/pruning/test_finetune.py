@@ -113,7 +113,7 @@ class TestFineTuning:
                 model.optimize_parameters(it)
             assert (model.training_step.graphs is not None) is graph
             models.append(model)
-        for part in ("net_g", "net_g_ema", "distillation"):
+        for part in ("net_g", "ema", "distillation"):
             plain, graphed = (getattr(model, part).state_dict() for model in models)
             torch.testing.assert_close(graphed, plain, rtol=0, atol=0)
         if device == "cpu":  # iterations 1 to 5, 6 to 11 and 13 to 16; in 12 the teacher's output still counts
@@ -127,7 +127,7 @@ class TestFineTuning:
             step(model, it)
             assert model.get_current_learning_rate() == [0.005]
         tail = {"last_conv.weight", "last_conv.bias"}
-        assert moved(before, model.net_g) == moved(before, model.net_g_ema.module) == tail
+        assert moved(before, model.net_g) == moved(before, model.ema.module) == tail
         step(model, 4)
         assert model.get_current_learning_rate() == [1e-3]
         assert moved(before, model.net_g) == set(before) - {"blocks.0.0.initted", "blocks.1.0.initted"}

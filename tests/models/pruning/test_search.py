@@ -79,14 +79,14 @@ class TestSearch:
         for it in range(1, 5):
             step(model, it)
         lq = batch(1)["lq"]
-        model.feed_data({"lq": lq})
-        model.test()
+        with model.predictor() as predict:
+            output = predict(lq)
         bits = model.masked.sampler.mode().tolist()
         assert model.search.mode == "".join(map(str, bits))
         net = copy.deepcopy(model.masked.module).eval()
         with torch.no_grad():
-            torch.testing.assert_close(model.output, net(lq, bits), rtol=0, atol=1e-5)
-            assert not torch.allclose(model.output, net(lq), atol=1e-3)
+            torch.testing.assert_close(output, net(lq, bits), rtol=0, atol=1e-5)
+            assert not torch.allclose(output, net(lq), atol=1e-3)
 
     @pytest.mark.parametrize(
         "prune",
@@ -201,7 +201,7 @@ class TestWeights:
         for it in (1, 2, 3):
             step(model, it)
         kept = kept_groups([int(bit) for bit in model.search.mode])
-        average, small = model.net_g_ema.module.state_dict(), model.net_eval.state_dict()
+        average, small = model.ema.module.state_dict(), model.net_eval.state_dict()
         assert torch.equal(small["mid_convs.1.weight"], average[f"mid_convs.{kept[1]}.weight"])
         assert torch.equal(small["blocks.0.0.means"], model.masked.module.state_dict()[f"blocks.{kept[0]}.0.means"])
         assert not torch.equal(average["first_conv.weight"], model.masked.module.first_conv.weight)
