@@ -34,13 +34,13 @@ class Registry:
     Args:
         kind: word for its entries in error messages, e.g. "architecture".
         package: dotted name of the package whose modules register entries; None: there is no such package.
-        suffix: end of the names of those modules, e.g. "_arch".
+        suffixes: ends of the names of those modules, e.g. "_arch".
     """
 
-    def __init__(self, kind: str, package: str | None = None, suffix: str = ""):
+    def __init__(self, kind: str, package: str | None = None, *suffixes: str):
         self.kind = kind
         self._package = package
-        self._suffix = suffix
+        self._suffixes = suffixes
         self._items: dict[str, Callable[..., Any]] = {}
         self._discovered = package is None
         self.adapt_plugin: Callable[[Any], Any] | None = None
@@ -121,27 +121,27 @@ class Registry:
     def _import_likely_module(self, name: str) -> None:
         """Import the module that `name` suggests: `catanet_arch` for `CATANet-L`, `sr_model` for `SRModel`."""
         if not self._discovered:
-            stem = str(name).split("-")[0].split("_")[0].lower().removesuffix(self._suffix.removeprefix("_"))
-            if f"{stem}{self._suffix}" in self._module_names():
-                importlib.import_module(f"{self._package}.{stem}{self._suffix}")
+            word, modules = str(name).split("-")[0].split("_")[0].lower(), self._module_names()
+            for suffix in self._suffixes:
+                module = word.removesuffix(suffix.removeprefix("_")) + suffix
+                if module in modules:
+                    importlib.import_module(f"{self._package}.{module}")
 
     def _discover(self) -> None:
         if not self._discovered:
-            for module in self._module_names():
-                importlib.import_module(
-                    f"{self._package}.{module}"
-                )  # errors in it are not caught: they name the broken module
+            for module in self._module_names():  # errors in them are not caught: they name the broken module
+                importlib.import_module(f"{self._package}.{module}")
             self._discovered = True
 
     def _module_names(self) -> list[str]:
         package = importlib.import_module(str(self._package))
-        return [m.name for m in pkgutil.iter_modules(package.__path__) if m.name.endswith(self._suffix)]
+        return [m.name for m in pkgutil.iter_modules(package.__path__) if m.name.endswith(self._suffixes)]
 
 
 ARCH_REGISTRY = Registry("architecture", "basicsr.archs", "_arch")
 DATASET_REGISTRY = Registry("data set", "basicsr.data", "_dataset")
 LOSS_REGISTRY = Registry("loss", "basicsr.losses", "_loss")
-METRIC_REGISTRY = Registry("metric", "basicsr.metrics", "psnr_ssim")
+METRIC_REGISTRY = Registry("metric", "basicsr.metrics", "psnr_ssim", "_metric")
 MODEL_REGISTRY = Registry("model", "basicsr.models", "_model")
 OPTIMIZER_REGISTRY = Registry("optimizer", "basicsr.engine", "optimizers")
 SCHEDULER_REGISTRY = Registry("learning-rate scheduler", "basicsr.engine", "lr_scheduler")
