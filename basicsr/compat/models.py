@@ -41,6 +41,9 @@ def adapt_model(model_class: Any) -> Any:
     return type(model_class.__name__, (PluginAdapter, model_class, ModelMethods), names)
 
 
+PlainOptions.adapt_model = staticmethod(adapt_model)  # type: ignore[attr-defined]  # `build_model` looks for it
+
+
 class PluginAdapter(_ModelMethods):
     """Translates the calls of a run into those of BasicSR 1.4."""
 

@@ -56,8 +56,11 @@ class PlainOptions(PlainSection):
             raise AttributeError(name)
         return getattr(self._typed, name)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "PlainSection":
-        return PlainSection(copy.deepcopy(dict(self), memo), self._declared)
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PlainOptions":
+        new = PlainOptions.__new__(PlainOptions)  # whose constructor would take the dict back to the typed options
+        PlainSection.__init__(new, copy.deepcopy(dict(self), memo), self._declared)
+        new._typed = self._typed
+        return new
 
 
 def parse_options(root_path: str, is_train: bool = True) -> tuple[PlainOptions, argparse.Namespace]:

@@ -1,7 +1,7 @@
 """Models: networks with their losses, optimizers and checkpoints. A model sees batches and options, never data sets."""
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from basicsr.config.registry import MODEL_REGISTRY
 
@@ -14,7 +14,10 @@ logger = logging.getLogger("basicsr")
 
 def build_model(opt: "Options") -> "BaseModel":
     """Return the model that `model_type` names, built with the options of the run."""
-    model = MODEL_REGISTRY.get(opt.model_type)(opt)
+    model_class: Any = MODEL_REGISTRY.get(opt.model_type)
+    if adapt := getattr(opt, "adapt_model", None):  # options from `parse_options`: a script for BasicSR 1.4
+        model_class = adapt(model_class)
+    model = model_class(opt)
     model.training_step.setup_graphs()
     logger.info("Model [%s] is created.", type(model).__name__)
     return model

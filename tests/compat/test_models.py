@@ -1,5 +1,7 @@
 """Models of BasicSR 1.4's plug-ins, adapted, in this process: their attributes, methods, options and checkpoints."""
 
+import copy
+
 import pytest
 import torch
 import yaml
@@ -300,3 +302,26 @@ def test_a_model_of_the_base_class_has_what_it_needs(options):
     steps(model, 1, 2)
     assert set(model.get_current_log()) == {"l_one"}
     assert model.get_bare_model(model.net_g) is model.net_g
+
+
+def test_a_script_with_plain_options_drives_our_model_by_its_old_methods(options):
+    """As `model = build_model(opt)` after `opt, args = parse_options(...)` in a project for BasicSR 1.4."""
+    opt = PlainOptions(options(is_train=False))
+    model = build_model(copy.deepcopy(opt))
+    assert type(model).__name__ == "SRModel" and isinstance(model.opt, dict) and model.opt["scale"] == 2
+    model.feed_data(batch(1))
+    model.test()
+    assert model.get_current_visuals()["result"].shape == (2, 3, 24, 24)
+    with model.predictor() as predict:
+        torch.testing.assert_close(model.output, predict(batch(1)["lq"]), rtol=0, atol=0)
+
+
+def test_a_copy_of_plain_options_has_the_typed_ones_too(options):
+    opt = PlainOptions(options())
+    new = copy.deepcopy(opt)
+    new["train"]["optim_g"].pop("type")
+    assert (
+        new.train.optim_g.type == "Adam"
+        and opt["train"]["optim_g"]["type"] == "Adam"
+        and new["manual_seed"] is not None
+    )
