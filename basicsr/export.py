@@ -54,7 +54,9 @@ def export(request: Request) -> dict[str, Any]:
     )
     from basicsr.runtimes.manifest import MANIFEST, manifest, write_together
     from basicsr.runtimes.parity import ParityError, table
+    from basicsr.runtimes.trace import check_torch_version
 
+    check_torch_version()
     if not request.model.exists():
         raise CheckpointError(f"{request.model}: no such file; check the path")
     planned = list(planned_files(request))

@@ -1,5 +1,6 @@
 """Fixtures for all tests. Nothing is downloaded: what is not on this machine skips the tests that need it."""
 
+import logging
 import os
 import random
 from pathlib import Path
@@ -84,3 +85,20 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
         if SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def unconfigured_logger():
+    """Undo what commands do to the logger; where messages do not propagate, pytest would capture them twice."""
+    _reset_logger()
+    yield
+    _reset_logger()
+
+
+def _reset_logger():
+    logger = logging.getLogger("basicsr")
+    for handler in logger.handlers:
+        handler.close()
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)

@@ -22,8 +22,23 @@ from basicsr.archs.layers.group_hook import group_choices
 from basicsr.archs.layers.token_aggregation import TAB
 from basicsr.errors import OptionError
 
+OLDEST_TORCH = (2, 10)  # 2.6 and 2.9 were tried and fail; 2.14 works
 EXAMPLE = (46, 58)  # px beyond the smallest side: the input that graphs for any size are traced with
 MAX_SIDE = 8192  # px, of an input
+
+
+def check_torch_version() -> None:
+    """Check that this PyTorch is known to trace the networks.
+
+    Raises:
+        OptionError: for an older one, whose exporter fails on them or ties graphs of any size to one.
+    """
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise OptionError(
+            f"PyTorch {torch.__version__} cannot export these networks; install PyTorch {oldest} or newer. Training, "
+            "testing and inference work with this one"
+        )
 
 
 class GraphNet(nn.Module):

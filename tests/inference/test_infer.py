@@ -351,8 +351,9 @@ def test_the_picture_to_compare(world, run, photo):
 
 
 def contains(image, part):
-    found = cv2.matchTemplate(image, part, cv2.TM_SQDIFF)
-    return found.min() < 1e-3 * part.size
+    """Whether `part` stands somewhere in `image`, pixel for pixel; matchTemplate finds the place, up to rounding."""
+    x, y = cv2.minMaxLoc(cv2.matchTemplate(image, part, cv2.TM_SQDIFF))[2]
+    return np.array_equal(image[y : y + part.shape[0], x : x + part.shape[1]], part)
 
 
 def test_a_video_frame_by_frame(world, run, photo):

@@ -5,7 +5,9 @@ import hashlib
 import logging
 import os
 import random
+import struct
 import subprocess
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -133,7 +135,10 @@ def empty(path):
 def flip(path):
     """One bit in the middle of a tensor, which torch.load would not notice."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 16
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    name_and_extra = sum(struct.unpack_from("<HH", data, largest.header_offset + 26))
+    data[largest.header_offset + 30 + name_and_extra + largest.file_size // 2] ^= 16
     path.write_bytes(bytes(data))
 
 
