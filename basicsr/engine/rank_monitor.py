@@ -32,6 +32,7 @@ logger = logging.getLogger("basicsr")
 HEARTBEAT_INTERVAL = 0.5  # seconds
 HEARTBEAT_TIMEOUT = 2.0  # seconds without a heartbeat after which a process counts as dead
 GRACE_PERIOD = 8.0  # seconds that a process has to end by itself after another one has failed
+STORE_TIMEOUT = 30.0  # seconds after which a call of the store fails
 REPORT_TIMEOUT = 2.0  # seconds that a failing process waits for the store, and for rank 0 to log the failure
 HEARTBEAT, FAILURE, LOGGED = (f"basicsr/{key}" for key in ("heartbeat", "failure", "logged"))  # keys of the store
 LIBRARIES = (
@@ -64,10 +65,13 @@ class RankMonitor:
         self._thread = threading.Thread(target=self._watch, name="basicsr-rank-monitor", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """End the thread."""
+    def close(self, seconds: float) -> None:
+        """End the thread; wait for it at most that long.
+
+        If Python exits while the thread is in a call of the store, which is C++, the process is aborted.
+        """
         self._stop.set()
-        self._thread.join(2 * HEARTBEAT_INTERVAL)
+        self._thread.join(seconds)
 
     def report(self, error: BaseException) -> None:
         """Write to the store that this process fails with `error`, and log which process failed first.
@@ -100,7 +104,7 @@ class RankMonitor:
         while not self._stop.is_set() and time.monotonic() < ends_at:
             try:
                 if not self._store_error:
-                    store = store or connect(min(self.timeout, 30))
+                    store = store or connect(min(self.timeout, STORE_TIMEOUT))
                     store.set(f"{HEARTBEAT}/{self.rank}", self._heartbeat())
                     if not self._first_failure and store.check([FAILURE]):
                         self._first_failure, ends_at = store.get(FAILURE).decode(), time.monotonic() + GRACE_PERIOD
@@ -184,5 +188,5 @@ def stop_rank_monitor(error: BaseException | None = None) -> None:
         if threading.current_thread() is threading.main_thread():  # launchers send it when they see one process end
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _monitor.report(error)
-    _monitor.close()
+    _monitor.close(STORE_TIMEOUT if error is None else 2 * HEARTBEAT_INTERVAL)
     _monitor = None
