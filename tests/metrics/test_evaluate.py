@@ -147,6 +147,7 @@ def evaluate_share(rank, init_file, result_file):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="gloo of PyTorch 2.6 may hang when the group is destroyed")
 def test_two_processes_return_the_scores_of_one(tmp_path, monkeypatch, pytestconfig):
     monkeypatch.syspath_prepend(pytestconfig.rootpath)  # where the new processes find this module
     mp.spawn(evaluate_share, args=(tmp_path / "init", tmp_path / "result"), nprocs=2)
