@@ -1,35 +1,3 @@
-"""Old import paths. The names that BasicSR has here are imported on access; our own code imports none of them."""
+"""The old import path of many modules; see `basicsr.compat.utils_names` for the names that BasicSR has here."""
 
-from importlib import import_module
-from typing import Any
-
-_HOMES = {
-    "color_util": ("bgr2ycbcr", "rgb2ycbcr", "rgb2ycbcr_pt", "ycbcr2bgr", "ycbcr2rgb"),
-    "diffjpeg": ("DiffJPEG",),
-    "dist_util": ("get_dist_info", "init_dist", "master_only"),
-    "file_client": ("FileClient",),
-    "img_process_util": ("USMSharp", "filter2D", "usm_sharp"),
-    "img_util": ("crop_border", "img2tensor", "imfrombytes", "imwrite", "tensor2img"),
-    "logger": ("AvgTimer", "MessageLogger", "get_env_info", "get_root_logger", "init_tb_logger"),
-    "matlab_functions": ("imresize",),
-    "misc": (
-        "check_resume",
-        "get_time_str",
-        "make_exp_dirs",
-        "mkdir_and_rename",
-        "scandir",
-        "set_random_seed",
-        "sizeof_fmt",
-    ),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        return getattr(import_module(f"basicsr.utils.{_HOME_OF[name]}"), name)
-    raise AttributeError(f"module 'basicsr.utils' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME_OF])
+from basicsr.compat.utils_names import __dir__, __getattr__

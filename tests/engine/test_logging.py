@@ -5,25 +5,12 @@ import sys
 import types
 from importlib.machinery import ModuleSpec
 
-import pytest
-
 from basicsr.config.schema import LoggerOptions, Options, WandbOptions
 from basicsr.config.section import Spec
 from basicsr.engine import logging as module
 from basicsr.engine.logging import MessageLogger, Trackers, init_logging, log_to_file
 
 LOGGER = logging.getLogger("basicsr")
-
-
-@pytest.fixture(autouse=True)
-def own_logging(monkeypatch):
-    monkeypatch.setattr(LOGGER, "handlers", [])
-    monkeypatch.setattr(LOGGER, "propagate", True)
-    level = LOGGER.level
-    yield
-    LOGGER.setLevel(level)
-    for handler in LOGGER.handlers:
-        handler.close()
 
 
 def options(rank=0, **logger):

@@ -20,17 +20,6 @@ from basicsr.errors import CheckpointError, OptionError, UnknownNameError
 LOGGER = logging.getLogger("basicsr")
 
 
-@pytest.fixture(autouse=True)
-def own_logging(monkeypatch):
-    monkeypatch.setattr(LOGGER, "handlers", [])
-    monkeypatch.setattr(LOGGER, "propagate", True)
-    level = LOGGER.level
-    yield
-    LOGGER.setLevel(level)
-    for handler in LOGGER.handlers:
-        handler.close()
-
-
 def failing(error):
     def body():
         raise error
