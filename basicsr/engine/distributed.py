@@ -1,6 +1,7 @@
 """Collective operations of several processes. With one process, each function here is a no-op."""
 
 import functools
+import gc
 import os
 import subprocess
 from collections.abc import Callable, Mapping
@@ -43,7 +44,23 @@ def init_dist(launcher: Launcher, backend: str | None = None, port: int | None =
     backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
     if "nccl" in backend:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # DDP imports this module, whose functions have the default group as a default argument. Imported after the start of
+    # the group, they would keep it, and its threads, until Python exits; see `leave_process_group`.
+    import torch.distributed.nn.functional  # noqa: F401
+
     dist.init_process_group(backend, init_method="env://", timeout=timedelta(seconds=timeout))
+
+
+def leave_process_group() -> None:
+    """Destroy the process group, if there is one, and end its threads.
+
+    The model refers to itself in circles and to the process group. Without a garbage collection the threads of the
+    group would live on until Python has exited, and abort one in ten processes there ("terminate called without an
+    active exception").
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()
+        dist.destroy_process_group()
 
 
 def get_dist_info() -> tuple[int, int]:

@@ -15,7 +15,7 @@ from basicsr.config.load import copy_options_file, resolve
 from basicsr.config.schema import Options
 from basicsr.engine.atomic import remove_leftovers
 from basicsr.engine.device import keep_freed_memory, repeat_exactly, set_matmul_precision
-from basicsr.engine.distributed import get_dist_info, init_dist
+from basicsr.engine.distributed import get_dist_info, init_dist, leave_process_group
 from basicsr.engine.logging import init_logging, log_to_file, tensorboard_folder
 from basicsr.engine.random_state import seed_everything
 from basicsr.engine.rank_monitor import start_rank_monitor, stop_rank_monitor
@@ -62,8 +62,7 @@ def run_command(prog: str, body: Callable[[], None]) -> int:
         raise
     finally:
         stop_rank_monitor(failure)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        leave_process_group()
     return 0
 
 
@@ -139,7 +138,7 @@ def make_folders(options: Options, keep_existing: bool) -> None:
         if source is not None:
             copy_options_file(source, root)
     if options.dist:
-        torch.distributed.barrier()
+        dist.barrier()
     if options.rank != 0 and path.log is not None:  # after the barrier, since the folder may have been renamed
         log_to_file(Path(path.log) / f"errors_rank{options.rank}.log", delay=True)
 

@@ -1,17 +1,22 @@
 import os
 import socket
+import sys
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
 
 from basicsr.engine.distributed import (
     all_reduce_sum,
     gather_objects,
     get_dist_info,
     init_dist,
+    leave_process_group,
     master_only,
     reduce_mean_dict,
 )
@@ -86,7 +91,19 @@ def check_two_processes(rank, port):
     view = torch.arange(6.0).view(2, 3).t().requires_grad_()  # not contiguous, and an expanded gradient comes back
     all_reduce_sum(view).sum().backward()
     assert torch.equal(view.grad, torch.full((3, 2), 2.0))
-    dist.destroy_process_group()
+
+    model = SimpleNamespace(net=nn.parallel.DistributedDataParallel(nn.Linear(2, 1)))
+    model.itself = model  # as `BaseModel` and its training step refer to each other
+    model.net(torch.ones(1, 2)).sum().backward()
+    assert not sys.platform.startswith("linux") or any("gloo" in name for name in thread_names())
+    del model
+    leave_process_group()
+    assert not any("gloo" in name for name in thread_names())  # one would abort the process when Python exits
+
+
+def thread_names():
+    """Return the names of this process's threads, C++ ones too, on Linux."""
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
 
 
 @pytest.mark.skipif(torch.__version__ < (2, 10), reason="gloo of PyTorch 2.6 may hang when the group is destroyed")
