@@ -91,7 +91,7 @@ class TestTraining:
                 assert_equal(one, other)
 
     @pytest.mark.parametrize("kernel", ["bicubic", "area", "bilinear", "lanczos"])
-    @pytest.mark.parametrize("sigma", [0.8, 4])
+    @pytest.mark.parametrize("sigma", [0, 0.8, 4])
     def test_crops_are_parts_of_the_blurred_and_downscaled_image(self, photos, kernel, sigma):
         options = {**CLEAN, "blur_prob": 1, "blur_sigma": [sigma, sigma], "kernels": [kernel]}
         whole = photo(photos, phase="val", **options)
@@ -143,7 +143,13 @@ class TestTraining:
             crop = to_pixels(dataset[SampleIndex(0, index)]["lq"])
             np.testing.assert_array_equal(crop[blocks[0], blocks[1]], expected[blocks[0], blocks[1]])
 
-    def test_the_grid_has_any_offset_and_is_upright(self, photos):
+    def test_images_are_turned_before_they_are_compressed(self, photos):
+        dataset = photo(photos, **Q75)  # whole images: the grid begins at their corner
+        for key in (SampleIndex(epoch, index) for epoch in range(4) for index in range(5)):
+            expected = pillow_jpeg(imresize(to_pixels(dataset[key]["gt"]), 1 / 2), 75)
+            np.testing.assert_array_equal(to_pixels(dataset[key]["lq"]), expected)
+
+    def test_the_grid_has_any_offset(self, photos):
         """Blocks of low quality have steps at their borders alone, so those show where the grid is."""
         dataset = photo(photos, gt_size=96, **{**Q75, "jpeg_quality": [5, 5]})
         offsets = []
