@@ -3,7 +3,7 @@
 Images are arrays (H, W, C). Windows are in low-resolution pixels, so that both images of a pair are cropped alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,18 +42,36 @@ def pad_to_side(image: np.ndarray, side: int) -> np.ndarray:
     return np.pad(image, [*missing, (0, 0)], mode="symmetric") if any(after for _, after in missing) else image
 
 
-def downscale_window(gt: np.ndarray, window: Window, scale: int) -> np.ndarray:
+def matlab_bicubic(image: np.ndarray, scale: int) -> np.ndarray:
+    """Return `image` downscaled by MATLAB's bicubic, in its own type."""
+    return imresize(image, 1 / scale)
+
+
+def downscale_window(
+    gt: np.ndarray,
+    window: Window,
+    scale: int,
+    downscale: Callable[[np.ndarray, int], np.ndarray] = matlab_bicubic,
+    reach: int = KERNEL_REACH,
+) -> np.ndarray:
     """Return the part in `window` of the low-resolution image of `gt`, by MATLAB's bicubic in the type of `gt`.
 
     Equal in every pixel to a crop of the whole low-resolution image (of `gt` cut at the bottom and right to a multiple
     of `scale`), but only the surroundings of the window are resized.
+
+    Args:
+        gt: (H, W, C) pixels.
+        window: in low-resolution pixels.
+        scale: ground-truth pixels for each low-resolution pixel.
+        downscale: another way to downscale, called with an image and `scale`.
+        reach: low-resolution pixels on each side of a pixel that `downscale` looks at.
     """
     height, width = gt.shape[0] // scale, gt.shape[1] // scale
-    top, left = max(0, window.top - KERNEL_REACH), max(0, window.left - KERNEL_REACH)
-    bottom = min(height, window.top + window.height + KERNEL_REACH)
-    right = min(width, window.left + window.width + KERNEL_REACH)
+    top, left = max(0, window.top - reach), max(0, window.left - reach)
+    bottom = min(height, window.top + window.height + reach)
+    right = min(width, window.left + window.width + reach)
     around = Window(top, left, bottom - top, right - left)
-    small = imresize(around.crop(gt, scale), 1 / scale)
+    small = downscale(around.crop(gt, scale), scale)
     return window._replace(top=window.top - top, left=window.left - left).crop(small)
 
 
@@ -69,6 +87,13 @@ class Orientation(NamedTuple):
         image = image[:, ::-1] if self.mirror_x else image
         image = image[::-1] if self.mirror_y else image
         return image.swapaxes(0, 1) if self.swap else image
+
+    def moved(self, window: Window, height: int, width: int) -> Window:
+        """Return where a window of an image of height x width is after `apply`."""
+        top, left, rows, columns = window
+        left = width - left - columns if self.mirror_x else left
+        top = height - top - rows if self.mirror_y else top
+        return Window(left, top, columns, rows) if self.swap else Window(top, left, rows, columns)
 
 
 UPRIGHT = Orientation(mirror_x=False, mirror_y=False, swap=False)

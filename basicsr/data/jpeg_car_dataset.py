@@ -4,11 +4,11 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.degraded_image_dataset import DegradedImageDataset, eight_bits
+from basicsr.images.jpeg import jpeg_copy
 
 logger = logging.getLogger("basicsr")
 
@@ -19,7 +19,7 @@ class JPEGArtifactDataset(DegradedImageDataset):
     """`{lq, gt, lq_path, gt_path}`: clean images, and copies encoded as JPEG and decoded by OpenCV.
 
     The 8-bit image is compressed: in training the crop, flipped and rotated, in validation and test the whole image.
-    Gray images make gray JPEGs; colour ones have OpenCV's default subsampling.
+    Gray images make gray JPEGs; colour ones have colour in half the resolution (4:2:0), OpenCV's default.
     """
 
     quality_factor: int
@@ -40,8 +40,4 @@ class JPEGArtifactDataset(DegradedImageDataset):
 
     def degrade(self, clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return `clean` in 8 bits, encoded and decoded."""
-        bgr = np.ascontiguousarray(eight_bits(clean)[..., ::-1])
-        _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self.quality_factor])
-        flag = cv2.IMREAD_GRAYSCALE if self.in_ch == 1 else cv2.IMREAD_COLOR
-        decoded = np.asarray(cv2.imdecode(encoded, flag))
-        return decoded[..., None] if self.in_ch == 1 else decoded[..., ::-1]
+        return jpeg_copy(eight_bits(clean), self.quality_factor)
