@@ -13,7 +13,7 @@ export PYTHONPATH := $(CURDIR)$(addprefix :,$(PYTHONPATH))
 .NOTPARALLEL:
 .PHONY: demo check test test-slow test-all fuzz web install
 
-demo: $(INSTALLED)  ## train CATANet-S x2 on ten photographs and compare it with bicubic: results/demo/
+demo: $(INSTALLED)  ## train CATANet-S x2 on ten photographs, compare it and the shipped networks with bicubic: results/demo/
 	$(PY) scripts/demo.py
 
 check: $(INSTALLED)  ## lint, format, types
@@ -32,7 +32,7 @@ test-all: test test-slow  ## check, then all tests
 fuzz: $(INSTALLED)  ## the long campaigns: every kind of run killed 20 times, all mutated inputs
 	BASICSR_FULL=1 $(PY) -m pytest -s tests/reliability
 
-web: $(INSTALLED)  ## put network and runtime into the phone demo: web/
+web: $(INSTALLED)  ## put networks and runtime into the phone demo: web/
 	$(PY) scripts/web.py
 
 install: $(INSTALLED)  ## the editable install of this checkout, with its commands basicsr-train, ...

@@ -1,10 +1,11 @@
-"""Enlarge or clean images and videos: `python inference.py -i photo.png --task lightweight`, or `basicsr-infer`.
+"""Enlarge or clean images and videos: `basicsr-infer -i photo.jpg`, or `python inference.py -i photo.jpg`.
 
-Without --model the network is the published one of the task, read from experiments/pretrained_models/ under its
-published name. A file of --model names its own network; a published one without that entry is known by its weights.
-Outputs go to the folder -o as <name>_ATD_<task>_SRx<scale> with the suffix of the input, or <name>_<network>_SRx<scale>
-for other networks; existing files of these names stay as they are without --overwrite. They have 8 bits (or --bits 16),
-rounded; JPEG has quality 95; sound is not copied. docs/inference.md describes more.
+Without --model and --task, a network for photographs (JPEG) that is part of this package enlarges 4 times, or with
+--scale 2 twice. The other tasks have published networks, which are read from experiments/pretrained_models/ under their
+published names. A file of --model names its own network; a published one without that entry is known by its weights.
+Outputs go to the folder -o as <name>_<network>_<task>_SRx<scale> with the suffix of the input, without the task where
+--model alone is given; existing files of these names stay as they are without --overwrite. They have 8 bits (or
+--bits 16), rounded; JPEG has quality 95; sound is not copied. docs/inference.md describes more.
 """
 
 import argparse
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from basicsr.errors import CheckpointError
-from basicsr.inference.tasks import TASKS, check_network, check_request, list_published, output_label
+from basicsr.inference.request import check_network, check_request, output_label
+from basicsr.inference.tasks import PHOTO, TASKS, list_tasks
 
 if TYPE_CHECKING:
     from basicsr.inference.comparison import Box
@@ -54,8 +56,12 @@ def infer(args: argparse.Namespace) -> list[str]:
     check_output_folder(Path(args.output))
     names = find_inputs(source)
     if not request.model.exists():
-        hint = "check the path" if args.model else "put the published file there, or name another by --model"
-        raise CheckpointError(f"{request.model}: no such file; {hint}")
+        hint = "put the published file there, or name another by --model"
+        hint = "it is part of this package, which has to be installed again" if request.task == PHOTO else hint
+        raise CheckpointError(f"{request.model}: no such file; {'check the path' if args.model else hint}")
+    if not (args.model or args.task):
+        choice = "--model and --task choose others"
+        logger.info("%s, for photographs (JPEG), enlarges %d times; %s", request.model.stem, request.scale, choice)
     upscaler = Upscaler.from_checkpoint(
         request.model,
         device=args.device,
@@ -80,16 +86,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="basicsr-infer",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(list_published()),
+        epilog="\n".join(list_tasks()),
     )
     add = parser.add_argument
     add("-i", "--input", required=True, metavar="PATH", help="image, video, or folder with subfolders")
     add("-o", "--output", default="results/test/", metavar="FOLDER", help="for the outputs (default: results/test/)")
     add("--scale", type=int, metavar="N", help="enlargement (default: 4, with --model the model's)")
-    add("--task", choices=list(TASKS), help="default: classical, with --model the one of the model")
+    add("--task", choices=list(TASKS), help="default: photo, with --model the one of the model")
     add("--sigma", type=float, metavar="N", help="noise that the input has, in 8-bit levels; none is added")
     add("--quality", type=int, metavar="Q", help="of the JPEG file that the input is or was")
-    add("--model", metavar="FILE", help="weights (default: the published file of the task)")
+    add("--model", metavar="FILE", help="weights (default: the file of the task)")
     add("--device", default="auto", help="auto (the GPU where there is one), cpu, cuda, cuda:1, mps")
     add(
         "--dtype",

@@ -1,8 +1,9 @@
 """The whole chain on a small scale: data, training in two processes, test, picture. `make demo` runs it, in minutes.
 
 A CATANet-S learns x2 from scratch on ten photographs that scikit-image's wheel carries, so nothing is downloaded, and
-is compared with bicubic on three others. Then the trained CATANet-XS of `pretrained_models/` enlarges these three x4.
-The scores and a picture of each part come out under `results/demo/`.
+is compared with bicubic on three others. Then the trained CATANet-XS of `pretrained_models/` enlarges these three x4,
+and the network for photographs, which `basicsr-infer` takes by default, enlarges them as small JPEG files. The scores
+and a picture of each part come out under `results/demo/`.
 """
 
 import argparse
@@ -21,7 +22,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from basicsr.images.files import read_image, write_image
+from basicsr.images.files import list_images, read_image, write_image
+from basicsr.inference.tasks import PHOTO, weight_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PHOTOS = {
@@ -41,11 +43,11 @@ PHOTOS = {
 }
 SHOWN = "astronaut"
 DATASET = "demo"
-METHODS = {  # by scale: method -> its test run
-    2: {"Bicubic": "test_demo_Bicubic_x2", "CATANet-S": "test_demo_CATANet_S_x2"},
-    4: {"Bicubic": "test_demo_Bicubic_x4", "CATANet-XS": "test_demo_CATANet_XS_x4"},
+JPEG_QUALITY = 75
+SHIPPED = {  # method -> its weights
+    "CATANet-XS": REPOSITORY / "pretrained_models/CATANet-XS_x4.pth",
+    "CATANet-XS for photographs": weight_file(PHOTO, 4),
 }
-SHIPPED = REPOSITORY / "pretrained_models/CATANet-XS_x4.pth"
 TRAIN_OPTIONS = REPOSITORY / "options/train/train_demo_CATANet_S_x2.yml"
 
 WINDOW_PX = 64  # side of the window that the picture magnifies
@@ -57,6 +59,39 @@ INK, FADED, PAPER, MARK = (24, 24, 28), (110, 110, 118), (255, 255, 255), (255, 
 
 class DemoError(RuntimeError):
     """A step of the demo could not be done."""
+
+
+class Part(NamedTuple):
+    """One of the comparisons."""
+
+    title: str
+    picture: str
+    """its name."""
+    runs: Mapping[str, str]
+    """method -> its test run; bicubic first, last the network that the picture is about."""
+
+
+PARTS = (
+    Part(
+        "Three photographs, x2",
+        "comparison_x2.png",
+        {"Bicubic": "test_demo_Bicubic_x2", "CATANet-S": "test_demo_CATANet_S_x2"},
+    ),
+    Part(
+        "Three photographs, x4",
+        "comparison_x4.png",
+        {"Bicubic": "test_demo_Bicubic_x4", "CATANet-XS": "test_demo_CATANet_XS_x4"},
+    ),
+    Part(
+        f"The same three as JPEG files of quality {JPEG_QUALITY}, x4",
+        "comparison_x4_jpeg.png",
+        {
+            "Bicubic": "test_demo_Bicubic_x4_jpeg",
+            "CATANet-XS": "test_demo_CATANet_XS_x4_jpeg",
+            "CATANet-XS for photographs": "test_demo_CATANet_XS_photo_x4_jpeg",
+        },
+    ),
+)
 
 
 class Panel(NamedTuple):
@@ -86,32 +121,32 @@ def main(argv: list[str] | None = None) -> int:
     try:
         prepare_data(root)
         train(root, args.iterations)
-        parts = [test(root, scale) for scale in METHODS]
+        tables = [test(root, part) for part in PARTS]
     except (DemoError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     results = root / "results/demo"
-    (results / "scores.md").write_text("\n".join(parts), encoding="utf-8")
+    (results / "scores.md").write_text("\n".join(tables), encoding="utf-8")
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    print("\n" + "\n".join(parts) + f"\nDone in {minutes} min {seconds} s. Look at")
-    for name in (*(f"comparison_x{scale}.png" for scale in METHODS), "scores.md"):
+    print("\n" + "\n".join(tables) + f"\nDone in {minutes} min {seconds} s. Look at")
+    for name in (*(part.picture for part in PARTS), "scores.md"):
         print(f"  {results / name}")
     print(f"  {root / 'experiments/demo_CATANet_S_x2'}")
     return 0
 
 
-def test(root: Path, scale: int) -> str:
-    """Score the methods of this scale, draw `comparison_x<scale>.png`, and return the table of scores as Markdown."""
-    for method, name in METHODS[scale].items():
+def test(root: Path, part: Part) -> str:
+    """Score the methods of a part, draw its picture, and return the table of scores as Markdown."""
+    for method, name in part.runs.items():
         command: list[str | Path] = [REPOSITORY / "basicsr/test.py", "-opt", REPOSITORY / f"options/test/{name}.yml"]
-        if method == "CATANet-XS":
-            command += ["--force_yml", f"path:pretrain_network_g={SHIPPED}"]
+        if method in SHIPPED:
+            command += ["--force_yml", f"path:pretrain_network_g={SHIPPED[method]}"]
         run(root, sys.executable, *command)
-    scores = {method: read_scores(root, name) for method, name in METHODS[scale].items()}
+    scores = {method: read_scores(root, name) for method, name in part.runs.items()}
     results = root / "results/demo"
     results.mkdir(parents=True, exist_ok=True)
-    draw_comparison(root, scale, scores).save(results / f"comparison_x{scale}.png")
-    return f"# Three photographs, x{scale}\n\n{score_table(scores)}\n"
+    draw_comparison(root, part, scores).save(results / part.picture)
+    return f"# {part.title}\n\n{score_table(scores)}\n"
 
 
 def run(folder: Path, *command: str | Path, env: Mapping[str, str] | None = None) -> None:
@@ -130,6 +165,8 @@ def run(folder: Path, *command: str | Path, env: Mapping[str, str] | None = None
 def prepare_data(root: Path) -> None:
     """Write the photographs to `datasets/demo/{train,test}/HR`, their halves and quarters to `.../LR/X2` and `X4`.
 
+    The quarters for the test are written as JPEG, too, to `.../LR/X4_jpeg`.
+
     Raises:
         DemoError: without scikit-image, whose wheel carries the photographs.
     """
@@ -144,6 +181,11 @@ def prepare_data(root: Path) -> None:
         command: list[str | Path] = [REPOSITORY / "scripts/data_preparation/generate_lr.py", "--overwrite"]
         command += ["-i", folder / "HR", "-o", folder / "LR", "--scale", "2", "4", "--workers", "2"]
         run(root, sys.executable, *command)
+    quarters = root / "datasets/demo/test/LR/X4"
+    for name in list_images(quarters):
+        target = (quarters.with_name("X4_jpeg") / name).with_suffix(".jpg")
+        target.parent.mkdir(exist_ok=True)
+        Image.fromarray(read_image(quarters / name)).save(target, quality=JPEG_QUALITY)
 
 
 def train(root: Path, iterations: int | None) -> None:
@@ -172,13 +214,13 @@ def score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def draw_comparison(root: Path, scale: int, scores: Mapping[str, Mapping[str, Any]]) -> Image.Image:
-    """Return the photograph `SHOWN` and a magnified window of it: bicubic, the network and the original."""
+def draw_comparison(root: Path, part: Part, scores: Mapping[str, Mapping[str, Any]]) -> Image.Image:
+    """Return the photograph `SHOWN` and a magnified window of it: bicubic, the networks and the original."""
     outputs = {
         method: read_image(root / "results" / name / "visualization" / DATASET / f"{SHOWN}_{name}.png")
-        for method, name in METHODS[scale].items()
+        for method, name in part.runs.items()
     }
-    bicubic, sr = outputs.values()
+    bicubic, *_, sr = outputs.values()
     hr = read_image(root / "datasets/demo/test/HR" / f"{SHOWN}.png")[: sr.shape[0], : sr.shape[1]]
     top, left = most_improved_window(bicubic, sr, hr)
     box = (left, top, left + WINDOW_PX, top + WINDOW_PX)
@@ -190,11 +232,7 @@ def draw_comparison(root: Path, scale: int, scores: Mapping[str, Mapping[str, An
         # Enlarged without smoothing, so that every pixel stays visible.
         window = Image.fromarray(pixels).crop(box).resize((PANEL_PX, PANEL_PX), Image.Resampling.NEAREST)
         found = scores.get(method)
-        note = (
-            "PSNR of the picture: {:.2f} dB".format(found["per_image"][SHOWN]["psnr"])
-            if found
-            else "the target of both"
-        )
+        note = "PSNR of the picture: {:.2f} dB".format(found["per_image"][SHOWN]["psnr"]) if found else "the target"
         panels.append(Panel(window, method, note))
     return lay_out(panels)
 

@@ -1,4 +1,4 @@
-"""Prepare the phone demo in web/: export a network, fetch the runtime, list the files to keep offline: `make web`.
+"""Prepare the phone demo in web/: export its networks, fetch the runtime, list the files to keep offline: `make web`.
 
 The results are web/models, web/vendor and web/precache.js, none of them in git. A second run makes only what is
 missing or out of date. The runtime is onnxruntime-web from npm, in the version and with the checksums of
@@ -15,15 +15,17 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from basicsr.inference.tasks import PHOTO, weight_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SITE = REPOSITORY / "web"
 CACHE = REPOSITORY / "build/web"
 PICTURES = REPOSITORY / "docs/web"
-SHIPPED = REPOSITORY / "pretrained_models/CATANet-XS_x4.pth"
-TRAINED_BY_DEMO = "experiments/demo_*/models/net_g_*.pth"
+SHIPPED = tuple(weight_file(PHOTO, scale) for scale in (2, 4))
 EXPORTER = ("export.py", "runtimes/*.py", "archs/**/*.py")  # in basicsr/
 RUNTIME = "onnxruntime-web"
 BROWSER_DRIVER = "playwright-core"
@@ -36,7 +38,8 @@ PAGE_FILES = (
     "sample.png",
     "js/*.js",
     "icons/*.png",
-    "models/manifest.json",
+    "models/scales.json",
+    "models/*/manifest.json",
 )
 WEBGPU_WORDS = ("webgpu", "asyncify")  # in the names of the runtime's files; the others are for the CPU
 TEST_PROGRAMS = {"chromium": "chromium", "node": "nodejs", "npm": "npm"}  # program -> Debian's package
@@ -49,7 +52,15 @@ class WebError(RuntimeError):
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0: the site is ready to be served."""
     parser = argparse.ArgumentParser(prog="web", description=__doc__)
-    parser.add_argument("-m", "--model", type=Path, metavar="FILE", help="weights (default: the shipped CATANet-XS x4)")
+    parser.add_argument(
+        "-m",
+        "--model",
+        type=Path,
+        nargs="+",
+        default=SHIPPED,
+        metavar="FILE",
+        help="weights, one file a scale (default: the shipped networks for photographs, x2 and x4)",
+    )
     parser.add_argument("--tile", type=int, default=DEFAULT_TILE, metavar="PX", help="side of the tiles (default: 64)")
     parser.add_argument("--site", type=Path, default=SITE, metavar="FOLDER", help="the site (default: web/)")
     parser.add_argument(
@@ -83,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
             take_pictures(args.site, args.cache)
             return 0
         lock = read_lock(args.site)
-        export_network(args.model or find_model(), args.site / "models", args.tile, args.cache, again=args.again)
+        export_networks(args.model, args.site / "models", args.tile, args.cache, again=args.again)
         put_runtime(lock, args.site / "vendor", args.cache)
         version = write_precache(args.site)
     except (WebError, OSError) as error:
@@ -95,38 +106,50 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def find_model() -> Path:
-    """Return the shipped weights, else the newest that `make demo` trained.
+def export_networks(models: Sequence[Path], folder: Path, tile: int, cache: Path, *, again: bool = False) -> None:
+    """Export networks as ONNX files and manifest.json to `folder`/x2, x4, ..., and list the scales in scales.json.
+
+    Exports that are there already stay; folders of other scales are removed.
 
     Raises:
-        WebError: when there are neither.
+        WebError: when there is no such file, two have the same scale, or an export fails.
     """
-    if SHIPPED.is_file():
-        return SHIPPED
-    trained = sorted(REPOSITORY.glob(TRAINED_BY_DEMO), key=lambda path: path.stat().st_mtime)
-    if not trained:
-        raise WebError(f"{shown(SHIPPED)} is missing; give weights with --model FILE, or train some with `make demo`")
-    return trained[-1]
+    exported: dict[int, Path] = {}
+    for model in models:
+        if not model.is_file():
+            raise WebError(f"{model}: no such file; give the weights with --model FILE")
+        place = next((place for place in sorted(folder.glob("x*")) if is_exported(model, place, tile)), None)
+        if place is None or again:
+            place = export_network(model, folder, tile, cache)
+        else:
+            print(f"{shown(place)}: {shown(model)} is exported already")
+        scale = int(place.name[1:])
+        if scale in exported:
+            raise WebError(f"{shown(model)} and {shown(exported[scale])} both enlarge {scale} times; give one of them")
+        exported[scale] = model
+    for place in folder.iterdir():
+        if place.name not in {f"x{scale}" for scale in exported}:
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+    (folder / "scales.json").write_text(json.dumps(sorted(exported)) + "\n", encoding="utf-8")
 
 
-def export_network(model: Path, folder: Path, tile: int, cache: Path, *, again: bool = False) -> None:
-    """Export `model` into `folder`, as ONNX files and manifest.json, unless this export is there already.
+def export_network(model: Path, folder: Path, tile: int, cache: Path) -> Path:
+    """Export a network into `folder`/x<scale>, replacing what is there; return that folder.
 
     Raises:
-        WebError: when there is no such file or its export fails.
+        WebError: when its export fails.
     """
-    if not model.is_file():
-        raise WebError(f"{model}: no such file; give the weights with --model FILE")
-    if not again and is_exported(model, folder, tile):
-        print(f"{shown(folder)}: {shown(model)} is exported already")
-        return
     fresh = cache / "models"
     shutil.rmtree(fresh, ignore_errors=True)
     run([sys.executable, "-m", "basicsr.export", "-m", str(model), "-o", str(fresh), "--tile", str(tile)])
     if not (fresh / "manifest.json").is_file():
         raise WebError(f"the export of {shown(model)} wrote no manifest.json")
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.move(fresh, folder)
+    scale = json.loads((fresh / "manifest.json").read_text(encoding="utf-8"))["scale"]
+    place = folder / f"x{scale}"
+    shutil.rmtree(place, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.move(fresh, place)
+    return place
 
 
 def is_exported(model: Path, folder: Path, tile: int) -> bool:
@@ -218,11 +241,12 @@ def write_precache(site: Path) -> str:
     }
     for name in read_lock(site)[RUNTIME]["files"]:
         groups[f"vendor/{name}"] = "webgpu" if any(word in name for word in WEBGPU_WORDS) else "wasm"
-    manifest = json.loads((site / "models/manifest.json").read_text(encoding="utf-8"))
-    for backend in ("webgpu", "wasm"):  # the last one counts: every device keeps wasm
-        for file in manifest["files"]:
-            if backend in file["for"]:
-                groups[f"models/{file['file']}"] = backend
+    for scale in json.loads((site / "models/scales.json").read_text(encoding="utf-8")):
+        manifest = json.loads((site / f"models/x{scale}/manifest.json").read_text(encoding="utf-8"))
+        for backend in ("webgpu", "wasm"):  # the last one counts: every device keeps wasm
+            for file in manifest["files"]:
+                if backend in file["for"]:
+                    groups[f"models/x{scale}/{file['file']}"] = backend
     missing = [name for name in groups if not (site / name).is_file()]
     if missing:
         raise WebError(f"{shown(site)} lacks {', '.join(missing)}; run `make web`")

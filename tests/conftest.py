@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Processes that tests start import this checkout, wherever they run and whatever their environment has installed.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 SHIPPED = ROOT / "pretrained_models/CATANet-XS_x4.pth"
+PHOTO_NETWORKS = {scale: ROOT / f"basicsr/inference/weights/CATANet-XS_x{scale}_photo.pth" for scale in (2, 4)}
 # Windows (top, left, height, width) of photographs that scikit-image's wheel holds; odd sizes on purpose.
 PHOTOS = {
     "astronaut.png": (0, 150, 144, 121),
@@ -59,6 +60,15 @@ def photos(tmp_path_factory):
         image = read_image(source / name)[top : top + height, left : left + width]
         write_image(folder / Path(name).with_suffix(".png"), np.ascontiguousarray(image))
     return folder
+
+
+@pytest.fixture(scope="session")
+def photo_networks():
+    """The weight files that the package carries, by scale."""
+    missing = [path.name for path in PHOTO_NETWORKS.values() if not path.is_file()]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)} in basicsr/inference/weights")
+    return PHOTO_NETWORKS
 
 
 @pytest.fixture(scope="session")

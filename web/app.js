@@ -6,6 +6,7 @@ import { fits, threadCount } from './js/limits.js';
 import { Live } from './js/live.js';
 import { keepOffline, startServiceWorker, watchUpdates } from './js/offline.js';
 import { PhotoError, canShare, decode, download, megapixels, pixelsOf, pngFile } from './js/photo.js';
+import { availableScales, pickScale, rememberScale } from './js/scales.js';
 import { planTiles, tileCount } from './js/tiling.js';
 import { Viewer } from './js/viewer.js';
 
@@ -18,18 +19,19 @@ const viewer = new Viewer({
 const query = new URLSearchParams(location.search); // ?backend=wasm|webgpu and ?threads=N, for trials
 
 let touched = false; // the user has begun: a reload would lose something
+let source = null; // the file of the picture
 let picture = null; // { name, width, height } of the enlarged picture
 let current = null; // AbortController of the running job
 const facts = {};
+const storage = () => localStorage; // may throw
+let backend = query.get('backend') ?? 'auto';
+let scale = null; // the enlargement in force
 
 listen();
 say('Loading the network…');
 const registered = startServiceWorker(() => !touched);
-let ready = registered.then(() => open(query.get('backend') ?? 'auto')); // the network is loaded
-ready.then(stayUsable, (error) => {
-  say('');
-  alertUser(`The network could not be loaded: ${error.message}`);
-});
+let ready = registered.then(chooseAndOpen); // the network is loaded
+loaded().then(stayUsable, failToLoad);
 
 /** Keep what is in use for when there is no connection, and look for newer versions. */
 async function stayUsable(info) {
@@ -43,9 +45,53 @@ async function stayUsable(info) {
   }
 }
 
-async function open(backend) {
+async function chooseAndOpen() {
+  const scales = await availableScales();
+  scale = pickScale(scales, storage);
+  $('scale').replaceChildren(...scales.map(scaleOption));
+  $('scale').hidden = scales.length < 2;
+  return open();
+}
+
+function scaleOption(value) {
+  const label = document.createElement('label');
+  const input = Object.assign(document.createElement('input'), { type: 'radio', name: 'scale', value, checked: value === scale });
+  const text = Object.assign(document.createElement('span'), { textContent: `${value} × larger` });
+  label.append(input, text);
+  return label;
+}
+
+/** Load the network of another enlargement, and enlarge the picture in view by it. */
+function changeScale(value) {
+  scale = value;
+  rememberScale(scale, storage);
+  alertUser('');
+  say('Loading the network…');
+  ready = open();
+  loaded().catch(failToLoad);
+  if (document.body.dataset.state === 'done') openFile(source);
+}
+
+/** What is running, once the network chosen last is loaded. */
+async function loaded() {
+  for (;;) {
+    const awaited = ready;
+    try {
+      return await awaited;
+    } catch (error) {
+      if (awaited === ready) throw new Error(`The network could not be loaded: ${error.message}`);
+    }
+  }
+}
+
+function failToLoad(error) {
+  say('');
+  alertUser(error.message);
+}
+
+async function open() {
   const threads = Number(query.get('threads')) || threadCount(navigator.hardwareConcurrency, self.crossOriginIsolated);
-  const info = await engine.open({ backend, threads: self.crossOriginIsolated ? threads : 1 });
+  const info = await engine.open({ backend, scale, threads: self.crossOriginIsolated ? threads : 1 });
   $('tagline').textContent = `Photographs ${info.scale} × larger, on this device`;
   show({
     Network: info.name,
@@ -54,6 +100,7 @@ async function open(backend) {
   if (document.body.dataset.state === 'empty') say(info.note ?? 'Ready.');
   document.body.dataset.backend = info.backend;
   document.body.dataset.threads = info.threads;
+  document.body.dataset.scale = info.scale;
   return info;
 }
 
@@ -86,6 +133,7 @@ function listen() {
     const [file] = event.dataTransfer?.files ?? [];
     if (file) openFile(file);
   });
+  $('scale').addEventListener('change', (event) => changeScale(Number(event.target.value)));
   $('cancel').addEventListener('click', () => current?.abort());
   $('save').addEventListener('click', () => guard(async () => download(await resultFile())));
   $('share').hidden = !canShare();
@@ -99,9 +147,9 @@ function listen() {
   $('live').addEventListener('click', () => guard(startLive));
   $('stop').addEventListener('click', stopLive);
   $('snap').addEventListener('click', () => guard(async () => {
-    const bitmap = await live.snapshot();
+    const file = await live.snapshot();
     stopLive();
-    await enlarge(bitmap, 'camera');
+    await openFile(file);
   }));
   $('zoom-in').addEventListener('click', () => viewer.zoom(1.5));
   $('zoom-out').addEventListener('click', () => viewer.zoom(1 / 1.5));
@@ -128,6 +176,7 @@ function openFile(file) {
       throw new PhotoError(`“${file.name}” is not an image. JPEG, PNG and WebP work everywhere.`);
     }
     const bitmap = await decode(file);
+    source = file;
     current?.abort();
     if (live.running) stopLive();
     await enlarge(bitmap, file.name.replace(/\.[^.]*$/, '') || 'photo');
@@ -138,7 +187,7 @@ function openFile(file) {
 async function enlarge(bitmap, name) {
   touched = true;
   if (!engine.info) say('Loading the network…');
-  const info = await ready;
+  const info = await loaded();
   try {
     let frame = { x: 0, y: 0, width: bitmap.width, height: bitmap.height };
     let size = frame;
@@ -203,7 +252,8 @@ async function run(image, name) {
 async function retryOnCpu(error, image, options) {
   if (error instanceof CancelledError || engine.info?.backend !== 'webgpu') throw error;
   say('The graphics processor failed; going on with the CPU.');
-  ready = open('wasm');
+  backend = 'wasm';
+  ready = open();
   await ready;
   return engine.run(image, options);
 }
@@ -212,7 +262,7 @@ async function startLive() {
   touched = true;
   say('Starting the camera…');
   current?.abort();
-  await ready;
+  await loaded();
   let shown = null;
   let lastTold = 0;
   await live.start(({ input, bands, size, fps, ms }) => {

@@ -1,6 +1,6 @@
 """The settings of inference: device, type of numbers, tiles and precision, checked before a weight file is read."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import torch
 
@@ -11,6 +11,30 @@ from basicsr.errors import OptionError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TILES = (512, 384, 256, 192, 128, 96, 64)  # px: sides that `tile: auto` chooses from, the largest that fits
 OVERLAP = 16  # px; docs/inference.md has the measurements
+
+
+class Settings(TypedDict, total=False):
+    """The settings of an `Upscaler`, which describes them."""
+
+    device: str | torch.device
+    dtype: str | torch.dtype
+    tile: int | Literal["auto"] | None
+    overlap: int
+    self_ensemble: bool
+    memory: int | None
+    matmul_precision: str
+
+
+def check_settings(settings: Settings) -> None:
+    """Check the settings that are given.
+
+    Raises:
+        OptionError: when one is out of its range, or cannot be had on this device.
+    """
+    device = resolve_device(settings.get("device", "auto"))
+    resolve_dtype(settings.get("dtype", "float32"), device)
+    resolve_tile(settings.get("tile", "auto"), settings.get("overlap", OVERLAP))
+    check_matmul_precision(settings.get("matmul_precision", "highest"))
 
 
 def resolve_device(name: str | torch.device) -> torch.device:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -43,7 +43,19 @@ from basicsr.inference.image_io import (
     write_png,
 )
 from basicsr.inference.memory import TilePlanner
-from basicsr.inference.settings import OVERLAP, check_matmul_precision, resolve_device, resolve_dtype, resolve_tile
+from basicsr.inference.settings import (
+    OVERLAP,
+    Settings,
+    check_matmul_precision,
+    check_settings,
+    resolve_device,
+    resolve_dtype,
+    resolve_tile,
+)
+from basicsr.inference.tasks import PHOTO, weight_file
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in `typing` since Python 3.11
 
 logger = logging.getLogger("basicsr")
 T = TypeVar("T")
@@ -52,7 +64,7 @@ T = TypeVar("T")
 class Upscaler:
     """A network with its weights, as a function from images to images; enlarging by 1 (denoising) included.
 
-        upscale = Upscaler.from_checkpoint("pretrained_models/CATANet-XS_x4.pth")
+        upscale = Upscaler.for_photos()  # or Upscaler.from_checkpoint("weights.pth")
         sr = upscale(image)  # uint8 (4*H, 4*W, 3)
 
     Args:
@@ -105,41 +117,33 @@ class Upscaler:
         self._planner = TilePlanner(self._forward, self.channels, self.upscale, self.device, memory)
 
     @classmethod
-    def from_checkpoint(
-        cls,
-        path: str | Path,
-        *,
-        device: str | torch.device = "auto",
-        dtype: str | torch.dtype = "float32",
-        tile: int | Literal["auto"] | None = "auto",
-        overlap: int = OVERLAP,
-        self_ensemble: bool = False,
-        memory: int | None = None,
-        matmul_precision: str = "highest",
-    ) -> "Upscaler":
-        """Return the network of a weight file, which needs no other description; see `read_network` and the class.
+    def from_checkpoint(cls, path: str | Path, **settings: "Unpack[Settings]") -> "Upscaler":
+        """Return the network of a weight file, which needs no other description; see `read_network`.
+
+        Args:
+            settings: device, dtype, tile, overlap, self_ensemble, memory, matmul_precision: as in the class.
 
         Raises:
             CheckpointError: when the file is missing or damaged, or its network cannot be told.
             OptionError: when a setting is out of its range, or cannot be had on this device.
         """
-        device = resolve_device(device)  # all settings are checked before the file is read
-        dtype = resolve_dtype(dtype, device)
-        tile, overlap = resolve_tile(tile, overlap)
-        check_matmul_precision(matmul_precision)
+        check_settings(settings)  # before the file is read
         net, spec, is_published = read_network(path)
-        return cls(
-            net,
-            spec,
-            device=device,
-            dtype=dtype,
-            tile=tile,
-            overlap=overlap,
-            self_ensemble=self_ensemble,
-            memory=memory,
-            matmul_precision=matmul_precision,
-            is_published=is_published,
-        )
+        return cls(net, spec, is_published=is_published, **settings)
+
+    @classmethod
+    def for_photos(cls, scale: int = 4, **settings: "Unpack[Settings]") -> "Upscaler":
+        """Return the network for photographs (JPEG) that is part of this package, as `basicsr-infer` takes it.
+
+        Args:
+            scale: 2 or 4.
+            settings: as in `from_checkpoint`.
+
+        Raises:
+            CheckpointError: when its file is missing or damaged.
+            OptionError: when there is no network for this scale; and as `from_checkpoint`.
+        """
+        return cls.from_checkpoint(weight_file(PHOTO, scale), **settings)
 
     def __call__(self, image: Any, *, bits: int = 8) -> Any:
         """Return the output for an image.

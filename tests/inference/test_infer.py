@@ -1,5 +1,6 @@
 """The command basicsr-infer: the weights that it means, the network of a file, and the outputs."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -28,6 +29,7 @@ from basicsr.inference import upscaler
 from basicsr.inference.memory import parse_bytes
 from basicsr.inference.tasks import TASKS
 from basicsr.inference.upscaler import Upscaler
+from basicsr.metrics.psnr_ssim import calculate_psnr
 
 ROOT = Path(__file__).parents[2]
 SR = {"type": "ATD", "upscale": 2, **atd_arch.TINY}
@@ -139,17 +141,49 @@ def test_the_task_chooses_the_published_file_and_names_the_output(world, run, na
     assert list_images("out") == [f"cat_ATD_{task}_SRx2.png"]
 
 
-def test_without_options_it_is_classical_and_four(run):
-    assert "experiments/pretrained_models/003_ATD_SRx4_finetune.pth: no such file" in user_error(run, "-i", "in")
+def test_without_options_it_is_photo_and_four(world, run, monkeypatch, photo):
+    monkeypatch.setitem(TASKS, "photo", dataclasses.replace(TASKS["photo"], folder=world / "shipped"))
+    nets = {scale: weights(f"shipped/CATANet-XS_x{scale}_photo.pth", {**SR, "upscale": scale}) for scale in (2, 4)}
+    for scale, options in ((4, ()), (2, ("--scale", 2))):
+        code, messages = run("-i", "in", "-o", "out", *options)
+        assert code == 0
+        (line,) = (line for line in messages.splitlines() if "photographs" in line)
+        assert f"CATANet-XS_x{scale}_photo, for photographs (JPEG), enlarges {scale} times; --model and" in line
+        assert np.array_equal(read_image(f"out/cat_ATD_photo_SRx{scale}.png"), expected(nets[scale], photo))
+    code, messages = run("-i", "in", "-o", "asked", "--task", "photo")
+    assert code == 0 and "photographs" not in messages  # nothing was chosen for the user
+    assert list_images("asked") == ["cat_ATD_photo_SRx4.png"]
+
+
+def test_a_shipped_network_that_is_missing_and_a_published_one(world, run, monkeypatch):
+    monkeypatch.setitem(TASKS, "photo", dataclasses.replace(TASKS["photo"], folder=world / "shipped"))
+    message = user_error(run, "-i", "in")
+    assert "shipped/CATANet-XS_x4_photo.pth: no such file; it is part of this package, which has to be" in message
+    message = user_error(run, "-i", "in", "--task", "classical")
+    assert message.startswith(
+        "experiments/pretrained_models/003_ATD_SRx4_finetune.pth: no such file; put the published"
+    )
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_shipped_networks_enlarge_a_jpeg_and_beat_bicubic(world, run, photos, photo_networks, scale):
+    gt = read_image(photos / "astronaut.png")[: 120 // scale * scale, : 120 // scale * scale]
+    cv2.imwrite("lr.jpg", imresize(gt, 1 / scale)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 75])
+    assert run("-i", "lr.jpg", "-o", "out", "--scale", scale, "--ext", "png")[0] == 0
+    sr = read_image(f"out/lr_CATANet-XS_photo_SRx{scale}.png")
+    bicubic = imresize(read_image("lr.jpg"), scale)
+    scores = [calculate_psnr(image, gt, crop_border=scale, test_y_channel=True) for image in (sr, bicubic)]
+    assert scores[0] > scores[1]
 
 
 def test_every_task_has_the_published_files():
-    files = sorted(file for task in TASKS.values() for file in task.files.values())
+    published = {name: task for name, task in TASKS.items() if name != "photo"}
+    files = sorted(file for task in published.values() for file in task.files.values())
     assert [file[:3] for file in files] == [
         *("001", "002", "003", "101", "102", "103", "201", "202", "203"),
         *("301", "302", "303", "401", "402", "403", "404"),
     ]
-    for name, task in TASKS.items():
+    for name, task in published.items():
         for value, file in task.files.items():
             assert file.split("_")[-1].endswith(str(value)) or f"SRx{value}" in file
             assert ("light" in file) == (name == "lightweight")
@@ -515,13 +549,15 @@ def test_nan_is_an_error_of_the_image(world, run):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("--scale 8", "--scale: there is no published network for 8; --task classical has 2, 3, 4, for others"),
+        ("--scale 3", "--scale: there is no network for 3; --task photo, the default, has 2, 4, for others name a"),
+        ("--scale 8", "--scale: there is no network for 8; --task photo, the default, has 2, 4, for others name a"),
+        ("--task classical --scale 8", "--scale: there is no network for 8; --task classical has 2, 3, 4, for others"),
         ("--scale 0", "--scale: must be at least 1, got 0"),
         ("--task denoise-gray", "--sigma: is missing; --task denoise-gray has 15, 25, 50, for others name a file by"),
-        ("--task denoise-color --sigma 30", "--sigma: there is no published network for 30; --task denoise-color has"),
-        ("--task jpeg --quality 50", "--quality: there is no published network for 50; --task jpeg has 10, 20, 30, 40"),
+        ("--task denoise-color --sigma 30", "--sigma: there is no network for 30; --task denoise-color has"),
+        ("--task jpeg --quality 50", "--quality: there is no network for 50; --task jpeg has 10, 20, 30, 40"),
         ("--task jpeg --sigma 15", "--sigma: belongs to --task denoise-color, denoise-gray, got jpeg"),
-        ("--quality 10", "--quality: belongs to --task jpeg, got classical"),
+        ("--quality 10", "--quality: belongs to --task jpeg, got photo"),
         ("--model own.pth --quality 10", "--quality: belongs to --task jpeg, got no task"),
         ("--task jpeg --quality 10 --scale 4", "--scale: --task jpeg keeps the size, got 4; leave it out"),
         ("--model own.pth --scale 4", "own.pth: its network, ATD, enlarges 2 times, which is not --scale 4"),

@@ -84,6 +84,26 @@ def test_from_the_top_of_the_package(network, photo):
     assert upscale.upscale == 2 and upscale.channels == 3 and upscale.spec["type"] == "ATD"
 
 
+class TestForPhotos:
+    @pytest.mark.parametrize("scale", [2, 4])
+    def test_it_is_the_shipped_network(self, photo, photo_networks, scale):
+        upscale = basicsr.Upscaler.for_photos(scale, device="cpu", tile=0)
+        assert (upscale.upscale, upscale.channels, upscale.tile) == (scale, 3, 0)
+        assert upscale.spec == {"type": "CATANet-XS", "upscale": scale, "keep": [0, 4, 7]}
+        image = photo[:40, :48]
+        output = upscale(image)
+        assert np.array_equal(output, Upscaler.from_checkpoint(photo_networks[scale], device="cpu", tile=0)(image))
+        assert output.shape == (scale * 40, scale * 48, 3)
+
+    def test_it_enlarges_four_times(self, photo_networks):
+        assert Upscaler.for_photos(device="cpu").upscale == 4
+
+    @pytest.mark.parametrize("scale", [1, 3, 8])
+    def test_there_is_none_for_other_scales(self, scale):
+        with pytest.raises(OptionError, match=f"--scale: there is no network for {scale}; --task photo, the default"):
+            Upscaler.for_photos(scale)
+
+
 class TestIdentityIsBitForBit:
     @pytest.mark.parametrize("scale", [1, 3])
     @pytest.mark.parametrize("settings", [{}, {"tile": 0}, {"tile": 32, "overlap": 8}, {"tile": 17, "overlap": 8}])

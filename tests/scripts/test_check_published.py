@@ -10,6 +10,7 @@ from basicsr.archs import build_network
 from basicsr.config.load import load_options
 from basicsr.engine.checkpoint import save_atomically
 from basicsr.images.files import list_images, read_image, write_image
+from basicsr.inference.tasks import PUBLISHED as PUBLISHED_WEIGHTS
 from basicsr.inference.tasks import TASKS
 from basicsr.metrics import both_protocols, describe
 
@@ -87,7 +88,8 @@ def test_some_numbers_as_the_papers_print_them(script):
 
 
 def test_what_inference_calls_published_is_what_has_results(script):
-    files = {file for task in TASKS.values() for file in task.files.values()}
+    published = (task for task in TASKS.values() if task.folder == PUBLISHED_WEIGHTS)
+    files = {file for task in published for file in task.files.values()}
     assert files == {row.name for row in script.rows() if row.network != "CATANet"}
 
 

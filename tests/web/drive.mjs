@@ -86,11 +86,20 @@ async function finished(page, action) {
 
 async function enlarge(page, file, saveAs) {
   await finished(page, () => page.setInputFiles('#file', file));
-  if (!saveAs) return null;
+  return saveAs ? save(page, saveAs) : null;
+}
+
+/** Save the picture; returns the name that the page gives it. */
+async function save(page, saveAs) {
   const [download] = await Promise.all([page.waitForEvent('download'), page.click('#save')]);
   await download.saveAs(output(saveAs));
   return download.suggestedFilename();
 }
+
+const choices = (page) => page.evaluate(() => [...document.querySelectorAll('#scale input')].map(
+  (choice) => ({ name: choice.labels[0].textContent, checked: choice.checked }),
+));
+const choose = (page, scale) => page.check(`#scale input[value="${scale}"]`);
 
 /** Drop a file on the page, or paste it. */
 async function hand(page, how, file, type) {
@@ -180,12 +189,20 @@ const scenarios = {
     results.zooms.pinch = await zoom(page);
     await page.click('#zoom-fit');
 
+    results.twice = { choices: await choices(page) };
+    await finished(page, () => choose(page, 2));
+    results.twice.fileName = await save(page, 'photo_x2.png');
+    results.twice.tagline = await text(page, 'tagline');
+    results.twice.facts = await facts(page);
+
     await page.waitForSelector('body[data-offline="ready"]', { state: 'attached' });
     await server.stop();
     const away = await fetch(server.url).then(() => 'answers', () => 'gone');
     await page.reload();
-    results.offline = { server: away, ...await loaded(page) };
-    await enlarge(page, input('photo.png'), 'offline.png');
+    results.offline = { server: away, ...await loaded(page), scale: await page.evaluate(() => document.body.dataset.scale) };
+    await enlarge(page, input('photo.png'), 'offline_x2.png');
+    await finished(page, () => choose(page, 4));
+    await save(page, 'offline.png');
     results.offline.status = await text(page, 'status');
     results.seen = { ...seen, origin: new URL(server.url).origin };
     await context.close();
@@ -278,6 +295,13 @@ const scenarios = {
     results.size = { width: pictures[0].width, height: pictures[0].height };
     await fs.writeFile(output('live_before.png'), Buffer.from(pictures[0].url.split(',')[1], 'base64'));
     await fs.writeFile(output('live_after.png'), Buffer.from(pictures[1].url.split(',')[1], 'base64'));
+    await page.click('#snap');
+    await page.waitForFunction(() => document.body.dataset.state === 'busy' && document.getElementById('before').width === 640);
+    results.snap = await page.evaluate(() => ({ width: document.getElementById('before').width, height: document.getElementById('before').height }));
+    await page.click('#cancel');
+    await state(page, 'empty');
+    await page.click('#live');
+    await state(page, 'live');
     await page.click('#stop');
     await state(page, 'empty');
     await page.evaluate(() => {

@@ -48,13 +48,16 @@ def programs(web):
 
 
 @pytest.fixture(scope="session")
-def model_folder(web, request):
-    """The export of the shipped network: that of `make web`, if it is there."""
+def model_folder(web, photo_networks, tmp_path_factory):
+    """The exports of the shipped networks, x2 and x4: those of `make web`, if they are there."""
     for module in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(module)
     folder = web.SITE / "models"
-    is_there = web.is_exported(web.SHIPPED, folder, web.DEFAULT_TILE)
-    return folder if is_there else request.getfixturevalue("shipped_export")
+    places = {folder / f"x{scale}": model for scale, model in photo_networks.items()}
+    if not all(web.is_exported(model, place, web.DEFAULT_TILE) for place, model in places.items()):
+        folder = tmp_path_factory.mktemp("models") / "models"
+        web.export_networks(web.SHIPPED, folder, web.DEFAULT_TILE, folder.parent / "cache")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -159,9 +162,10 @@ class Run:
         return read_image(self.output / name)
 
 
-def desktop(model_folder, image, *, whole=False):
+def desktop(model_folder, image, *, scale=4, whole=False):
     """The page's computation with ONNX Runtime and numpy: (H, W, 3) uint8 to (s*H, s*W, 3) uint8."""
     ort = pytest.importorskip("onnxruntime")
+    model_folder = model_folder / f"x{scale}"
     manifest = json.loads((model_folder / "manifest.json").read_text())
     file = next(file for file in manifest["files"] if "wasm" in file["for"])
     options = ort.SessionOptions()
@@ -245,7 +249,18 @@ def test_photo_equals_the_desktop(run, inputs, model_folder):
     assert photo["facts"]["Picture"] == "134 × 65 → 536 × 260"
     assert re.match(r"CPU, WASM SIMD, \d+ thread", photo["facts"]["Runs on"])
     assert re.match(r"[\d.]+ ms \(\d+ × \d+\)", photo["facts"]["Per tile"])
-    assert photo["facts"]["Network"] == json.loads((model_folder / "manifest.json").read_text())["name"]
+    assert photo["facts"]["Network"] == json.loads((model_folder / "x4/manifest.json").read_text())["name"]
+
+
+def test_the_other_enlargement(run, inputs, model_folder):
+    twice = run["photo"]["twice"]
+    assert twice["choices"] == [{"name": "2 × larger", "checked": False}, {"name": "4 × larger", "checked": True}]
+    assert twice["fileName"] == "photo_x2.png"  # the picture in view was enlarged again
+    assert twice["tagline"] == "Photographs 2 × larger, on this device"
+    assert twice["facts"]["Picture"] == "134 × 65 → 268 × 130"
+    assert (
+        difference(run.picture("photo_x2.png"), desktop(model_folder, read_image(inputs / "photo.png"), scale=2)) <= 2
+    )
 
 
 def test_the_network_improves_the_picture(photographs, model_folder):
@@ -283,6 +298,8 @@ def test_offline(run):
     assert offline["server"] == "gone"
     assert offline["isolated"] is True and offline["threads"] == run["photo"]["threads"]
     assert offline["status"].startswith("Done")
+    assert offline["scale"] == "2"  # as it was chosen before
+    assert difference(run.picture("offline_x2.png"), run.picture("photo_x2.png")) <= 1
     assert difference(run.picture("offline.png"), run.picture("photo.png")) <= 1
 
 
@@ -350,6 +367,7 @@ def test_live(run, inputs, model_folder):
     luma = camera[camera.tobytes().index(b"FRAME\n") + 6 :][: CAMERA[0] * CAMERA[1]]
     mean = (luma.astype(float).mean() - 16) * 255 / 219
     assert abs((before @ [0.299, 0.587, 0.114]).mean() - mean) < 4
+    assert live["snap"] == {"width": CAMERA[0], "height": CAMERA[1]}
     assert live["noCamera"] == "There is no camera on this device." and live["stateAfter"] == "empty"
 
 
@@ -411,6 +429,11 @@ def test_precache_lists_all_that_the_page_needs(site):
     not_needed = {"precache.js", "sw.js", "package.json", "npm.lock.json", "vendor/LICENSE"}
     assert served - not_needed == set(files)
     assert {file["group"] for file in files.values()} == {"page", "wasm", "webgpu"}
+    networks = {name: file["group"] for name, file in files.items() if name.endswith(".onnx")}
+    assert sorted((name.split("/")[1], group) for name, group in networks.items()) == [
+        *(("x2", "wasm"), ("x2", "webgpu"), ("x4", "wasm"), ("x4", "webgpu")),
+    ]
+    assert sum((site / name).stat().st_size for name, group in networks.items() if group == "wasm") < 2.5e6
 
 
 class TestScript:
@@ -439,28 +462,44 @@ class TestScript:
     def test_incomplete_site_is_not_listed(self, web, tmp_path):
         site = tmp_path / "site"
         shutil.copytree(web.SITE, site, ignore=shutil.ignore_patterns("models", "vendor"))
-        (site / "models").mkdir()
-        (site / "models/manifest.json").write_text(json.dumps({"files": [{"file": "x.onnx", "for": ["wasm"]}]}))
-        with pytest.raises(web.WebError, match=r"lacks .*ort\.wasm\.min\.mjs.*models/x\.onnx"):
+        (site / "models/x3").mkdir(parents=True)
+        (site / "models/scales.json").write_text("[3]")
+        (site / "models/x3/manifest.json").write_text(json.dumps({"files": [{"file": "x.onnx", "for": ["wasm"]}]}))
+        with pytest.raises(web.WebError, match=r"lacks .*ort\.wasm\.min\.mjs.*models/x3/x\.onnx"):
             web.write_precache(site)
 
     def test_exports_once(self, web, model_folder, tmp_path, capsys):
         folder = tmp_path / "models"
         shutil.copytree(model_folder, folder)
-        os.utime(folder / "manifest.json")
-        web.export_network(web.SHIPPED, folder, web.DEFAULT_TILE, tmp_path)
-        assert "exported already" in capsys.readouterr().out
+        for manifest in folder.glob("x*/manifest.json"):
+            os.utime(manifest)
+        (folder / "x3").mkdir()  # of an earlier run with other weights
+        web.export_networks(web.SHIPPED, folder, web.DEFAULT_TILE, tmp_path)
+        assert capsys.readouterr().out.count("exported already") == 2
+        assert sorted(path.name for path in folder.iterdir()) == ["scales.json", "x2", "x4"]
+        assert json.loads((folder / "scales.json").read_text()) == [2, 4]
 
-    def test_a_changed_model_file_is_exported_again(self, web, model_folder, tmp_path):
+    def test_two_networks_of_one_scale_are_an_error(self, web, model_folder, tmp_path):
         folder = tmp_path / "models"
         shutil.copytree(model_folder, folder)
+        for manifest in folder.glob("x*/manifest.json"):
+            os.utime(manifest)
+        twin = tmp_path / "twin.pth"
+        shutil.copy(web.SHIPPED[0], twin)
+        with pytest.raises(web.WebError, match=r"twin\.pth and .*CATANet-XS_x2_photo\.pth both enlarge 2 times"):
+            web.export_networks([web.SHIPPED[0], twin], folder, web.DEFAULT_TILE, tmp_path)
+
+    def test_a_changed_model_file_is_exported_again(self, web, model_folder, photo_networks, tmp_path):
+        folder, model = tmp_path / "x2", photo_networks[2]
+        shutil.copytree(model_folder / "x2", folder)
         os.utime(folder / "manifest.json")
-        assert web.is_exported(web.SHIPPED, folder, web.DEFAULT_TILE)
-        assert not web.is_exported(web.SHIPPED, folder, web.DEFAULT_TILE + 8)
+        assert web.is_exported(model, folder, web.DEFAULT_TILE)
+        assert not web.is_exported(photo_networks[4], folder, web.DEFAULT_TILE)
+        assert not web.is_exported(model, folder, web.DEFAULT_TILE + 8)
         os.utime(folder / "manifest.json", (0, 0))  # older than the exporter
-        assert not web.is_exported(web.SHIPPED, folder, web.DEFAULT_TILE)
+        assert not web.is_exported(model, folder, web.DEFAULT_TILE)
         os.utime(folder / "manifest.json")
-        assert web.is_exported(web.SHIPPED, folder, web.DEFAULT_TILE)
+        assert web.is_exported(model, folder, web.DEFAULT_TILE)
         manifest = json.loads((folder / "manifest.json").read_text())
         (folder / manifest["files"][0]["file"]).write_bytes(b"")
-        assert not web.is_exported(web.SHIPPED, folder, web.DEFAULT_TILE)
+        assert not web.is_exported(model, folder, web.DEFAULT_TILE)

@@ -10,8 +10,8 @@ export class Engine {
   #nextId = 1;
   info = null;
 
-  /** Start a worker and load runtime and network; returns what is running: backend, threads, tile, scale, name. */
-  async open({ threads, backend = 'auto' }) {
+  /** Start a worker and load the runtime and the network that enlarges `scale` times; returns what is running: backend, threads, tile, scale, name. */
+  async open({ scale, threads, backend = 'auto' }) {
     this.close();
     this.#worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
     this.#worker.onmessage = ({ data }) => this.#receive(data);
@@ -21,7 +21,7 @@ export class Engine {
     };
     this.info = await new Promise((resolve, reject) => {
       this.#opening = { resolve, reject };
-      this.#worker.postMessage({ type: 'open', threads, backend });
+      this.#worker.postMessage({ type: 'open', scale, threads, backend });
     });
     return this.info;
   }

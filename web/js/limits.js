@@ -48,9 +48,9 @@ export function overlapFor(manifest, file) {
  * What is wrong with a manifest for this page, or null.
  */
 export function manifestFault(manifest) {
-  if (manifest?.format !== 1) return `models/manifest.json has format ${manifest?.format}, this page reads format 1`;
+  if (manifest?.format !== 1) return `the network’s manifest.json has format ${manifest?.format}, this page reads format 1`;
   if (manifest.channels !== 3) return `the network takes ${manifest.channels} channels, this page needs 3 (RGB)`;
-  if (!chooseFile(manifest, 'wasm')) return 'models/manifest.json names no file for "wasm"';
+  if (!chooseFile(manifest, 'wasm')) return 'the network’s manifest.json names no file for "wasm"';
   return null;
 }
 

@@ -1,7 +1,7 @@
 // The camera, enlarged frame by frame, as large as the target rate allows.
 
 import { currentSize, freeSizes, framesPerSecond, observe, startControl, tiledSizes } from './adaptive.js';
-import { pixelsOf } from './photo.js';
+import { paint, pixelsOf, pngFile } from './photo.js';
 
 const MESSAGES = {
   NotAllowedError: 'The camera was not allowed. Allow it in the browser’s settings for this page, then try again.',
@@ -57,9 +57,12 @@ export class Live {
     return this.#running;
   }
 
-  /** The present picture of the camera in its full size, as a bitmap. */
+  /** The present picture of the camera in its full size, as a PNG file. */
   async snapshot() {
-    return createImageBitmap(this.#video);
+    const { videoWidth, videoHeight } = this.#video;
+    const canvas = Object.assign(document.createElement('canvas'), { width: videoWidth, height: videoHeight });
+    paint(canvas.getContext('2d'), this.#video, videoWidth, videoHeight);
+    return pngFile(canvas, 'camera.png');
   }
 
   #countFrames() {

@@ -1,6 +1,6 @@
 // The network, off the page's thread: loads a runtime and a model, then enlarges images tile by tile.
 //
-// in:  { type: 'open', threads, backend: 'auto' | 'webgpu' | 'wasm' }, { type: 'run', id, image, whole }, { type: 'cancel', id }
+// in:  { type: 'open', scale, threads, backend: 'auto' | 'webgpu' | 'wasm' }, { type: 'run', id, image, whole }, { type: 'cancel', id }
 // out: 'ready' { info }, 'progress' { id, done, total, ms, tile }, 'band' { id, y, height, width, rgba }, 'done' { id, ms, tiles },
 //      'failed' { id?, message }; a cancelled run just ends
 
@@ -11,6 +11,7 @@ import { planTiles, tileCount } from './tiling.js';
 const ROOT = new URL('../', import.meta.url);
 const SLOW_GPU_MS = 4000; // a tile slower than this on a GPU is no help
 const cancelled = new Set();
+let folder; // of the network
 let ort;
 let session;
 let model;
@@ -30,9 +31,10 @@ async function handle(data) {
   }
 }
 
-async function open({ threads, backend }) {
-  const answer = await fetch(new URL('models/manifest.json', ROOT), { cache: 'no-cache' });
-  if (!answer.ok) throw new Error('No network is in place: models/manifest.json is missing. Run "make web" first.');
+async function open({ scale, threads, backend }) {
+  folder = new URL(`models/x${scale}/`, ROOT);
+  const answer = await fetch(new URL('manifest.json', folder), { cache: 'no-cache' });
+  if (!answer.ok) throw new Error(`models/x${scale}/manifest.json is missing on the server. Run "make web" first.`);
   const manifest = await answer.json();
   const fault = manifestFault(manifest);
   if (fault) throw new Error(fault);
@@ -97,7 +99,7 @@ async function warmUp(tile) {
 }
 
 async function download(file) {
-  const url = new URL(`models/${file.file}`, ROOT);
+  const url = new URL(file.file, folder);
   url.searchParams.set('v', file.sha256.slice(0, 12)); // an HTTP cache must not hand out an older file
   const answer = await fetch(url);
   if (!answer.ok) throw new Error(`The network's file ${file.file} is missing on the server.`);
