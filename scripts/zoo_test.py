@@ -206,12 +206,12 @@ def differences(name: str, entry: Mapping[str, Any] | None, measured: Measured) 
     for key, value in measured.facts.items():
         if entry.get(key) != value:
             yield f"{name}: {key} is {value}, {INDEX} says {entry.get(key)}"
-    tested = {key for key, _ in _flat(measured.scores)}
-    for key in sorted(tested - {key for key, _ in _flat(entry.get("scores", {}))}):
-        yield f"{name}: {', '.join(key)} is measured, but not in {INDEX}; add it with --update"
+    tested, known = ({score for score, _ in _flat(scores)} for scores in (measured.scores, entry.get("scores", {})))
+    for score in sorted(tested - known):
+        yield f"{name}: {', '.join(score)} is measured, but not in {INDEX}; add it with --update"
     if not measured.missing:
-        for key in sorted({key for key, _ in _flat(entry.get("scores", {}))} - tested):
-            yield f"{name}: {', '.join(key)} is in {INDEX}, but no option file measures it"
+        for score in sorted(known - tested):
+            yield f"{name}: {', '.join(score)} is in {INDEX}, but no option file measures it"
 
 
 def compare(name: str, expected: Mapping[str, SetScores], measured: Mapping[str, SetScores]) -> list[Line]:
