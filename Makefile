@@ -11,7 +11,7 @@ PYTEST = $(PY) -m pytest -n 2
 export PYTHONPATH := $(CURDIR)$(addprefix :,$(PYTHONPATH))
 
 .NOTPARALLEL:
-.PHONY: demo check test test-slow test-all fuzz web install
+.PHONY: demo check test test-slow test-all fuzz zoo-test web install
 
 demo: $(INSTALLED)  ## train CATANet-S x2 on ten photographs, compare it and the shipped networks with bicubic: results/demo/
 	$(PY) scripts/demo.py
@@ -31,6 +31,9 @@ test-all: test test-slow  ## check, then all tests
 
 fuzz: $(INSTALLED)  ## the long campaigns: every kind of run killed 20 times, all mutated inputs
 	BASICSR_FULL=1 $(PY) -m pytest -s tests/reliability
+
+zoo-test: $(INSTALLED)  ## score the networks in pretrained_models/ and compare with zoo.json
+	$(PY) scripts/zoo_test.py
 
 web: $(INSTALLED)  ## put networks and runtime into the phone demo: web/
 	$(PY) scripts/web.py

@@ -5,6 +5,7 @@ Log, scores, images and checkpoints are written to `experiments/<name>/`.
 """
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 from basicsr.config.command_line import parse_command_line
 from basicsr.config.load import dump_options, load_options, resolve, with_output_root
 from basicsr.config.schema import Options
+from basicsr.data.listing import describe_files
 from basicsr.data.loaders import build_test_loader, build_train_loader
 from basicsr.engine.checkpoint import find_checkpoint, prune_checkpoints
 from basicsr.engine.curves import plot_curves, read_logs
@@ -24,7 +26,7 @@ from basicsr.engine.logging import RunLog
 from basicsr.engine.random_state import random_state_kept
 from basicsr.engine.resume_check import check_changes, run_facts
 from basicsr.engine.run import join_processes, make_folders, read_on_rank0_and_broadcast, run_command
-from basicsr.engine.signals import InterruptibleLoader, StopRequest
+from basicsr.engine.signals import InterruptibleLoader, StopRequest, process_age
 from basicsr.engine.training_state import restore_random_state
 from basicsr.errors import OptionError
 from basicsr.metrics.evaluate import Best
@@ -41,7 +43,8 @@ def main(argv: list[str] | None = None, root_path: str | Path | None = None) -> 
         argv: arguments; None: those of this process.
         root_path: folder in which `experiments` is made; None: the current folder.
     """
-    args = parse_command_line("basicsr-train", __doc__ or "", argv)
+    args = parse_command_line("basicsr-train", __doc__ or "", argv, trains=True)
+    started = time.monotonic() - (process_age() if argv is None else 0.0)  # a process may call this again and again
 
     def body() -> None:
         opt = with_output_root(root_path, load_options(args.opt, args.force_yml, is_train=True))
@@ -49,7 +52,7 @@ def main(argv: list[str] | None = None, root_path: str | Path | None = None) -> 
             sys.stdout.write(dump_options(resolve(opt, debug=args.debug)))
             return
         flags = {"debug": args.debug, "auto_resume": args.auto_resume, "force_resume": args.force_resume}
-        train(join_processes(opt, args.launcher, **flags))
+        train(join_processes(opt, args.launcher, **flags), started + 60 * args.minutes)
 
     return run_command("basicsr-train", body)
 
@@ -67,13 +70,16 @@ def train_pipeline(root_path: str | Path) -> None:
         sys.exit(code)
 
 
-def train(opt: Options) -> None:
+def train(opt: Options, deadline: float = math.inf) -> None:
     """Train from the first or the resumed iteration to `train.total_iter`, then save, validate and plot.
 
+    Args:
+        deadline: the `time.monotonic()` at which to stop.
+
     Raises:
-        RunStoppedError: after SIGTERM or SIGINT, once the state after the running iteration is saved.
+        RunStoppedError: after SIGTERM, SIGINT or the deadline, once the state after the running iteration is saved.
     """
-    trainer = Trainer(opt)
+    trainer = Trainer(opt, deadline)
     trainer.run()
     trainer.finish()
 
@@ -83,16 +89,18 @@ class Trainer:
 
     Args:
         opt: the resolved options; with `path.resume_state` or `auto_resume`, the run continues from a checkpoint.
+        deadline: see `train`.
     """
 
-    def __init__(self, opt: Options):
+    def __init__(self, opt: Options, deadline: float = math.inf):
         checkpoint = read_on_rank0_and_broadcast(lambda: find_checkpoint(opt))
         state = checkpoint.state if checkpoint else {}
         self.opt = opt
         self.loader = build_train_loader(opt)
         self.test_loaders = [build_test_loader(opt, key) for key in opt.datasets_of("val", "test")]
         self.model = build_model(opt)
-        facts = run_facts(opt, self.model.device, len(self.loader.sampler))  # type: ignore[arg-type]
+        samples, files = len(self.loader.sampler), describe_files(self.loader.dataset)  # type: ignore[arg-type]
+        facts = run_facts(opt, self.model.device, samples, files)
         self.progress = progress = Progress(opt, state, len(self.loader), facts)
         if checkpoint:
             weights_path = str(checkpoint.weights_path)
@@ -102,8 +110,11 @@ class Trainer:
             self.model.resume_training(state, checkpoint.weights, weights_path)
             check_changes(opt, facts, state, checkpoint.path)
         make_folders(opt, keep_existing=progress.iter > 0)
+        self.finished_file = Path(str(opt.path.log)) / "finished"  # for scripts: there is nothing left to do
+        if opt.rank == 0:
+            self.finished_file.unlink(missing_ok=True)
         self.log = RunLog(opt, progress.iter, progress.total_iter)
-        self.stop = StopRequest(opt.dist_params.timeout)
+        self.stop = StopRequest(opt.dist_params.timeout, deadline)
         restore_random_state(state)  # again: set-up may have consumed random numbers
 
     def run(self) -> None:
@@ -115,7 +126,7 @@ class Trainer:
         with stop, log.bar:
             if progress.to_validate:  # a stop interrupted the last validation
                 self.validate()
-                stop.raise_if_agreed(f"iteration {progress.iter} is saved, as it was")
+                stop.raise_if_agreed(f"iteration {progress.iter} is saved, as it was, and still to be validated")
             for it in range(progress.iter + 1, progress.total_iter + 1):
                 start_time = time.perf_counter()
                 epoch, batch = next(stream)
@@ -174,7 +185,7 @@ class Trainer:
             prune_checkpoints(*folders, progress.iter, opt.logger.keep_checkpoints, progress.best.iterations())
 
     def finish(self) -> None:
-        """Finish the model's own work, write `net_g_latest`, validate, mark the state as finished and plot the log."""
+        """Finish the model's own work, write `net_g_latest`, validate, mark the run as finished and plot the log."""
         progress, log_folder = self.progress, Path(str(self.opt.path.log))
         if not progress.finished or self.model.unfinished:
             self.model.finish(batches(self.loader, progress.batches))
@@ -187,6 +198,7 @@ class Trainer:
             self.model.save_training_state(progress.epoch, progress.iter, **progress.state_dict())
         if self.opt.rank == 0:
             plot_curves(read_logs(log_folder.glob("train_*.log")), log_folder / "curves.png")
+            self.finished_file.write_text(f"{progress.iter} iterations\n", encoding="utf-8")
         self.log.trackers.close()
         logger.info("End of training.")
 

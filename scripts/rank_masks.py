@@ -21,9 +21,9 @@ from basicsr.config.load import load_options
 from basicsr.config.schema import Options
 from basicsr.data.loaders import build_test_loader
 from basicsr.engine.atomic import write_atomically
+from basicsr.engine.checkpoint import sha256_of
 from basicsr.engine.device import keep_freed_memory
 from basicsr.errors import CheckpointError, OptionError, UnknownNameError
-from basicsr.pruning.finalize import sha256_of
 from mask_ranking.candidates import (
     chosen_masks,
     is_mask,

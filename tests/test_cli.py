@@ -153,7 +153,7 @@ class TestTraining:
         weights = {f"models/net_g_{it}.pth" for it in (3, 4, "latest")}
         states = {f"training_states/{it}.state" for it in (3, 4)}
         images = {f"visualization/{name}/{name}_{it}.png" for name in NAMES for it in (2, 4)}
-        other = {"curves.png", "tiny.yml", "train_tiny_TIME.log"}
+        other = {"curves.png", "finished", "tiny.yml", "train_tiny_TIME.log"}
         assert files(trained / "experiments" / "tiny") == weights | states | images | other
         assert {path.name for path in trained.iterdir()} == {"experiments", "tb_logger", "tiny.yml"}
 

@@ -1,13 +1,20 @@
 """The command line of train.py and test.py. It imports only the standard library, so that --help responds at once."""
 
 import argparse
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 
-def parse_command_line(prog: str, description: str, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the arguments of train.py or test.py, with `launcher` inferred when it is not given."""
+def parse_command_line(
+    prog: str, description: str, argv: Sequence[str] | None, *, trains: bool = False
+) -> argparse.Namespace:
+    """Return the arguments of train.py or test.py, with `launcher` inferred when it is not given.
+
+    Args:
+        trains: offer `--minutes`, which only `train_pipeline` obeys.
+    """
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("-opt", required=True, metavar="X.yml", help="options of the run")
     parser.add_argument(
@@ -25,9 +32,24 @@ def parse_command_line(prog: str, description: str, argv: Sequence[str] | None) 
     parser.add_argument("--check", action="store_true", help="check the options, print them with defaults, and exit")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="ignored; accepted for old launchers")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="a:b=value", help="override options of the file")
+    if trains:
+        parser.add_argument(
+            "--minutes",
+            type=_positive,
+            default=math.inf,
+            metavar="N",
+            help="save the state and stop N minutes after the start of the process: exit code 75, under torchrun 0",
+        )
     args = parser.parse_args(argv)
     args.launcher = args.launcher or infer_launcher(os.environ)
     return args
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
 
 
 def infer_launcher(environ: Mapping[str, str]) -> Literal["none", "pytorch"]:

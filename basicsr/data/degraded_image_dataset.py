@@ -112,6 +112,11 @@ class DegradedImageDataset(Dataset[dict[str, Any]]):
         """
         raise NotImplementedError
 
+    @property
+    def stored_images(self) -> Sequence[StoredImage]:
+        """All images that are read from files."""
+        return self._images.images
+
     def __len__(self) -> int:
         return len(self.gt_paths)
 

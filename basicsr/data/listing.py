@@ -1,9 +1,11 @@
 """Names of the images of a data set, and of their low-resolution partners, chosen before a run starts."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from basicsr.data.storage import ImageStore, raise_for_faults
+from basicsr.data.storage import ImageStore, StoredImage, raise_for_faults
 
 
 def chosen_names(store: ImageStore, meta_info_file: str | None = None) -> list[str]:
@@ -55,3 +57,20 @@ def partner_names(gt_names: Sequence[str], lq_store: ImageStore, filename_tmpl: 
 def with_stem(name: PurePosixPath, template: str) -> PurePosixPath:
     """Return `name` with the stem that `template` makes of its own: "a/b.png" and "{}x4" give "a/bx4.png"."""
     return name.with_name(template.format(name.stem))
+
+
+def describe_files(dataset: Any) -> str | None:
+    """Return a line that changes when an image of a data set is added, removed, renamed, moved or changed in length.
+
+    The folder that they are in and times do not count, so it is equal for a copy of the images.
+
+    Args:
+        dataset: with `stored_images`; for one without, the result is None.
+    """
+    images: Sequence[StoredImage] | None = getattr(dataset, "stored_images", None)
+    if images is None:
+        return None
+    digest = hashlib.sha256()
+    for store, name in images:
+        digest.update(f"{store.length(name)} {name}\n".encode())
+    return f"{len(images)} files, {digest.hexdigest()[:16]}"

@@ -122,6 +122,11 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         """The paths of each pair, under the keys of a sample."""
         return [{"lq_path": str(lq), "gt_path": str(gt)} for lq, gt in zip(self.lq_paths, self.gt_paths, strict=True)]
 
+    @property
+    def stored_images(self) -> Sequence[StoredImage]:
+        """All images that are read from files: ground truth, then low-resolution ones."""
+        return self._images.images
+
     def __len__(self) -> int:
         return len(self.gt_paths)
 

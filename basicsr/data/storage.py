@@ -36,6 +36,9 @@ class ImageStore(Protocol):
             ValueError: when images are damaged, naming them.
         """
 
+    def length(self, name: str) -> int:
+        """Return the bytes of one encoded image."""
+
     def read(self, name: str, gray: bool = False) -> np.ndarray:
         """Return the pixels of one image as `read_image` does, or with `gray` as `decode_gray` does."""
 
@@ -124,6 +127,10 @@ class FolderImages:
         self._warn(facts)
         return [self._sizes[name] for name in names]
 
+    def length(self, name: str) -> int:
+        """Return the bytes of one file."""
+        return (self.root / name).stat().st_size
+
     def read(self, name: str, gray: bool = False) -> np.ndarray:
         """Return the pixels of one file.
 
@@ -184,6 +191,11 @@ class LmdbImages:
     def sizes(self, names: Sequence[str]) -> list[tuple[int, int]]:
         """Return the (height, width) of each image from the list."""
         return [self._sizes[name] for name in names]
+
+    def length(self, name: str) -> int:
+        """Return the bytes of one encoded image."""
+        with _environment(self.root).begin(buffers=True) as transaction:
+            return len(transaction.get(lmdb_key(name)))
 
     def read(self, name: str, gray: bool = False) -> np.ndarray:
         """Return the pixels of one image.

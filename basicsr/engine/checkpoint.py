@@ -8,6 +8,7 @@ A `.safetensors` file holds the same: the weights under their own names or, if t
 `params_ema.`; `network_g` and `meta` as JSON in its header, with a checksum.
 """
 
+import hashlib
 import io
 import json
 import logging
@@ -229,6 +230,15 @@ def mismatch(net: nn.Module, weights: Mapping[str, Tensor]) -> str:
     explain = getattr(net, "explain_mismatch", None)
     hint = explain(weights) if problems and explain is not None else ""
     return "; ".join([hint, *problems] if hint else problems)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def newest_state(folder: str | Path) -> Path | None:

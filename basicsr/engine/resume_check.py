@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from basicsr.config.schema import Options
+from basicsr.engine.checkpoint import sha256_of
 from basicsr.errors import OptionError
 
 logger = logging.getLogger("basicsr")
@@ -22,6 +23,14 @@ RESULT_NEUTRAL = (
 )  # fmt: skip
 # Exceptions with a teacher: its weights, and the length of the run, which the weight of its loss depends on.
 DECISIVE_WITH_TEACHER = ("path.pretrain_network_?", "path.param_key_?", "train.total_iter")
+# Options that say where files are -> the fact that says which files they are. A copy elsewhere gives the same result.
+FILES_OF = {
+    **dict.fromkeys(
+        ("datasets.train.dataroot_gt", "datasets.train.dataroot_lq", "datasets.train.meta_info_file"), "run.files"
+    ),
+    "path.pretrain_network_g": "run.sha256.pretrain_network_g",
+    "path.pretrain_network_t": "run.sha256.pretrain_network_t",
+}
 DEFAULT = "(default)"
 # Keys that states of BasicSR 1.4 and of older versions do not have -> the consequence.
 MISSING_IN_OLD_STATES = {
@@ -33,15 +42,25 @@ MISSING_IN_OLD_STATES = {
 }
 
 
-def run_facts(opt: Options, device: torch.device, samples_per_process: int) -> dict[str, Any]:
-    """Return what decides the numbers of a run besides its options, for the training state."""
-    return {
+def run_facts(opt: Options, device: torch.device, samples_per_process: int, files: str | None = None) -> dict[str, Any]:
+    """Return what decides the numbers of a run besides its options, for the training state.
+
+    Args:
+        files: line that changes with the training images; None: nothing is known of them.
+    """
+    facts = {
         "world_size": opt.world_size,
         "device": device.type,
         "samples_per_epoch": samples_per_process * opt.world_size,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
     }
+    if files is not None:
+        facts["files"] = files
+    if "network_t" in opt:
+        weights = {key: opt.path[key] for key in ("pretrain_network_g", "pretrain_network_t")}
+        facts["sha256"] = {key: sha256_of(path) for key, path in weights.items() if path is not None}
+    return facts
 
 
 def check_changes(opt: Options, run: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> None:
@@ -62,13 +81,19 @@ def check_changes(opt: Options, run: Mapping[str, Any], state: Mapping[str, Any]
         return
     before = dict(_flat({**state["options"], "run": state.get("run", {})}))
     now = dict(_flat({**opt.to_minimal_dict(), "run": dict(run)}))
+    unknown = {fact for fact in FILES_OF.values() if fact not in before}  # in the states of older versions
     lines, decisive = [], []
-    for key in sorted(before.keys() | now.keys()):
+    for key in sorted((before.keys() | now.keys()) - unknown - {"path.resume_state"}):
         old, new = before.get(key, DEFAULT), now.get(key, DEFAULT)
-        if old != new and key != "path.resume_state":
-            lines.append(f"{key}: {old} -> {new}")
-            if _affects_result(key, "network_t" in opt):
-                decisive.append(lines[-1])
+        if old == new:
+            continue
+        fact = FILES_OF.get(key)
+        if fact in before and before[fact] == now.get(fact):
+            lines.append(f"{key}: {old} -> {new} (the same files)")
+            continue
+        lines.append(f"{key}: {old} -> {new}")
+        if _affects_result(key, "network_t" in opt):
+            decisive.append(lines[-1])
     if not lines:
         return
     logger.warning("Changed since %s was saved:\n\t%s", path, "\n\t".join(lines))

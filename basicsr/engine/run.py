@@ -32,7 +32,8 @@ def run_command(prog: str, body: Callable[[], None]) -> int:
 
     Returns:
         0 when it ends well; 1 when numbers are not finite; 2 for an error of the user, which is logged in one line (by
-        one process a machine); 143 and 130 after SIGTERM and SIGINT, when a training run has saved its state.
+        one process a machine); when a training run has stopped early and saved its state, 143 and 130 after SIGTERM and
+        SIGINT, and 75 (under torchrun 0) because its time was up.
 
     Raises:
         Exception: any other error, with its traceback: it is a bug.

@@ -1,15 +1,17 @@
-"""SIGTERM and SIGINT as requests to stop: the iteration is finished and saved, the exit code is 128 + the signal.
+"""Requests to stop, by SIGTERM, SIGINT or the end of a given time: the running iteration is finished and saved.
 
 Schedulers announce the end of a job with SIGTERM; a terminal sends SIGINT. All processes of a run stop at the same
 iteration, even if only one of them received the signal.
 """
 
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,6 +21,8 @@ import torch.distributed as dist
 from basicsr.engine.distributed import get_dist_info
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+TIME_IS_UP = 1  # as a request, where others are numbers of signals: below them, so that they override it
+UNFINISHED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: no failure, try again
 # Further signals within this time count as the same request: a scheduler may signal every process of a job, and the
 # launcher, one of them, passes its own on.
 SAME_REQUEST_SECONDS = 1.0
@@ -28,22 +32,28 @@ class RunStoppedError(Exception):
     """The run was asked to stop, and has saved its state.
 
     Args:
-        signal_number: of the request.
+        request: the number of a signal, or `TIME_IS_UP`.
         saved: what has been saved, for the message.
     """
 
-    def __init__(self, signal_number: int, saved: str):
-        self.signal_number = signal_number
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; {saved}")
+    def __init__(self, request: int, saved: str):
+        self.request = request
+        reason = "because its time is up" if request == TIME_IS_UP else f"by {signal.Signals(request).name}"
+        super().__init__(f"stopped {reason}; {saved}")
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal: 143 for SIGTERM, 130 for SIGINT."""
-        return 128 + self.signal_number
+        """128 + the signal: 143 for SIGTERM, 130 for SIGINT; 75 when the time is up, under torchrun 0.
+
+        torchrun takes any other code for a failure, which it reports as 1 or, with --max-restarts, repairs.
+        """
+        if self.request == TIME_IS_UP:
+            return 0 if dist.is_available() and dist.is_torchelastic_launched() else UNFINISHED_EXIT_CODE
+        return 128 + self.request
 
 
 class StopRequest:
-    """A request to stop, by SIGTERM or SIGINT to any of the processes.
+    """A request to stop, by SIGTERM or SIGINT to any of the processes, or because the time of one is up.
 
     Within `with`, a signal does not end the process: `received` holds it, and `agree` exchanges it with the other
     processes. A second signal, over `SAME_REQUEST_SECONDS` after the first, ends the process at once with 128 + the
@@ -51,15 +61,16 @@ class StopRequest:
 
     Args:
         timeout: seconds that `agree` waits for the other processes.
+        deadline: the `time.monotonic()` at which this process's time is up.
 
     Attributes:
-        received: the signal that this process has received; 0: none.
-        agreed: the signal that all processes have agreed on at their last `agree`; 0: none.
+        agreed: the request that all processes have agreed on at their last `agree`, see `received`; 0: none.
     """
 
-    def __init__(self, timeout: float = 1800.0):
-        self.received = 0
+    def __init__(self, timeout: float = 1800.0, deadline: float = math.inf):
+        self.deadline = deadline
         self.agreed = 0
+        self._signal = 0
         self._since = 0.0
         self._owner = os.getpid()
         self._previous: dict[signal.Signals, Any] = {}
@@ -76,16 +87,21 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @property
+    def received(self) -> int:
+        """The request that this process knows of: the number of a signal, or `TIME_IS_UP`; 0: none."""
+        return self._signal or (TIME_IS_UP if time.monotonic() >= self.deadline else 0)
+
     def agree(self) -> int:
-        """Set `agreed` to the signal that any process has received, and return it. All processes must call this."""
+        """Set `agreed` to the request that any process has received, and return it. All processes must call this."""
         if get_dist_info()[1] == 1:
             self.agreed = self.received
             return self.agreed
         flag = torch.tensor(self.received)
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
         self.agreed = int(flag)
-        if self.agreed and not self.received:
-            self.received, self._since = self.agreed, time.monotonic()
+        if self.agreed in SIGNALS and not self._signal:
+            self._signal, self._since = self.agreed, time.monotonic()
         return self.agreed
 
     def raise_if_agreed(self, saved: str) -> None:
@@ -95,7 +111,7 @@ class StopRequest:
             saved: what has been saved, for the message.
 
         Raises:
-            RunStoppedError: if `agreed` is a signal.
+            RunStoppedError: if `agreed` is a request.
         """
         if self.agreed:
             raise RunStoppedError(self.agreed, saved)
@@ -104,8 +120,8 @@ class StopRequest:
         if os.getpid() != self._owner:  # a forked process that has not set its own handlers yet
             return
         now = time.monotonic()
-        if not self.received:
-            self.received, self._since = number, now
+        if not self._signal:
+            self._signal, self._since = number, now
             if os.environ.get("LOCAL_RANK", "0") == "0":  # not with logging, which the signal may have interrupted
                 name = signal.Signals(number).name
                 os.write(2, f"\n{name}: saving after this step; again to end at once\n".encode())
@@ -131,6 +147,16 @@ class InterruptibleLoader:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
+
+
+def process_age() -> float:
+    """Return the seconds since this process was started, imports included; 0.0 on systems without /proc."""
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # seconds after the machine
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    except (OSError, AttributeError):
+        return 0.0
 
 
 def leave_signals_to_parent() -> None:

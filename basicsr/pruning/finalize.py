@@ -3,7 +3,6 @@
 masked network -> cut -> compared with the masked one -> state recomputed -> tail -> weights, option files, report
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from basicsr.archs import build_network
 from basicsr.archs.prunable import Prunable
 from basicsr.config.schema import Options
-from basicsr.engine.checkpoint import load_weights, save_atomically
+from basicsr.engine.checkpoint import load_weights, save_atomically, sha256_of
 from basicsr.pruning.compaction import (
     SHAPES,
     compact,
@@ -212,15 +211,6 @@ def search_report(opt: Options, search: MaskSearch, small: nn.Module, equality: 
         "versions": {"basicsr": __version__, "torch": str(torch.__version__)},
         "options": opt.to_minimal_dict(),
     }
-
-
-def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _parameters(net: nn.Module) -> int:

@@ -72,6 +72,11 @@ class TestLmdb:
             np.testing.assert_array_equal(image.read(), read_image(photos / name))
             assert image.path == store.root / name
 
+    def test_lengths(self, photos, make_lmdb):
+        folder, store = FolderImages(photos), LmdbImages(make_lmdb(photos, "a"))
+        for name in folder.names():
+            assert store.length(name) == folder.length(name) == len((photos / name).read_bytes())
+
     def test_building_decodes_nothing(self, photos, make_lmdb, monkeypatch):
         root = make_lmdb(photos, "a")
         monkeypatch.setattr("basicsr.data.storage.decode_image", lambda *_: pytest.fail("decoded"))

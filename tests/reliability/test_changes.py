@@ -2,15 +2,19 @@
 
 import copy
 import logging
+import re
+import shutil
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from reliability.runs import Run, options
+from reliability.runs import Run, options, pruning
 
 import basicsr.train
 from basicsr.engine.checkpoint import load_file
+from basicsr.images.files import write_image
 
 
 @pytest.fixture
@@ -93,6 +97,81 @@ def test_more_images_are_noticed(stopped, train, tmp_path, capsys):
     assert train(run, values, "--auto_resume") == 2
     assert "run.samples_per_epoch: 5 -> 8" in capsys.readouterr().err
     assert train(run, values, "--auto_resume", "--force_resume") == 0
+
+
+class TestMovedFiles:
+    """Paths may change where the files are the same: names and lengths count, not folders and times."""
+
+    @pytest.fixture
+    def moved(self, stopped, tmp_path):
+        """The stopped run, and its options after its images have been moved to another folder."""
+        run, values = stopped
+        shutil.copytree(tmp_path / "images", tmp_path / "elsewhere", copy_function=shutil.copy)  # with new times
+        shutil.rmtree(tmp_path / "images")
+        return run, changed(values, "datasets.train.dataroot_gt", str(tmp_path / "elsewhere"))
+
+    def test_the_same_images_elsewhere_are_a_note(self, moved, train, tmp_path, capsys):
+        run, values = moved
+        assert train(run, values, "--auto_resume") == 0
+        line = f"datasets.train.dataroot_gt: {tmp_path}/images -> {tmp_path}/elsewhere (the same files)"
+        assert f"\t{line}\n" in capsys.readouterr().err
+
+    def test_a_list_of_all_images_is_no_change(self, moved, train, tmp_path):
+        run, values = moved
+        (tmp_path / "list.txt").write_text("".join(f"{k}.png\n" for k in range(5)))
+        values = changed(values, "datasets.train.meta_info_file", str(tmp_path / "list.txt"))
+        assert train(run, values, "--auto_resume") == 0
+
+    @pytest.mark.parametrize("keeps_folder", [True, False])
+    @pytest.mark.parametrize("change", ["rename", "replace", "exchange"])
+    def test_other_images_are_noticed(self, change, keeps_folder, stopped, train, tmp_path, capsys):
+        run, values = stopped
+        folder = tmp_path / "images"
+        if not keeps_folder:
+            folder = folder.rename(tmp_path / "elsewhere")
+            values = changed(values, "datasets.train.dataroot_gt", str(folder))
+        if change == "rename":
+            (folder / "4.png").rename(folder / "5.png")
+        elif change == "replace":
+            write_image(folder / "4.png", np.zeros((41, 38, 3), np.uint8))
+        else:
+            (folder / "4.png").rename(folder / "x")
+            (folder / "3.png").rename(folder / "4.png")
+            (folder / "x").rename(folder / "3.png")
+        assert train(run, values, "--auto_resume") == 2
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert "the run would not end as it would have, for these have changed: " in message
+        assert re.search(r"run\.files: 5 files, [0-9a-f]{16} -> 5 files, [0-9a-f]{16}", message)
+        assert ("dataroot_gt" in message) == (not keeps_folder)
+        assert train(run, values, "--auto_resume", "--force_resume") == 0
+
+    def test_a_state_that_knows_no_files_compares_paths(self, moved, train, capsys):
+        run, values = moved
+        path = run.experiment / "training_states" / "2.state"
+        state = load_file(path)
+        del state["run"]["files"]
+        torch.save(state, path)
+        assert train(run, values, "--auto_resume") == 2
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert "for these have changed: datasets.train.dataroot_gt" in message and "run.files" not in message
+
+    def test_weights_of_a_teacher(self, tmp_path, train, capsys):
+        values = options(tmp_path, 4, **pruning(tmp_path, 4))
+        run, elsewhere = Run(tmp_path / "run", values), tmp_path / "elsewhere.pth"
+        assert train(run, values, "--force_yml", "logger:save_checkpoint_freq=3") == 0
+        (run.experiment / "training_states" / "4.state").unlink()
+        (tmp_path / "teacher.pth").rename(elsewhere)
+        for key in "gt":
+            values = changed(values, f"path.pretrain_network_{key}", str(elsewhere))
+        assert train(run, values, "--auto_resume") == 0
+        line = f"path.pretrain_network_t: {tmp_path}/teacher.pth -> {elsewhere} (the same files)"
+        assert f"\t{line}\n" in capsys.readouterr().err
+
+        content = load_file(elsewhere)
+        next(iter(content["params"].values())).add_(1e-3)
+        torch.save(content, elsewhere)
+        assert train(run, values, "--auto_resume") == 2
+        assert "run.sha256.pretrain_network_t: " in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.fixture
