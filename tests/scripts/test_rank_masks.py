@@ -296,6 +296,7 @@ def test_all_masks_see_the_same_patches_and_draws(measure, world, monkeypatch):
 
         class Model:
             def __init__(self, opt, draw=mask == "0101"):
+                self.opt = opt
                 torch.rand(5 if draw else 7)
 
             def feed_data(self, batch, batches=batches):
