@@ -30,7 +30,7 @@ def origin_of_groups(opt: Options, student: nn.Module, teacher: nn.Module) -> Or
     """Return where the groups of `network_g` come from, in a search.
 
     A network that was cut before comes from the groups `prune.kept` of the original one, or else from those in its
-    weight file. A teacher of as many groups has the same ones, and another teacher is the original network.
+    weight file. A teacher of as many groups has the same ones; another has those in its weight file, or else all.
 
     Raises:
         ValueError: when that does not fit the networks, or a feature term compares groups of unknown origin.
@@ -45,7 +45,10 @@ def origin_of_groups(opt: Options, student: nn.Module, teacher: nn.Module) -> Or
         )
     if others == number:
         return Origin(original, list(range(number)))
-    if has_feature_terms(opt.kd) and others and (found is None or original[-1] >= others):
+    theirs = list(_meta_of(opt.path.pretrain_network_t).get("original", range(others)))
+    if found is not None and set(original) <= set(theirs):
+        return Origin(original, [theirs.index(i) for i in original])
+    if has_feature_terms(opt.kd):
         raise ValueError(
             f"prune.kept: network_g has {number} groups, network_t {others}; say which of those network_g has, or set "
             "the weights of feature terms in kd to 0"
@@ -59,18 +62,22 @@ def kept_in_files(opt: Options) -> dict[str, list[int]]:
     {} where neither the options nor the weights that the run begins with say it.
     """
     kept = _kept_before(opt, "kept")
-    return {} if kept is None else {"kept": kept, "original": list(_meta_of_weights(opt).get("original", kept))}
+    return (
+        {}
+        if kept is None
+        else {"kept": kept, "original": list(_meta_of(opt.path.pretrain_network_g).get("original", kept))}
+    )
 
 
 def _kept_before(opt: Options, key: str) -> list[int] | None:
     """Return `prune.kept`, or else the groups that the weight file of `network_g` names under `key`; None: neither."""
-    prune, meta = opt.prune or PruneOptions(), _meta_of_weights(opt)
+    prune, meta = opt.prune or PruneOptions(), _meta_of(opt.path.pretrain_network_g)
     found = prune.kept if prune.kept is not None else meta.get(key, meta.get("kept"))
     return None if found is None else list(found)
 
 
-def _meta_of_weights(opt: Options) -> dict[str, Any]:
-    path = opt.path.pretrain_network_g
+def _meta_of(path: str | None) -> dict[str, Any]:
+    """Return what a weight file says about its network besides the weights; {} without a file."""
     return load_file(path).get("meta", {}) if path is not None else {}
 
 

@@ -103,6 +103,18 @@ class TestOrigin:
         with pytest.raises(OptionError, match=message):
             model_of(search_values(**four, prune={"kept": kept}))
 
+    def test_a_teacher_that_was_cut_before(self, search_values, four, model_of, tmp_path):
+        """Five groups, of which the student has four."""
+        five = {**TINY, "block_num": 5, "num_tokens": [8, 4, 8, 4, 8]}
+        file = tmp_path / "five.pth"
+        torch.save({"params": catanet(**five).state_dict(), "meta": {"original": [1, 2, 3, 4, 5]}}, file)
+        values = search_values(**four, prune={"kept": [1, 2, 4, 5]}) | {"network_t": five}
+        values["path"]["pretrain_network_t"] = str(file)
+        assert model_of(values).origin == ([1, 2, 4, 5], [0, 1, 3, 4])
+        values["prune"]["kept"] = [0, 2, 4, 5]
+        with pytest.raises(OptionError, match=r"prune.kept: network_g has 4 groups, network_t 5; say which"):
+            model_of(values)
+
     def test_does_not_matter_without_features(self, search_values, four, model_of):
         assert model_of(search_values(**four, kd=NO_FEATURES)).origin.original == [0, 1, 2, 3]
 
