@@ -8,18 +8,17 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing.errors import record
-from torch.utils.data import DataLoader
 
 from basicsr.config.command_line import parse_command_line
 from basicsr.config.load import dump_options, load_options, resolve, with_output_root
 from basicsr.config.schema import Options
 from basicsr.data.listing import describe_files
-from basicsr.data.loaders import build_test_loader, build_train_loader
+from basicsr.data.loaders import batches, build_test_loader, build_train_loader
 from basicsr.engine.checkpoint import find_checkpoint, prune_checkpoints
 from basicsr.engine.curves import plot_curves, read_logs
 from basicsr.engine.logging import RunLog
@@ -244,17 +243,6 @@ class Progress:
             "to_validate": self.to_validate,
             "finished": self.finished,
         }
-
-
-def batches(loader: DataLoader, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (epoch, batch) without end, after the first `start` batches of a run."""
-    epoch, done = divmod(start, len(loader))
-    sampler: Any = loader.sampler
-    while True:
-        sampler.set_epoch(epoch, done * int(loader.batch_size or 1))
-        for batch in loader:
-            yield epoch, batch
-        epoch, done = epoch + 1, 0
 
 
 def batches_taken(state: Mapping[str, Any], per_epoch: int) -> int:

@@ -10,6 +10,12 @@ groups. The seed is the same for all masks, so they see the same patches.
 
 Writes a CSV file after each mask (scripts/prune_report.py draws it), and with the same stem .json, the settings of the
 measurements, and .md, the summary. An interrupted run continues where it was; one with more masks adds them.
+
+How far a ranking can be trusted shows in a second one, which a third call compares with the first:
+
+    ... --recover 300 --batch 4 --patch 48 --seed 1 -o seed1.csv
+    ... --recover 300 --batch 4 --patch 48 --seed 2 -o seed2.csv
+    ... --recover 300 --batch 4 --patch 48 --seed 1 -o seed1.csv --seeds seed2.csv
 """
 
 import argparse
@@ -29,6 +35,7 @@ from mask_ranking.candidates import (
     is_mask,
     mask_choice,
     masks_within_budget,
+    measured_latency,
     read_search,
     uniform_of,
 )
@@ -77,6 +84,17 @@ def _parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Na
     parser.add_argument(
         "-o", "--output", type=Path, metavar="CSV", help="default: rank_masks.csv in the folder of --search, or here"
     )
+    parser.add_argument("--batch", type=int, metavar="B", help="images of a batch in the recovery")
+    parser.add_argument("--patch", type=int, metavar="P", help="side in px of low-resolution patches in the recovery")
+    parser.add_argument("--seed", type=int, metavar="S", help="of the recovery: manual_seed")
+    parser.add_argument(
+        "--seeds",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="CSV",
+        help="files of the same measurements with other seeds: is the ranking within noise?",
+    )
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="a:b=value", help="override options of the file")
     args = parser.parse_args(argv)
     if not args.zero_shot and args.recover is None:
@@ -97,10 +115,11 @@ def rank(args: argparse.Namespace) -> str:
     Raises:
         OptionError: and other errors of options and files.
     """
-    opt = load_options(args.opt, args.force_yml, is_train=True)
+    opt = load_options(args.opt, [*args.force_yml, *overrides(args)], is_train=True)
     check_options(opt)
     teacher = CutTeacher(opt)
-    masks, resources = masks_within_budget(opt, teacher.whole, teacher.device)
+    latency = measured_latency(args.search) if args.search else None
+    masks, resources = masks_within_budget(opt, teacher.whole, teacher.device, latency)
     learned = read_search(args.search, masks, resources) if args.search else None
     uniform = uniform_of(masks)
     if wrong := [mask for mask in args.masks if is_mask(mask) and mask not in masks]:
@@ -118,9 +137,18 @@ def rank(args: argparse.Namespace) -> str:
         special = [mask for mask in (learned.mask if learned else None, uniform) if mask is not None]
         chosen = chosen_masks(args.masks, table.ranking(ZERO_SHOT), special)
         measure_recovered(table, chosen, recovery, sets)
-    text = summary(opt, table, learned.mask if learned else None, uniform)
+    seeds = {path.name: table.other_seed(path) for path in args.seeds}
+    text = summary(opt, table, learned.mask if learned else None, uniform, seeds)
     write_atomically(args.output.with_suffix(".md"), text)
     return text
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """Return --batch, --patch and --seed as overrides of options."""
+    values = {"datasets:train:batch_size_per_gpu": args.batch, "manual_seed": args.seed}
+    if args.patch is not None:
+        values["datasets:train:gt_size"] = args.patch * load_options(args.opt, args.force_yml, is_train=True).scale
+    return [f"{key}={value}" for key, value in values.items() if value is not None]
 
 
 def check_options(opt: Options) -> None:

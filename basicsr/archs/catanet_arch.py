@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from basicsr.archs.fast_catanet import PreparedCATANet
+from basicsr.archs.layers.ffn import ConvFFN
 from basicsr.archs.layers.local_attention import LRSA
 from basicsr.archs.layers.multiply_adds import MultiplyAdds
 from basicsr.archs.layers.setup import check_at_least, initialise
@@ -198,6 +199,14 @@ class CATANet(nn.Module):
         """Return the arguments that construct this network with the groups `keep` alone."""
         per_group = {name: [values[i] for i in keep] for name, values in self._per_group.items()}
         return {**self._same_for_all, "block_num": len(keep), **per_group}
+
+    def ffn_axes(self) -> list[dict[str, int]]:
+        """Return the axes of the hidden channels of each FFN; see `prunable.py`."""
+        return [
+            {f"{name}.{parameter}": axis for parameter, axis in module.hidden_axes.items()}
+            for name, module in self.named_modules()
+            if isinstance(module, ConvFFN)
+        ]
 
     def set_state_tracking(self, flags: Sequence[bool], decay: float | None = None) -> None:
         """Choose the groups that move their token centres in training, and the decay (None: 0.999)."""

@@ -3,7 +3,8 @@
 A residual group is `x + R(x)` with `R` keeping the shape. With a gate m it becomes `x + m * R(x)`, and a group whose
 gate stays 0 can be cut out. `PruneDistillModel` masks, distils and cuts any network that keeps this protocol.
 
-A network whose groups can be parts of several kinds names the kind in an attribute `prune_unit`.
+A network whose groups can be parts of several kinds names the kind in an attribute `prune_unit`. One whose feed-forward
+networks can be narrowed has an argument `mlp_dim`, the number of their hidden channels, and implements `Narrowable`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,14 @@ class Prunable(Protocol):
 
     def set_state_tracking(self, flags: Sequence[bool], decay: float | None = None) -> None:
         """Choose the groups that write their state buffers in training, and the decay (None: the network's own)."""
+
+
+@runtime_checkable
+class Narrowable(Protocol):
+    """A prunable network with feed-forward networks of `mlp_dim` hidden channels each."""
+
+    def ffn_axes(self) -> list[dict[str, int]]:
+        """Return, for each feed-forward network, parameter name -> axis of its hidden channels."""
 
 
 def missing_members(net: object) -> list[str]:

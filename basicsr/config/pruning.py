@@ -59,6 +59,13 @@ class PruneOptions(Section):
     freeze_conf: float = option(0.9, "probability of the best mask from which the search may end early")
     freeze_patience: int = option(2000, "iterations that the best mask must not have changed for that")
     topk_report: int = option(10, "masks that prune_report.json ranks")
+    pick: Literal["mode", "best_of_topk"] = option(
+        "mode",
+        "mask that stays: the most probable one; or the best of the `pick_topk` most probable ones, by PSNR on the "
+        "`val` sets after a short fine-tuning of each",
+    )
+    pick_topk: int = option(5, "best_of_topk: masks that are tried")
+    pick_iter: int = option(2000, "best_of_topk: iterations of fine-tuning for each, with `compact.finetune`")
     delta_w: Literal["full", "lora", "none"] = option(
         "full", "weights that learn in the search: all of them, low-rank additions, none"
     )
@@ -75,13 +82,15 @@ class PruneOptions(Section):
     tail_warmup_iter: int = option(0, "finetune: first iterations, which train only the tail")
     tail_warmup_lr: float = option(1e-3, "finetune: learning rate of these iterations")
     kept: list[int] | None = option(
-        None, "finetune: the teacher's groups that network_g kept, 0-based, ascending; null: from the weight file"
+        None,
+        "groups of the teacher (search: of the original network) that network_g has, where it was cut before; 0-based, "
+        "ascending; null: from the weight file",
     )
 
     def __post_init__(self) -> None:
         at_least(0, self, "warmup_iter", "search_iter", "settle_iter", "min_search_iter", "min_keep_per_block")
         at_least(0, self, "recalib_iter", "tail_warmup_iter", "mask_seed", "freeze_patience")
-        at_least(1, self, "mask_chunks", "sync_check_freq", "lora_rank", "topk_report")
+        at_least(1, self, "mask_chunks", "sync_check_freq", "lora_rank", "topk_report", "pick_topk", "pick_iter")
         if min(self.tau) <= 0:
             raise ValueError(f"tau: must be above 0, got {list(self.tau)}")
         if self.logit_scale <= 0:
@@ -226,7 +235,14 @@ class CompactOptions(Section):
 
     enable: bool = option(True, "write the compact network")
     tolerance: float = option(1e-6, "largest allowed difference between its outputs and those of the masked network")
+    mlp_dim: int | None = option(
+        None, "hidden channels that each FFN of the compact network keeps, the most important ones; null: all"
+    )
     emit_yaml: bool = option(True, "also write option files for its fine-tuning and its test")
     finetune: Mapping[str, Any] = option(
         factory=dict, doc="keys of the `train` section of the emitted option file, which override those of the search"
     )
+
+    def __post_init__(self) -> None:
+        if self.mlp_dim is not None:
+            at_least(1, self, "mlp_dim")

@@ -56,6 +56,17 @@ def build_train_loader(opt: Options) -> DataLoader[Any]:
         raise OptionError(f"{options.where}: {error}") from error
 
 
+def batches(loader: DataLoader[Any], start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (epoch, batch) without end, after the first `start` batches of a run."""
+    epoch, done = divmod(start, len(loader))
+    sampler: Any = loader.sampler
+    while True:
+        sampler.set_epoch(epoch, done * int(loader.batch_size or 1))
+        for batch in loader:
+            yield epoch, batch
+        epoch, done = epoch + 1, 0
+
+
 class TestLoader:
     """Loads this process's share of a test set, whole images one by one.
 

@@ -87,6 +87,10 @@ class BaseModel:
         """Return plain values and tensors that the training state keeps in addition to its usual content."""
         return {}
 
+    def extra_meta(self) -> dict[str, Any]:
+        """Return plain values that weight files keep in `meta` in addition to its usual content."""
+        return {}
+
     def load_extra_state(self, state: Mapping[str, Any], current_iter: int) -> None:
         """Load `extra_state()`, which was saved after iteration `current_iter`."""
 
@@ -221,7 +225,8 @@ class BaseModel:
         }
         specs = self.opt.to_dict()
         content["network_g"] = specs.get(label.replace("net_", "network_"), specs["network_g"])
-        content["meta"] = {"iter": current_iter, "basicsr": __version__, "name": self.opt.name}
+        meta = {"iter": current_iter, "basicsr": __version__, "name": self.opt.name}
+        content["meta"] = {**meta, **self.extra_meta()}
         name = f"{label}_{'latest' if current_iter == -1 else current_iter}"
         for suffix in self.opt.logger.weight_suffixes:
             save_atomically(content, Path(str(self.opt.path.models)) / f"{name}{suffix}")

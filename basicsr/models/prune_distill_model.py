@@ -22,12 +22,14 @@ from basicsr.config.schema import Options
 from basicsr.engine.distributed import all_reduce_sum
 from basicsr.engine.wrapper import bare_network
 from basicsr.metrics.evaluate import Scores
+from basicsr.models.recovery import check_recovery, try_masks
 from basicsr.models.sr_model import SRModel
 from basicsr.pruning.compaction import compact, cut_into, kept_groups
 from basicsr.pruning.distillation import Transform
 from basicsr.pruning.finalize import WEIGHTS, finalize_pruned_network
 from basicsr.pruning.mask_log import MaskLog, mask_log_row
 from basicsr.pruning.masked_network import MaskedNetwork
+from basicsr.pruning.matching import kept_in_files, origin_of_groups
 from basicsr.pruning.option_errors import option_error_context
 from basicsr.pruning.search import DrawRecord, MaskSearch, build_search, check_search
 from basicsr.pruning.tail_warmup import TailWarmup
@@ -36,15 +38,22 @@ from basicsr.pruning.teacher import TeacherCheck, build_distillation, check_unit
 
 @MODEL_REGISTRY.register()
 class PruneDistillModel(SRModel):
-    """`SRModel` whose network is pruned (`prune.stage: search`) or taught (`finetune`); see the module."""
+    """`SRModel` whose network is pruned (`prune.stage: search`) or taught (`finetune`); see the module.
 
-    def __init__(self, opt: Options):
+    Args:
+        opt: the resolved options of the run.
+        begin: in fine-tuning, the network to train instead of `network_g`.
+    """
+
+    def __init__(self, opt: Options, begin: nn.Module | None = None):
+        self.begin = begin
         self.prune = opt.prune or PruneOptions()
         self.search: MaskSearch | None = None
         self.mask_log: MaskLog | None = None
         self.draws = DrawRecord()
         self.tail_warmup = TailWarmup(self.prune)
         self.iteration = 0
+        self.kept_meta: dict[str, list[int]] = {}
         super().__init__(opt)
         if not self.is_train or opt.train is None:
             return
@@ -74,7 +83,7 @@ class PruneDistillModel(SRModel):
 
         In fine-tuning without pretrained weights, it starts as the groups `prune.kept` of the teacher.
         """
-        net = super().build_net_g()
+        net = super().build_net_g() if self.begin is None else self.begin
         opt, prune = self.opt, self.prune
         if not self.is_train:
             return net
@@ -83,10 +92,14 @@ class PruneDistillModel(SRModel):
             check_units(opt.kd, net, self.teacher)
             self.tail_warmup.check(net)
             if prune.stage == "finetune":
-                if opt.path.pretrain_network_g is None and prune.kept is not None:
+                self.kept_meta = kept_in_files(opt)
+                if self.begin is None and opt.path.pretrain_network_g is None and prune.kept is not None:
                     cut_into(net, self.teacher, prune.kept)
                 return net
             check_search(opt, net)
+            self.origin = origin_of_groups(opt, net, self.teacher)
+            if prune.pick == "best_of_topk":
+                check_recovery(opt, net, self.origin)
             net = net.to(self.device)
             self.search = build_search(opt, net, self.device)
         if prune.delta_w != "full":
@@ -252,10 +265,19 @@ class PruneDistillModel(SRModel):
         return self.search is not None and self.opt.compact.enable and not written.exists()
 
     def finish(self, batches: Iterator[tuple[int, Mapping[str, Any]]]) -> None:
-        """At the end of a search: cut the network, recompute its state, and write it with option files and report."""
-        if self.search is not None and self.opt.compact.enable:
-            lq = (batch["lq"].to(self.device) for _, batch in batches)
-            finalize_pruned_network(self.opt, self.search, self.whole_network(), lq)
+        """At the end of a search: choose the mask, and write the cut network with option files and report."""
+        opt, search = self.opt, self.search
+        if search is None or not opt.compact.enable:
+            return
+        whole, tried = self.whole_network(), []
+        if self.prune.pick == "best_of_topk":
+            tried = try_masks(opt, search, self.origin, whole, PruneDistillModel)
+        lq = (batch["lq"].to(self.device) for _, batch in batches)
+        finalize_pruned_network(opt, search, self.origin, whole, lq, tried)
+
+    def extra_meta(self) -> dict[str, Any]:
+        """Return, in fine-tuning, which groups of the teacher and of the original network this one has."""
+        return self.kept_meta
 
     def extra_state(self) -> dict[str, Any]:
         """Return the state of the search and of adapters."""

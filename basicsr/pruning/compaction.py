@@ -4,6 +4,7 @@ Works for every network that implements the protocol of `archs/prunable.py`. `ke
 indices, ascending.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, cast
@@ -11,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.prunable import Gate, GroupInfo, Prunable
+from basicsr.archs.prunable import Gate, GroupInfo, Narrowable, Prunable
 from basicsr.engine.checkpoint import mismatch
 
 SHAPES = ((1, 3, 64, 64), (2, 3, 48, 80), (1, 3, 33, 57))  # inputs of the check, with odd sizes
@@ -70,8 +71,7 @@ def with_tail(net: nn.Module, tail: str) -> nn.Module:
         ValueError: when the class of `net` has no argument `tail`.
     """
     check_tail(net)
-    source = cast(Prunable, net)
-    kwargs = source.compact_kwargs(range(len(source.prunable_groups())))
+    source, kwargs = cast(Prunable, net), _arguments(net)
     if kwargs["tail"] == tail:
         return net
     other = type(net)(**{**kwargs, "tail": tail})
@@ -85,28 +85,82 @@ def with_tail(net: nn.Module, tail: str) -> nn.Module:
     return other
 
 
+def narrowed(net: nn.Module, mlp_dim: int) -> nn.Module:
+    """Return `net` with `mlp_dim` hidden channels in each feed-forward network: those of the greatest importance.
+
+    The importance of a channel is the product of the norms of its weights in all layers of the FFN: those that lead
+    into it, those within it, and those that lead out. The channels that stay keep their order.
+
+    Raises:
+        ValueError: when `net` does not declare its FFNs, or they are narrower.
+    """
+    source, kwargs = cast(Narrowable, net), _arguments(net)
+    check_mlp_dim(net, mlp_dim)
+    if kwargs["mlp_dim"] == mlp_dim:
+        return net
+    state = net.state_dict()
+    for axes in source.ffn_axes():
+        by_channel = {name: state[name].movedim(axis, 0) for name, axis in axes.items()}
+        norms = [weight.flatten(1).norm(dim=1) for weight in by_channel.values() if weight.dim() > 1]
+        chosen = torch.stack(norms).prod(dim=0).topk(mlp_dim).indices.sort().values
+        state |= {name: state[name].index_select(axis, chosen) for name, axis in axes.items()}
+    small = type(net)(**{**kwargs, "mlp_dim": mlp_dim})
+    _match_device_and_mode(small, net)
+    small.load_state_dict(state)
+    return small
+
+
+def in_form(net: nn.Module, tail: str, mlp_dim: int | None) -> nn.Module:
+    """Return `net` with the reconstruction `prune.tail` and FFNs of `compact.mlp_dim` hidden channels (None: its own).
+
+    Raises:
+        ValueError: when its class does not offer the choice.
+    """
+    if tail != "original":
+        net = with_tail(net, tail)
+    return net if mlp_dim is None else narrowed(net, mlp_dim)
+
+
+def check_mlp_dim(net: nn.Module, mlp_dim: int) -> None:
+    """Check that the feed-forward networks of a network can be narrowed to `mlp_dim` hidden channels.
+
+    Raises:
+        ValueError: when it does not declare them, or they are narrower.
+    """
+    if not isinstance(net, Narrowable):
+        raise ValueError(
+            f"compact.mlp_dim: {type(net).__name__} does not declare its feed-forward networks (`ffn_axes` in "
+            "archs/prunable.py); leave it at null"
+        )
+    width = _arguments(net)["mlp_dim"]
+    if mlp_dim > width:
+        raise ValueError(f"compact.mlp_dim: must be at most the {width} of network_g, got {mlp_dim}")
+
+
 def check_tail(net: nn.Module) -> None:
     """Check that the reconstruction of a network can be chosen.
 
     Raises:
         ValueError: when the class of `net` has no argument `tail`.
     """
-    source = cast(Prunable, net)
-    if "tail" not in source.compact_kwargs(range(len(source.prunable_groups()))):
+    if "tail" not in _arguments(net):
         raise ValueError(f"prune.tail: {type(net).__name__} has no choice of tails; leave it at original")
 
 
 def cut_into(net: nn.Module, whole: nn.Module, keep: Sequence[int]) -> None:
-    """Copy the weights and buffers of the groups `keep` of `whole` to `net`; a tail of another kind is initialised.
+    """Copy the weights and buffers of the groups `keep` of `whole` to `net`.
+
+    A tail of another kind is initialised; of FFNs that are narrower in `net`, see `narrowed`.
 
     Raises:
         ValueError: when `net` is not the cut network of `whole`, or `keep` is no ascending list of its groups.
     """
     _check_keep("prune.kept", keep, len(cast(Prunable, whole).prunable_groups()))
-    small = compact(whole, keep)
-    tail = getattr(net, "tail", None)
-    if tail is not None and tail != getattr(small, "tail", None):
-        small = with_tail(small, tail)
+    small, wanted = compact(whole, keep), _arguments(net) if isinstance(net, Prunable) else {}
+    if "tail" in wanted:
+        small = with_tail(small, wanted["tail"])
+    if isinstance(small, Narrowable) and wanted.get("mlp_dim", math.inf) < _arguments(small)["mlp_dim"]:
+        small = narrowed(small, wanted["mlp_dim"])
     if problem := mismatch(net, small.state_dict()):
         raise ValueError(f"network_g: is not what the groups {list(keep)} leave of network_t: {problem}")
     net.load_state_dict(small.state_dict())
@@ -114,8 +168,7 @@ def cut_into(net: nn.Module, whole: nn.Module, keep: Sequence[int]) -> None:
 
 def network_spec(net: nn.Module) -> dict[str, Any]:
     """Return the `network_g` of an option file that builds this network."""
-    source = cast(Prunable, net)
-    kwargs = source.compact_kwargs(range(len(source.prunable_groups())))
+    kwargs = _arguments(net)
     return {"type": type(net).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in kwargs.items()}}
 
 
@@ -147,6 +200,12 @@ def compaction_errors(net: nn.Module, small: nn.Module, keep: Sequence[int]) -> 
 def in_double_precision(net: nn.Module) -> nn.Module:
     """Return a copy of a network on the CPU, in float64."""
     return deepcopy(net).to("cpu", torch.float64)
+
+
+def _arguments(net: nn.Module) -> dict[str, Any]:
+    """Return the arguments that construct a network as it is."""
+    source = cast(Prunable, net)
+    return source.compact_kwargs(range(len(source.prunable_groups())))
 
 
 def _check_keep(key: str, keep: Sequence[int], number: int) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from basicsr.archs.prunable import GroupInfo, Prunable
 from basicsr.config.pruning import BudgetOptions
+from basicsr.engine.run import read_on_rank0_and_broadcast
 
 logger = logging.getLogger("basicsr")
 
@@ -65,28 +66,39 @@ def limited_resources(resources: Sequence[Resource]) -> list[Resource]:
     return [r for r in resources if r.limit is not None]
 
 
-def group_resources(net: nn.Module, budget: BudgetOptions, device: torch.device | str) -> list[Resource]:
+def group_resources(
+    net: nn.Module, budget: BudgetOptions, device: torch.device | str, measured: Mapping[str, Any] | None = None
+) -> list[Resource]:
     """Return the costs of a prunable network: blocks, params, macs_g, and latency_ms (measured) if it is limited.
 
+    Rank 0 measures for all processes, which call this together; else each would allow other masks.
+
     Args:
-        net: implements the protocol of `basicsr/archs/prunable.py`; not changed.
+        net: implements the protocol of `basicsr/archs/prunable.py`, with the tail and the FFNs that it will have after
+            the cut (see `in_form`); not changed.
         budget: section `budget` of the options.
         device: where the run trains; `latency_device: auto` measures there.
+        measured: an earlier `latency_table` to use; None: measure now.
 
     Raises:
         ValueError: when `latency_device` is not on this machine.
     """
-    groups = cast(Prunable, net).prunable_groups()
-    resources = [
-        Resource("blocks", 0, (1,) * len(groups), budget.limits.get("blocks")),
-        parameter_resource(net, groups, budget.limits.get("params")),
-        multiply_add_resource(net, groups, budget.ref_size, budget.limits.get("macs_g")),
-    ]
-    if "latency_ms" in budget.limits:
-        table = latency_table(net, len(groups), budget.ref_size, _latency_device(budget, device))
-        limit = budget.limits["latency_ms"]
+    resources, limit = counted_resources(net, budget), budget.limits.get("latency_ms")
+    if limit is not None:
+        number, where = len(resources[0].groups), _latency_device(budget, device)
+        table = measured or read_on_rank0_and_broadcast(lambda: latency_table(net, number, budget.ref_size, where))
         resources.append(Resource("latency_ms", table["fixed_ms"], tuple(table["groups_ms"]), limit, record=table))
     return resources
+
+
+def counted_resources(net: nn.Module, budget: BudgetOptions) -> list[Resource]:
+    """Return those costs of a prunable network that are counted, not measured: blocks, params, macs_g."""
+    groups, limits = cast(Prunable, net).prunable_groups(), budget.limits
+    return [
+        Resource("blocks", 0, (1,) * len(groups), limits.get("blocks")),
+        parameter_resource(net, groups, limits.get("params")),
+        multiply_add_resource(net, groups, budget.ref_size, limits.get("macs_g")),
+    ]
 
 
 def parameter_resource(net: nn.Module, groups: Sequence[GroupInfo], limit: float | None = None) -> Resource:

@@ -22,6 +22,11 @@ FEATURE_TERMS = ("sa", "ca", "ia", "feat")
 """Keys of `kd` whose terms compare features."""
 
 
+def has_feature_terms(kd: DistillOptions) -> bool:
+    """Return whether a term that compares features has a weight."""
+    return any(kd[name].weight > 0 for name in FEATURE_TERMS)
+
+
 class Distillation(nn.Module):
     """The losses of a student against the ground truth and a teacher.
 

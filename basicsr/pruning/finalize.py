@@ -1,11 +1,11 @@
 """The end of a search: the mask becomes a network, written with all that comes next to `experiments/<name>/compact/`.
 
-masked network -> cut -> compared with the masked one -> state recomputed -> tail -> weights, option files, report
+masked network -> cut -> compared with the masked one -> state recomputed -> tail, FFNs -> weights, option files, report
 """
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from basicsr.archs import build_network
 from basicsr.archs.prunable import Prunable
+from basicsr.config.pruning import PruneOptions
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_weights, save_atomically, sha256_of
 from basicsr.pruning.compaction import (
@@ -22,10 +23,12 @@ from basicsr.pruning.compaction import (
     compact,
     compaction_errors,
     in_double_precision,
+    in_form,
     kept_groups,
     network_spec,
-    with_tail,
 )
+from basicsr.pruning.costs import counted_resources
+from basicsr.pruning.matching import Origin
 from basicsr.pruning.next_stages import finetune_options, test_options, write_option_file
 from basicsr.pruning.search import MaskSearch
 from basicsr.version import __version__
@@ -48,7 +51,14 @@ class Equality(NamedTuple):
         return max(self.errors.values())
 
 
-def finalize_pruned_network(opt: Options, search: MaskSearch, whole: nn.Module, lq: Iterator[Tensor]) -> nn.Module:
+def finalize_pruned_network(
+    opt: Options,
+    search: MaskSearch,
+    origin: Origin,
+    whole: nn.Module,
+    lq: Iterator[Tensor],
+    tried: Sequence[Mapping[str, Any]] = (),
+) -> nn.Module:
     """Cut `whole` down to the mask that `search` chose; write the compact network, its option files and the report.
 
     All processes call it; rank 0 writes.
@@ -56,36 +66,50 @@ def finalize_pruned_network(opt: Options, search: MaskSearch, whole: nn.Module, 
     Args:
         opt: of the search.
         search: after its last step.
+        origin: of the groups of `whole`.
         whole: the full-depth network with the weights of the search.
         lq: batches (B, 3, h, w) on the device of `whole`, for the state buffers (token centres).
+        tried: masks that `prune.pick` has tried, for the report.
 
     Raises:
         RuntimeError: when the cut network differs from the masked one.
     """
-    prune = search.prune
     mask = [int(bit) for bit in search.mode]
     kept = kept_groups(mask)
-    small = compact(whole, kept)
-    equality = check_compaction(whole, small, kept, opt.compact.tolerance)
-    if prune.init_from == "teacher":
-        begin = build_network(opt.network_g).to(next(whole.parameters()).device)
-        load_weights(begin, str(opt.path.pretrain_network_g), opt.path.param_key_g, opt.path.strict_load_g)
-        small = compact(begin, kept)
-    recalibrate(small, lq, prune.recalib_iter, prune.recalib_decay)
-    small = with_tail(small, prune.tail) if prune.tail != "original" else small
+    equality = check_compaction(whole, compact(whole, kept), kept, opt.compact.tolerance)
+    small = network_to_finetune(opt, whole, kept, lq)
     if opt.rank == 0:
         root = Path(str(opt.path.log))
         folder = root / "compact"
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(search_report(opt, search, small, equality), indent=2, ensure_ascii=False)
+        report = search_report(opt, search, whole, small, equality)
+        report |= {"kept_original": origin.of(kept).original, "tried": list(tried)}
+        text = json.dumps(report, indent=2, ensure_ascii=False)
         for path in (folder / REPORT, root / REPORT):
             path.write_text(f"{text}\n", encoding="utf-8")
-        write_compact(folder, opt, small, mask)
+        write_compact(folder, opt, small, mask, origin.of(kept))
         page = write_page(root)
         logger.info(
             "Groups %s of %d stay, %s parameters: %s; %s", kept, len(mask), f"{_parameters(small):,}", folder, page
         )
     return small
+
+
+def network_to_finetune(opt: Options, whole: nn.Module, kept: Sequence[int], lq: Iterator[Tensor]) -> nn.Module:
+    """Return the compact network with the weights that fine-tuning begins with: cut, recalibrated, in its form.
+
+    Args:
+        opt, whole, lq: see `finalize_pruned_network`.
+        kept: 0-based group indices, ascending.
+    """
+    prune = opt.prune or PruneOptions()
+    if prune.init_from == "teacher":
+        begin = build_network(opt.network_g).to(next(whole.parameters()).device)
+        load_weights(begin, str(opt.path.pretrain_network_g), opt.path.param_key_g, opt.path.strict_load_g)
+        whole = begin
+    small = compact(whole, kept)
+    recalibrate(small, lq, prune.recalib_iter, prune.recalib_decay)
+    return in_form(small, prune.tail, opt.compact.mlp_dim)
 
 
 def check_compaction(whole: nn.Module, small: nn.Module, kept: list[int], tolerance: float) -> Equality:
@@ -146,19 +170,20 @@ def first_difference(whole: nn.Module, small: nn.Module, kept: list[int]) -> str
     return "all groups agree, so what follows them differs"
 
 
-def write_compact(folder: Path, opt: Options, small: nn.Module, mask: list[int]) -> None:
+def write_compact(folder: Path, opt: Options, small: nn.Module, mask: list[int], origin: Origin) -> None:
     """Write mask, network spec, option files and, last, the weights: if they exist, all files are complete."""
-    spec, kept = network_spec(small), kept_groups(mask)
+    spec, kept = network_spec(small), origin.teacher
+    meta = {"kept": kept, "original": origin.original, "basicsr": __version__, "name": opt.name}
     content = {
         "params": {name: value.detach().cpu() for name, value in small.state_dict().items()},
         "network_g": spec,
-        "meta": {"kept": kept, "basicsr": __version__, "name": opt.name, "teacher": opt.path.pretrain_network_t},
+        "meta": {**meta, "teacher": opt.path.pretrain_network_t},
     }
     np.save(folder / "mask.npy", np.array(mask, dtype=np.uint8))
     write_option_file(folder / "network_g.yml", {"network_g": spec}, "The compact network.")
     if opt.compact.emit_yaml:
         name = f"{opt.name}_finetune"
-        title = f"Distil the teacher into what {opt.name} kept: groups {kept}."
+        title = f"Distil the teacher into what {opt.name} kept: groups {origin.original}."
         values = finetune_options(opt, spec, kept, folder / WEIGHTS, name)
         write_option_file(folder / "train_finetune.yml", values, title)
         write_option_file(
@@ -177,9 +202,16 @@ def write_page(folder: Path) -> str:
         return f"no report: {error}"
 
 
-def search_report(opt: Options, search: MaskSearch, small: nn.Module, equality: Equality) -> dict[str, Any]:
-    """Return the content of `prune_report.json`: the measured facts of a search, without judging them."""
+def search_report(
+    opt: Options, search: MaskSearch, whole: nn.Module, small: nn.Module, equality: Equality
+) -> dict[str, Any]:
+    """Return the content of `prune_report.json`: the measured facts of a search, without judging them.
+
+    The costs of groups and of the rest are those in the compact network; `full` is that of the network as it was,
+    except for the latency, which was measured with the tail and the FFNs of the compact one.
+    """
     sampler, mask = search.sampler, [int(bit) for bit in search.mode]
+    before = {resource.name: resource.full for resource in counted_resources(whole, opt.budget)}
     teacher = str(opt.path.pretrain_network_t)
     return {
         "name": opt.name,
@@ -197,7 +229,7 @@ def search_report(opt: Options, search: MaskSearch, small: nn.Module, equality: 
                 "fixed": resource.fixed,
                 "groups": list(resource.groups),
                 "limit": resource.limit,
-                "full": resource.total([1] * len(mask)),
+                "full": before.get(resource.name, resource.full),
                 "kept": resource.total(mask),
             }
             for resource in search.resources

@@ -2,12 +2,83 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, NamedTuple, cast
+
+from torch import nn
 
 from basicsr.archs.prunable import Prunable
 from basicsr.config.pruning import DistillOptions, PruneOptions
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_file
+from basicsr.pruning.distillation import has_feature_terms
+
+
+class Origin(NamedTuple):
+    """Where the groups of a network come from: for each, its index in other networks, 0-based, ascending."""
+
+    original: list[int]
+    """In the network that was cut first, where several searches follow each other."""
+    teacher: list[int]
+    """In `network_t`."""
+
+    def of(self, kept: Sequence[int]) -> "Origin":
+        """Return the origin of the groups that stay."""
+        return Origin([self.original[i] for i in kept], [self.teacher[i] for i in kept])
+
+
+def origin_of_groups(opt: Options, student: nn.Module, teacher: nn.Module) -> Origin:
+    """Return where the groups of `network_g` come from, in a search.
+
+    A network that was cut before comes from the groups `prune.kept` of the original one, or else from those in its
+    weight file. A teacher of as many groups has the same ones; another has those in its weight file, or else all.
+
+    Raises:
+        ValueError: when that does not fit the networks, or a feature term compares groups of unknown origin.
+    """
+    number, others = (len(n.prunable_groups()) if isinstance(n, Prunable) else 0 for n in (student, teacher))
+    found = _kept_before(opt, "original")
+    original = found or list(range(number))
+    if len(original) != number or original != sorted(set(original)):
+        raise ValueError(
+            f"prune.kept: must name, in ascending order, those {number} groups of the original network that network_g "
+            f"has, got {original}"
+        )
+    if others == number:
+        return Origin(original, list(range(number)))
+    theirs = list(_meta_of(opt.path.pretrain_network_t).get("original", range(others)))
+    if found is not None and set(original) <= set(theirs):
+        return Origin(original, [theirs.index(i) for i in original])
+    if has_feature_terms(opt.kd):
+        raise ValueError(
+            f"prune.kept: network_g has {number} groups, network_t {others}; say which of those network_g has, or set "
+            "the weights of feature terms in kd to 0"
+        )
+    return Origin(original, original)
+
+
+def kept_in_files(opt: Options) -> dict[str, list[int]]:
+    """Return what weight files of fine-tuning say about the groups: `kept` of the teacher's, and of the `original`'s.
+
+    {} where neither the options nor the weights that the run begins with say it.
+    """
+    kept = _kept_before(opt, "kept")
+    return (
+        {}
+        if kept is None
+        else {"kept": kept, "original": list(_meta_of(opt.path.pretrain_network_g).get("original", kept))}
+    )
+
+
+def _kept_before(opt: Options, key: str) -> list[int] | None:
+    """Return `prune.kept`, or else the groups that the weight file of `network_g` names under `key`; None: neither."""
+    prune, meta = opt.prune or PruneOptions(), _meta_of(opt.path.pretrain_network_g)
+    found = prune.kept if prune.kept is not None else meta.get(key, meta.get("kept"))
+    return None if found is None else list(found)
+
+
+def _meta_of(path: str | None) -> dict[str, Any]:
+    """Return what a weight file says about its network besides the weights; {} without a file."""
+    return load_file(path).get("meta", {}) if path is not None else {}
 
 
 def kept_of_run(opt: Options) -> list[int]:
@@ -19,17 +90,13 @@ def kept_of_run(opt: Options) -> list[int]:
     Raises:
         ValueError: when neither names them.
     """
-    prune = opt.prune or PruneOptions()
-    if prune.kept is not None:
-        return list(prune.kept)
-    path = opt.path.pretrain_network_g
-    found = load_file(path).get("meta", {}).get("kept") if path is not None else None
+    found = _kept_before(opt, "kept")
     if found is None:
         raise ValueError(
             "prune.kept: is missing, and so it is in the weight file; stage finetune compares features with the "
             "teacher's and must know which groups network_g kept: run stage search, or give e.g. [0, 4, 7]"
         )
-    return list(found)
+    return found
 
 
 def compared_groups(

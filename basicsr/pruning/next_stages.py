@@ -1,12 +1,17 @@
 """The option files that a search writes for the stages after it: fine-tuning and test."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from basicsr.config.convert import build_section
+from basicsr.config.load import resolve
+from basicsr.config.location import Location
 from basicsr.config.schema import Options
+from basicsr.config.validation import check
 
 
 def finetune_options(
@@ -43,6 +48,51 @@ def finetune_options(
         "logger": values.get("logger", {}),
     }
     return {key: value for key, value in result.items() if value != {}}
+
+
+def recovery_options(opt: Options, spec: Mapping[str, Any], kept: list[int], iterations: int) -> Options:
+    """Return the resolved options of a short fine-tuning without weight files, by which masks are compared.
+
+    They are those of `finetune_options` with another `train.total_iter`, and so is the period of a cosine.
+
+    Args:
+        opt: of the search.
+        spec: `network_g` of a compact network.
+        kept: groups of the teacher that it has.
+        iterations: of the training.
+
+    Raises:
+        OptionError: when the options do not fit each other.
+    """
+    values = finetune_options(opt, spec, kept, Path(), f"{opt.name}_recovery")
+    values["path"] = {name: value for name, value in values["path"].items() if name != "pretrain_network_g"}
+    values["val"] = {k: v for k, v in values["val"].items() if k != "expect_teacher_psnr"} | {"pbar": False}
+    values["train"] |= {"total_iter": iterations}
+    scheduler = values["train"].get("scheduler") or {}
+    if scheduler.get("type") == "CosineAnnealingRestartLR":
+        others = {name: value for name, value in scheduler.items() if name != "restart_weights"}
+        values["train"]["scheduler"] = {**others, "periods": [iterations]}
+    options = build_section(Options, values, Location({(): str(opt.source)}))
+    check(options, is_train=True)
+    options = replace(options, is_train=True, source=opt.source)
+    return resolve(options, launcher=opt.launcher, rank=opt.rank, world_size=opt.world_size)
+
+
+def longest_warmup(options: Options) -> int:
+    """Return the number of iterations of fine-tuning, from the first, that are a warm-up of any kind."""
+    rates = options.train.warmup_iter if options.train else 0
+    return max(rates, options.prune.tail_warmup_iter if options.prune else 0)
+
+
+def recovery_settings(options: Options) -> dict[str, Any]:
+    """Return the settings that the result of `recovery_options` depends on, besides the mask and weights."""
+    values = options.to_minimal_dict()
+    return {
+        "iterations": options.train.total_iter if options.train else 0,
+        "train_set": values["datasets"]["train"],
+        "prune": {key: value for key, value in values["prune"].items() if key != "kept"},
+        **{key: values.get(key) for key in ("manual_seed", "kd", "train")},
+    }
 
 
 def test_options(opt: Options, spec: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from basicsr.archs.prunable import Prunable, missing_members
 from basicsr.config.pruning import BudgetOptions, PruneOptions
 from basicsr.config.schema import Options
+from basicsr.engine.checkpoint import find_checkpoint
+from basicsr.engine.random_state import random_state_kept
+from basicsr.engine.run import read_on_rank0_and_broadcast
 from basicsr.pruning.budget import DualWeights, budget_loss
-from basicsr.pruning.compaction import check_tail
+from basicsr.pruning.compaction import check_mlp_dim, check_tail, in_form
 from basicsr.pruning.costs import Resource, group_resources, limited_resources
 from basicsr.pruning.masked_network import Draw
 from basicsr.pruning.samplers import build_sampler
@@ -132,6 +135,7 @@ class MaskSearch:
             "mode_since": self.mode_since,
             "hamming": self.hamming,
             "weights": self.weights.state_dict() if self.weights is not None else {},
+            "latency": next((dict(r.record) for r in self.resources if r.name == "latency_ms"), None),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -191,9 +195,17 @@ def build_search(opt: Options, net: nn.Module, device: torch.device) -> MaskSear
         ValueError: when the options do not fit the network or each other.
     """
     prune = opt.prune or PruneOptions()
-    resources = group_resources(net, opt.budget, device)
+    with random_state_kept():  # a new tail draws numbers
+        form = in_form(net, prune.tail, opt.compact.mlp_dim)
+    resources = group_resources(form, opt.budget, device, read_on_rank0_and_broadcast(lambda: _saved_latency(opt)))
     number = len(net.prunable_groups()) if isinstance(net, Prunable) else 0
     return MaskSearch(prune, opt.budget, build_sampler(prune, number, resources, opt.budget.mode), resources)
+
+
+def _saved_latency(opt: Options) -> Mapping[str, Any] | None:
+    """Return the latency table of the run that is resumed: measured again, it would allow other masks."""
+    checkpoint = find_checkpoint(opt) if "latency_ms" in opt.budget.limits else None
+    return checkpoint.state.get("search", {}).get("latency") if checkpoint else None
 
 
 def check_search(opt: Options, net: nn.Module) -> None:
@@ -222,6 +234,24 @@ def check_search(opt: Options, net: nn.Module) -> None:
         raise ValueError("prune.delta_w: none leaves nothing to learn with sampler fixed; use full or lora")
     if prune.tail != "original":
         check_tail(net)
+    if opt.compact.mlp_dim is not None:
+        check_mlp_dim(net, opt.compact.mlp_dim)
+    if prune.pick != "mode":
+        check_pick(opt)
+
+
+def check_pick(opt: Options) -> None:
+    """Check that masks can be tried and scored at the end of a search.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    if not opt.compact.enable:
+        raise ValueError("compact.enable: is false, so there are no networks for prune.pick to try; use pick: mode")
+    if not opt.datasets_of("val"):
+        raise ValueError("datasets: has no `val` set, by which prune.pick could score the masks; add one")
+    if "psnr" not in (opt.val.metrics or {}):
+        raise ValueError("val.metrics: has no `psnr`, by which prune.pick scores the masks; add calculate_psnr")
 
 
 def _bits(mask: Tensor) -> str:

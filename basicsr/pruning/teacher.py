@@ -13,7 +13,7 @@ from basicsr.config.pruning import DistillOptions
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_weights
 from basicsr.metrics.evaluate import evaluate
-from basicsr.pruning.distillation import FEATURE_TERMS, Distillation
+from basicsr.pruning.distillation import Distillation, has_feature_terms
 from basicsr.pruning.matching import compared_groups, kept_of_run
 
 logger = logging.getLogger("basicsr")
@@ -83,11 +83,6 @@ def build_distillation(
         channels = check_features(kd, student, teacher)
     total_iter = opt.train.total_iter if opt.train else 0
     return Distillation(kd, teacher, pairs, total_iter, channels, constant=searching)
-
-
-def has_feature_terms(kd: DistillOptions) -> bool:
-    """Return whether a term that compares features has a weight."""
-    return any(kd[name].weight > 0 for name in FEATURE_TERMS)
 
 
 def check_teacher(student: nn.Module, teacher: nn.Module, needs_groups: bool) -> None:

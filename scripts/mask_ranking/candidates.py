@@ -3,19 +3,21 @@
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
+from basicsr.archs import build_network
 from basicsr.archs.prunable import Prunable
 from basicsr.config.convert import build_section
 from basicsr.config.location import Location
 from basicsr.config.pruning import PruneOptions
 from basicsr.config.schema import Options
 from basicsr.errors import OptionError
+from basicsr.pruning.compaction import in_form
 from basicsr.pruning.costs import Resource, group_resources
 from basicsr.pruning.feasible import MAX_MASKS, feasible_masks, uniform_mask
 from basicsr.pruning.option_errors import option_error_context
@@ -54,17 +56,31 @@ def mask_choice(text: str) -> str:
     return text
 
 
-def masks_within_budget(opt: Options, teacher: nn.Module, device: torch.device) -> tuple[list[str], list[Resource]]:
+def masks_within_budget(
+    opt: Options, teacher: nn.Module, device: torch.device, latency: Mapping[str, Any] | None = None
+) -> tuple[list[str], list[Resource]]:
     """Return all masks that the search chooses among, and the costs of its groups.
 
+    Args:
+        opt: of the search.
+        teacher: the network that is cut.
+        device: of the run.
+        latency: of the groups, as the search has measured it; None: measured now, if it is limited.
+
     Raises:
-        OptionError: when the budget leaves no choice.
+        OptionError: when the budget leaves no choice, or the search cuts another network.
     """
     prune = opt.prune or PruneOptions()
     number = len(cast(Prunable, teacher).prunable_groups())
+    searched = len(cast(Prunable, build_network(opt.network_g)).prunable_groups())
+    if number != searched:
+        raise opt.where.at("network_t").error(
+            f"has {number} groups, but network_g {searched}; to rank the masks of network_g, make it the teacher, too"
+        )
     with option_error_context(opt):
         check_forced(number, prune.force_keep, prune.force_drop)
-        resources = group_resources(teacher, opt.budget, device)
+        form = in_form(teacher, prune.tail, opt.compact.mlp_dim)
+        resources = group_resources(form, opt.budget, device, latency)
         found = feasible_masks(number, resources, prune.force_keep, prune.force_drop)
     masks = ["".join(map(str, mask)) for mask in found.tolist()]
     if len(masks) == 1:
@@ -74,6 +90,18 @@ def masks_within_budget(opt: Options, teacher: nn.Module, device: torch.device) 
     return masks, resources
 
 
+def measured_latency(folder: Path) -> dict[str, Any] | None:
+    """Return the latencies of the groups in the report of a search; None where it has none.
+
+    Measured again, they could allow other masks.
+
+    Raises:
+        OptionError: when there is no report.
+    """
+    found = _read_report(folder / "prune_report.json").get("resources", {}).get("latency_ms")
+    return {"fixed_ms": found["fixed"], "groups_ms": found["groups"]} if found else None
+
+
 def read_search(folder: Path, masks: Sequence[str], resources: Sequence[Resource]) -> Learned:
     """Return the mask that a finished search chose, and the probabilities of all masks by its logits.
 
@@ -81,10 +109,8 @@ def read_search(folder: Path, masks: Sequence[str], resources: Sequence[Resource
         OptionError: when there is no report, or it is of a search among other masks.
     """
     path = folder / "prune_report.json"
-    if not path.is_file():
-        raise OptionError(f"{path}: no such file; name the folder of a search that has ended")
+    report = _read_report(path)
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
         mask = "".join(map(str, report["mask"]))
         prune = build_section(PruneOptions, report["options"]["prune"], Location({(): str(path)}, ("options", "prune")))
         state = {name: torch.tensor(value) for name, value in report["logits"].items()}
@@ -100,6 +126,15 @@ def read_search(folder: Path, masks: Sequence[str], resources: Sequence[Resource
     if mask not in masks:
         raise OptionError(f"{path}: chose {mask}, which is not within the budget of the option file; give the search's")
     return Learned(mask, {"".join(map(str, found)): p for found, p in sampler.ranking(MAX_MASKS)})
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise OptionError(f"{path}: no such file; name the folder of a search that has ended")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise OptionError(f"{path}: is no report of a search ({type(error).__name__}: {error})") from error
 
 
 def uniform_of(masks: Sequence[str]) -> str | None:

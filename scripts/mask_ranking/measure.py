@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,35 +10,22 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from basicsr.archs.prunable import Prunable
-from basicsr.config.convert import build_section
-from basicsr.config.load import resolve
-from basicsr.config.location import Location
 from basicsr.config.pruning import PruneOptions
 from basicsr.config.schema import Options
 from basicsr.config.section import Spec
-from basicsr.config.validation import check
-from basicsr.data.loaders import TestLoader, build_train_loader
+from basicsr.data.loaders import build_train_loader
 from basicsr.engine.random_state import seed_everything
 from basicsr.errors import OptionError
 from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
+from basicsr.models.recovery import HeldImages, fine_tune, mean_scores
 from basicsr.models.sr_model import SRModel
-from basicsr.pruning.compaction import compact, kept_groups, network_spec, with_tail
-from basicsr.pruning.next_stages import finetune_options
+from basicsr.pruning.compaction import compact, in_form, kept_groups, network_spec
+from basicsr.pruning.next_stages import longest_warmup, recovery_options, recovery_settings
 from basicsr.pruning.option_errors import option_error_context
 from basicsr.pruning.teacher import load_teacher
-from basicsr.train import batches
 from mask_ranking.candidates import bits
 from mask_ranking.table import RECOVERED, ZERO_SHOT, Table
-
-
-class HeldImages(list[dict[str, Any]]):
-    """The images of a `TestLoader`, read once, for many validations."""
-
-    def __init__(self, loader: TestLoader):
-        super().__init__(loader)
-        self.name = loader.name
-        self.root = loader.root
 
 
 class CutTeacher(SRModel):
@@ -87,30 +73,19 @@ class Recovery:
         self.whole = whole
         self.iterations = iterations
         self.tail = opt.prune.tail if opt.prune else "original"
+        self.mlp_dim = opt.compact.mlp_dim
         with option_error_context(opt):
             spec = self.network_spec(mask)
-        values = finetune_options(opt, spec, kept_groups(bits(mask)), Path(), f"{opt.name}_recovery")
-        values["path"] = {key: value for key, value in values["path"].items() if key != "pretrain_network_g"}
-        values["val"] = {k: v for k, v in values["val"].items() if k != "expect_teacher_psnr"} | {"pbar": False}
-        values["train"] |= {"total_iter": iterations}
-        scheduler = values["train"].get("scheduler") or {}
-        if scheduler.get("type") == "CosineAnnealingRestartLR":
-            others = {key: value for key, value in scheduler.items() if key != "restart_weights"}
-            values["train"]["scheduler"] = {**others, "periods": [iterations]}
-        options = build_section(Options, values, Location({(): str(opt.source)}))
-        check(options, is_train=True)
-        warmup = max(options.train.warmup_iter, options.prune.tail_warmup_iter)
-        if warmup >= iterations:
+        self.base = recovery_options(opt, spec, kept_groups(bits(mask)), iterations)
+        if (warmup := longest_warmup(self.base)) >= iterations:
             raise OptionError(
                 f"--recover {iterations}: must be above the {warmup} iterations of warm-up; raise it, or change "
                 "compact:finetune:warmup_iter or prune:tail_warmup_iter by --force_yml"
             )
-        self.base: Options = resolve(replace(options, is_train=True, source=opt.source))
 
     def network_spec(self, mask: str) -> dict[str, Any]:
         """Return the `network_g` of the groups that a mask keeps."""
-        small = compact(self.whole, kept_groups(bits(mask)))
-        return network_spec(small if self.tail == "original" else with_tail(small, self.tail))
+        return network_spec(in_form(compact(self.whole, kept_groups(bits(mask))), self.tail, self.mlp_dim))
 
     def options(self, mask: str) -> Options:
         """Return the options of the run for one mask."""
@@ -119,13 +94,9 @@ class Recovery:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that the recovered scores depend on, besides the mask and the teacher."""
-        values = self.base.to_minimal_dict()
-        return {
-            "iterations": self.iterations,
-            "train_set": values["datasets"]["train"],
-            "prune": {key: value for key, value in values["prune"].items() if key != "kept"} | {"tail": self.tail},
-            **{key: values.get(key) for key in ("manual_seed", "kd", "train")},
-        }
+        settings = recovery_settings(self.base)
+        settings["prune"]["tail"] = self.tail
+        return settings | ({"mlp_dim": self.mlp_dim} if self.mlp_dim is not None else {})
 
 
 def measure_zero_shot(table: Table, teacher: CutTeacher, sets: Sequence[HeldImages]) -> None:
@@ -134,7 +105,7 @@ def measure_zero_shot(table: Table, teacher: CutTeacher, sets: Sequence[HeldImag
     with _progress(len(masks), "zero-shot", "mask") as bar:
         for mask in masks:
             teacher.keep(mask)
-            table.put(mask, "zero_shot", _mean_scores(teacher, sets))
+            table.put(mask, "zero_shot", mean_scores(teacher, sets))
             bar.update()
 
 
@@ -155,28 +126,15 @@ def measure_recovered(table: Table, masks: Sequence[str], recovery: Recovery, se
                 model = fine_tuned(recovery.options(mask), loader, bar.update)
             except FloatingPointError as error:
                 raise FloatingPointError(f"mask {mask}: {error}") from error
-            table.put(mask, "recovered", _mean_scores(model, sets))
+            table.put(mask, "recovered", mean_scores(model, sets))
 
 
 def fine_tuned(opt: Options, loader: DataLoader[Any], on_step: Callable[[], object]) -> BaseModel:
     """Return the model after the training loop of basicsr/train.py, on the first batches of `loader`."""
     seed_everything(opt.manual_seed)
     model = build_model(opt)
-    seed_everything(opt.manual_seed)  # the numbers that the construction draws depend on the mask
-    total_iter, warmup_iter = (opt.train.total_iter, opt.train.warmup_iter) if opt.train else (0, -1)
-    for it, (_, batch) in zip(range(1, total_iter + 1), batches(loader, 0), strict=False):  # batches() is endless
-        model.update_learning_rate(it, warmup_iter)
-        model.feed_data(batch)
-        model.optimize_parameters(it)
-        on_step()
-    model.check_finite(total_iter)
+    fine_tune(model, loader, on_step)
     return model
-
-
-def _mean_scores(model: BaseModel, sets: Sequence[HeldImages]) -> dict[str, float]:
-    """Return the mean of each metric, over the sets if there are several."""
-    means = [model.validation(held, 0, False).mean() for held in sets]
-    return {metric: sum(mean[metric] for mean in means) / len(means) for metric in means[0]}
 
 
 def _progress(total: int, title: str, unit: str) -> tqdm:

@@ -1,6 +1,9 @@
 """The summary of the measurements as Markdown."""
 
 from collections.abc import Iterator, Mapping
+from itertools import combinations
+
+import numpy as np
 
 from basicsr.config.schema import Options
 from basicsr.metrics import describe
@@ -8,10 +11,13 @@ from basicsr.pruning.report.mask_plots import rank_correlation
 from basicsr.pruning.report.read import kept_text
 from mask_ranking.table import RECOVERED, ZERO_SHOT, P, Table
 
+SIMULATIONS = 2000  # rankings of noise
 NAMES = {ZERO_SHOT: "zero-shot PSNR", RECOVERED: "recovered PSNR", P: "p"}
 
 
-def summary(opt: Options, table: Table, learned: str | None, uniform: str | None) -> str:
+def summary(
+    opt: Options, table: Table, learned: str | None, uniform: str | None, seeds: Mapping[str, Mapping[str, float]]
+) -> str:
     """Return the summary as Markdown. The recovered PSNR decides the order, if it was measured.
 
     Args:
@@ -19,6 +25,7 @@ def summary(opt: Options, table: Table, learned: str | None, uniform: str | None
         table: the measurements.
         learned: the mask that the search chose.
         uniform: the evenly spread mask.
+        seeds: name of a file -> recovered PSNR of each mask with another seed.
     """
     decisive = RECOVERED if table.values(RECOVERED) else ZERO_SHOT
     ranking = table.ranking(decisive)
@@ -36,7 +43,57 @@ def summary(opt: Options, table: Table, learned: str | None, uniform: str | None
     if learned is not None:
         text = _regret(table, decisive, learned)
         remarks.append(f"Regret of the learned mask in {NAMES[decisive]}: {text + ' dB' if text else 'not measured'}.")
+    if seeds:
+        remarks += _noise({table.path.name: table.values(RECOVERED), **seeds}, learned)
     return "\n".join([f"# Masks of {opt.name}", "", *lines, "", *(f"- {remark}" for remark in remarks), ""])
+
+
+def _noise(seeds: Mapping[str, Mapping[str, float]], learned: str | None) -> Iterator[str]:
+    """Yield sentences on how much of the ranking by recovered PSNR is left with another seed.
+
+    Args:
+        seeds: name of a file -> recovered PSNR of each mask, two files at least.
+        learned: the mask that the search chose.
+    """
+    masks = [mask for mask in next(iter(seeds.values())) if all(mask in values for values in seeds.values())]
+    if len(masks) < 2:
+        yield f"Seeds: the files have {len(masks)} recovered masks in common, too few to compare."
+        return
+    columns = {name: [values[mask] for mask in masks] for name, values in seeds.items()}
+    for (first, x), (second, y) in combinations(columns.items(), 2):
+        yield (
+            f"Spearman correlation of recovered PSNR in {first} and {second}, {len(masks)} masks: "
+            f"{rank_correlation(x, y):.3f}."
+        )
+    psnr = np.array([*columns.values()])
+    psnr -= psnr.mean(axis=1, keepdims=True)  # what a seed changes for all masks alike does not change the ranking
+    spread, noise = _spread_and_noise(psnr)
+    yield (
+        f"Standard deviation of the masks' mean recovered PSNR: {spread:.4f} dB; of one mask over {len(seeds)} seeds: "
+        f"{noise:.4f} dB. Of rankings of noise alone, {100 * _share_of_noise(psnr):.1f} % differ as much."
+    )
+    means = dict(zip(masks, psnr.mean(axis=0).tolist(), strict=True))
+    if learned in means:
+        place = sum(value > means[learned] for value in means.values()) + 1
+        regret = max(means.values()) - means[learned]
+        yield f"The learned mask is {place} of {len(masks)} in the mean over the seeds, {regret:.4f} dB below the best."
+
+
+def _spread_and_noise(psnr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the deviation of the masks' means, and that of one mask over the seeds, both as standard deviations.
+
+    Args:
+        psnr: (..., seeds, masks), each row with mean 0.
+    """
+    return psnr.mean(axis=-2).std(axis=-1, ddof=1), np.sqrt(psnr.var(axis=-2, ddof=1).mean(axis=-1))
+
+
+def _share_of_noise(psnr: np.ndarray) -> float:
+    """Return the share of simulated rankings of equally good masks whose means spread as far, relative to the noise."""
+    drawn = np.random.default_rng(0).normal(size=(SIMULATIONS, *psnr.shape))
+    drawn -= drawn.mean(axis=-1, keepdims=True)
+    (spread, noise), (spread_0, noise_0) = _spread_and_noise(psnr), _spread_and_noise(drawn)
+    return float((spread_0 * noise >= spread * noise_0).mean())
 
 
 def _conditions(opt: Options, table: Table) -> str:

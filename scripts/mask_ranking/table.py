@@ -41,9 +41,7 @@ class Table:
         self.rows: dict[str, Row] = {mask: {} for mask in masks}
         settings_file = path.with_suffix(".json")
         if path.exists():
-            rows, before = _read_rows(path), _read_settings(path, settings_file)
-            if not any(RECOVERED in row for row in rows.values()):
-                before["recovered"] = None
+            rows, before = _read(path)
             settings = _merged_settings(path, before, settings)
             if list(rows) != list(masks):
                 raise OptionError(f"{path}: has lost or gained masks since it was written; {SUGGESTION}")
@@ -96,6 +94,38 @@ class Table:
         """Return the masks that have a value, best first; equal ones in the order of the file."""
         values = self.values(column)
         return sorted(values, key=lambda mask: -values[mask])
+
+    def other_seed(self, path: Path) -> dict[str, float]:
+        """Return the recovered PSNR of each mask in a file of the same measurements with another seed.
+
+        Raises:
+            OptionError: when the file is of other measurements, of the same seed, or damaged.
+        """
+        if not path.is_file():
+            raise OptionError(f"--seeds {path}: no such file; name the CSV files of runs with another --seed")
+        rows, other = _read(path)
+        mine, theirs = self._settings["recovered"], other["recovered"]
+        if not mine or not theirs:
+            raise OptionError(f"--seeds {path}: and {self.path.name} do not both have recovered masks; use --recover")
+        seeds = [dict(part).pop("manual_seed", None) for part in (mine, theirs)]
+        if seeds[0] == seeds[1]:
+            raise OptionError(f"--seeds {path}: has the seed of {self.path}, so it says nothing about noise")
+        for before, now, part in (
+            (other["zero_shot"], self._settings["zero_shot"], "zero_shot"),
+            (*({k: v for k, v in settings.items() if k != "manual_seed"} for settings in (theirs, mine)), "recovered"),
+        ):
+            if before != now:
+                text = _first_difference(before, now, part)
+                raise OptionError(f"--seeds {path}: was made with other settings: {text}; compare equal measurements")
+        return {mask: row[RECOVERED] for mask, row in rows.items() if RECOVERED in row}
+
+
+def _read(path: Path) -> tuple[dict[str, Row], dict[str, Any]]:
+    """Return the rows of a file, and the settings of those values that it has."""
+    rows, settings = _read_rows(path), _read_settings(path, path.with_suffix(".json"))
+    if not any(RECOVERED in row for row in rows.values()):
+        settings["recovered"] = None
+    return rows, settings
 
 
 def _read_rows(path: Path) -> dict[str, Row]:

@@ -151,3 +151,18 @@ def test_a_limit_met_but_for_rounding_fits():
     assert 0.1 + 0.2 > 0.3
     assert Resource("macs_g", 0.1, (0.2,), limit=0.3).fits(0.1 + 0.2)
     assert Resource("macs_g", 0.1, (0.2,)).fits(1e9)
+
+
+def test_all_processes_use_the_latencies_of_the_first(monkeypatch):
+    """Each would measure others, and allow other masks."""
+    first = {"fixed_ms": 2.0, "groups_ms": [3.0] * 11}
+    monkeypatch.setattr(costs, "read_on_rank0_and_broadcast", lambda measure: first)  # what another rank gets
+    found = resources(latency_ms=9)["latency_ms"]
+    assert (found.fixed, found.groups, found.limit) == (2.0, (3.0,) * 11, 9)
+
+
+def test_latencies_that_were_measured_before_are_used(monkeypatch):
+    monkeypatch.setattr(costs, "latency_table", None)
+    measured = {"fixed_ms": 2.0, "groups_ms": [3.0] * 11}
+    (found,) = (r for r in group_resources(Tiny(), BudgetOptions(latency_ms=9), "cpu", measured) if r.limit)
+    assert (found.name, found.fixed, found.record) == ("latency_ms", 2.0, measured)

@@ -3,9 +3,11 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -252,6 +254,71 @@ def test_other_settings_are_rejected(run, refused, world, tmp_path):
     assert "ranks.csv: exists, but not ranks.json" in refused(*arguments, "--zero-shot")
 
 
+def test_seeds_are_compared(run, refused, world, tmp_path):
+    """Two rankings with other seeds, batches and patches given on the command line."""
+    size = ("--recover", 2, "--batch", 1, "--patch", 12, "--search", world / "search")
+    one = recovered(run(*size, "--seed", 1, name="one"))
+    two = recovered(run(*size, "--seed", 2, name="two"))
+    settings = json.loads((tmp_path / "one.json").read_text())["recovered"]
+    assert settings["train_set"]["gt_size"] == 24
+    assert "batch_size_per_gpu" not in settings["train_set"]  # 1 is the default
+    assert (settings["manual_seed"], one != two) == (1, True)
+    assert recovered(run(*size, "--seed", 1, "--seeds", tmp_path / "two.csv", name="one")) == one
+    text = (tmp_path / "one.md").read_text()
+    rho = rank_correlation(list(one.values()), list(two.values()))
+    assert f"Spearman correlation of recovered PSNR in one.csv and two.csv, 6 masks: {rho:.3f}." in text
+    mean = {mask: (one[mask] + two[mask]) / 2 for mask in MASKS}
+    place = sorted(mean, key=lambda mask: -mean[mask]).index("1010") + 1
+    regret = max(mean.values()) - mean["1010"]
+    assert f"The learned mask is {place} of 6 in the mean over the seeds, {regret:.4f} dB below the best." in text
+
+    arguments = ("-opt", world / "search.yml", "-o", tmp_path / "one.csv", *size, "--seed", 1, "--seeds")
+    assert "one.csv: has the seed of" in refused(*arguments, tmp_path / "one.csv")
+    assert "three.csv: no such file" in refused(*arguments, tmp_path / "three.csv")
+    run("--recover", 2, "--masks", "1100", "--seed", 2, name="small")
+    assert "made with other settings: recovered.train_set" in refused(*arguments, tmp_path / "small.csv")
+    run("--zero-shot", name="untrained")
+    assert "do not both have recovered masks" in refused(*arguments, tmp_path / "untrained.csv")
+
+
+def test_a_ranking_is_told_from_noise(script):
+    noise = sys.modules["mask_ranking.summary"]._noise
+    masks = [f"{k:05b}" for k in range(20)]
+    rng = np.random.default_rng(3)
+    quality, shift = rng.normal(size=20), 5.0  # of all masks, which says nothing about their order
+    shares = []
+    for size in (0.0, 1.0, 3.0):
+        seeds = {n: dict(zip(masks, size * quality + rng.normal(size=20) + n * shift, strict=True)) for n in (0, 1)}
+        *_, text, _ = noise(seeds, masks[0])
+        shares.append(float(re.search(r"Of rankings of noise alone, ([\d.]+) % differ as much", text).group(1)))
+    assert shares[0] > 10 and shares[1] < 10 and shares[2] < 0.1
+    (text,) = noise({"a": {"1": 2.0}, "b": {"1": 3.0}}, None)
+    assert text == "Seeds: the files have 1 recovered masks in common, too few to compare."
+
+
+def test_a_search_of_another_network_than_the_teacher_is_refused(refused, world, tmp_path):
+    small = {**TEACHER, "block_num": 3, "patch_size": 8, "num_tokens": 4, "group_size": 64}
+    options = {**options_of(world), "network_g": small}
+    (tmp_path / "small.yml").write_text(yaml.safe_dump(options))
+    message = refused("-opt", tmp_path / "small.yml", "-o", tmp_path / "ranks.csv", "--zero-shot")
+    assert (
+        "network_t: has 4 groups, but network_g 3; to rank the masks of network_g, make it the teacher, too" in message
+    )
+
+
+def test_latencies_are_those_of_the_search(script, world, tmp_path, monkeypatch):
+    """Measured again, they could allow other masks."""
+    monkeypatch.setattr("basicsr.pruning.costs.latency_table", None)
+    report = {"resources": {"latency_ms": {"fixed": 1.0, "groups": [1.0, 2.0, 3.0, 1.0]}}}
+    (tmp_path / "prune_report.json").write_text(json.dumps(report))
+    options = options_of(world) | {"budget": {"latency_ms": 4.0}}
+    (tmp_path / "x.yml").write_text(yaml.safe_dump(options))
+    opt = load_options(tmp_path / "x.yml", is_train=True)
+    latency = script.measured_latency(tmp_path)
+    masks, _ = script.masks_within_budget(opt, build_network(TEACHER), torch.device("cpu"), latency)
+    assert masks == ["1100", "1001", "0101", "0010"]
+
+
 def test_settings_of_what_was_not_measured_do_not_bind(measure, run, world, tmp_path, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
@@ -296,6 +363,7 @@ def test_all_masks_see_the_same_patches_and_draws(measure, world, monkeypatch):
 
         class Model:
             def __init__(self, opt, draw=mask == "0101"):
+                self.opt = opt
                 torch.rand(5 if draw else 7)
 
             def feed_data(self, batch, batches=batches):

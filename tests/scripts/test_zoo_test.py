@@ -25,16 +25,17 @@ NAME = "CATANet-XS_x2"
 
 @pytest.mark.parametrize("name", INDEX)
 class TestMember:
-    def test_it_has_all_its_files(self, name):
-        for suffix in (".pth", ".yml", ".log", ".md"):
+    def test_it_has_all_its_files(self, name, script):
+        assert (ROOT / script.weights_of(name)).is_file()
+        for suffix in (".yml", ".log", ".md"):
             assert (ZOO / f"{name}{suffix}").is_file()
         load_options(ZOO / f"{name}.yml", is_train=True)
         for path in INDEX[name]["tests"]:
             opt = load_options(ROOT / path, is_train=False)
-            assert (opt.scale, opt.path.pretrain_network_g) == (INDEX[name]["scale"], f"pretrained_models/{name}.pth")
+            assert (opt.scale, opt.path.pretrain_network_g) == (INDEX[name]["scale"], str(script.weights_of(name)))
 
-    def test_it_is_the_network_of_the_index(self, name):
-        path, entry = ZOO / f"{name}.pth", INDEX[name]
+    def test_it_is_the_network_of_the_index(self, name, script):
+        path, entry = ROOT / script.weights_of(name), INDEX[name]
         net = load_network(path)  # strictly
         assert sha256_of(path) == entry["sha256"]
         assert sum(parameter.numel() for parameter in net.parameters()) == entry["parameters"]
@@ -42,19 +43,20 @@ class TestMember:
         assert entry["task"] == ("photo" if name.endswith("_photo") else "sr")
         assert "params_ema" not in load_file(path)  # tests and inference would not use the same weights
 
-    def test_it_enlarges(self, name):
-        upscale = Upscaler.from_checkpoint(ZOO / f"{name}.pth", device="cpu")
+    def test_it_enlarges(self, name, script):
+        path = ROOT / script.weights_of(name)
+        upscale = Upscaler.from_checkpoint(path, device="cpu")
         image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
         scale = INDEX[name]["scale"]
         assert upscale(image).shape == (20 * scale, 24 * scale, 3)
         with torch.no_grad():
-            output = load_network(ZOO / f"{name}.pth")(torch.rand(1, 3, 20, 24))
+            output = load_network(path)(torch.rand(1, 3, 20, 24))
         assert output.isfinite().all() and output.std() > 0.01
 
     def test_its_card_has_the_scores_of_the_index(self, name, script):
         card, entry = (ZOO / f"{name}.md").read_text(), INDEX[name]
         assert script.TABLE.search(card)[0].splitlines()[1:-1] == script.score_table(entry["scores"]).splitlines()
-        assert "Set5" in entry["scores"]
+        assert ("photos_test_q75" if entry["task"] == "photo" else "Set5") in entry["scores"]
         assert f"{entry['parameters']:,}" in card
         for path in entry["tests"]:
             assert path in card  # in the command that reproduces the scores

@@ -3,6 +3,8 @@
 Shapes: B batch, H x W map size, N = H*W tokens in raster order, C channels.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +35,18 @@ class ConvFFN(nn.Module):
         extra: channels of `e`.
 
     Shape: (B, N, C), (H, W) -> (B, N, C).
+
+    Attributes:
+        hidden_axes: parameter -> its axis of hidden channels, where there is no `e`.
     """
+
+    hidden_axes: ClassVar[dict[str, int]] = {
+        "fc1.weight": 0,
+        "fc1.bias": 0,
+        "dwconv.depthwise_conv.0.weight": 0,
+        "dwconv.depthwise_conv.0.bias": 0,
+        "fc2.weight": 1,
+    }
 
     def __init__(self, dim: int, hidden_dim: int, kernel: int = 5, extra: int = 0, bias: bool = True):
         super().__init__()

@@ -110,10 +110,13 @@ def write_html(folder: str | Path, run: SearchRun, pictures: Sequence[Picture] =
     """Write `prune_report.html` into `folder`, one file that needs no other; return its path."""
     report, words = run.report, ["kept" if bit == "1" else "dropped" for bit in run.bits]
     state = "" if report else f"The search is under way: this is its state at iteration {run.log['iter'][-1]:,}. "
+    original = report.get("kept_original", report.get("kept"))
+    source = "" if original == report.get("kept") else f" They are groups {original} of the network that was cut first."
     groups = (f'<li class="{word}" title="group {i}: {word}">{i}</li>' for i, word in enumerate(words))
     parts = [
         f"<h1>Pruning report: {escape(run.name)}</h1>",
-        f"<p>{state}The mask keeps {words.count('kept')} of {len(words)} groups: {kept_text(run.bits) or 'none'}.</p>",
+        f"<p>{state}The mask keeps {words.count('kept')} of {len(words)} groups: {kept_text(run.bits) or 'none'}."
+        f"{source}</p>",
         f'<ol class="mask" aria-label="groups of the network">{"".join(groups)}</ol>',
         '<p class="soft">Filled: kept. Dashed: dropped. Groups are numbered from 0, from input to output.</p>',
         *_tables(run),
@@ -159,6 +162,18 @@ def _tables(run: SearchRun) -> Iterator[str]:
     ]
     head = ["place", "mask", "kept groups", "p", "zero-shot PSNR (dB)", "recovered PSNR (dB)"]
     yield _table("Best masks", head, ranking, run.bits)
+    tried = [
+        [
+            one["mask"],
+            kept_text(one["mask"]),
+            _fixed(one["p"], 4),
+            _fixed(one["psnr_before"], 3),
+            _fixed(one["psnr_after"], 3),
+        ]
+        for one in run.report.get("tried", ())
+    ]
+    head = ["mask", "kept groups", "p", "PSNR before (dB)", "PSNR after (dB)"]
+    yield _table("Masks tried by a short fine-tuning", head, tried, run.bits)
     yield _table("Results", list(run.results[0]) if run.results else [], [[*row.values()] for row in run.results])
     equality = [[*pair] for pair in run.report.get("equality", {}).items()]
     dtype = run.report.get("equality_dtype")

@@ -9,6 +9,7 @@ import torch
 from models.prune_steps import batch, moved, state_of, step
 
 from basicsr.errors import OptionError
+from basicsr.losses.fakd_loss import SpatialAffinityLoss
 from basicsr.pruning.compaction import compact, kept_groups
 
 
@@ -60,6 +61,25 @@ class TestSearch:
         assert {id(p) for p in model.teacher.parameters()}.isdisjoint(
             id(p) for optimizer in model.optimizers for group in optimizer.param_groups for p in group["params"]
         )
+
+    def test_search_taps_compare_the_last_output_of_the_body(self, search_values, model_of):
+        """Also where the mask drops the last group."""
+        kd = {"sa": {"weight": 0.5}, "ca": {"weight": 0.1}}
+        model, dropped = model_of(search_values(kd={**kd, "search_taps": "last"})), set()
+        loss = SpatialAffinityLoss(loss_weight=0.5)
+        for it in range(1, 11):
+            net, lq = copy.deepcopy(model.masked.module), batch(it)["lq"]
+            step(model, it)
+            gates = [int(bit) for bit in model.masked.mask]
+            dropped.add(gates[-1] == 0)
+            with torch.no_grad():
+                (_, mine), (_, theirs) = net(lq, gates, taps=[5]), model.teacher(lq, taps=[5])
+                torch.testing.assert_close(model.log["l_sa"], loss([mine[5]], [theirs[5]]))
+            assert float(model.log["l_ca"]) > 0
+        assert dropped == {True, False}
+        model = model_of(search_values(kd=kd))
+        step(model, 1)
+        assert not {"l_sa", "l_ca"} & set(model.log)
 
     def test_logits_learn_in_the_search_alone_and_weights_throughout(self, search_values, model_of):
         model = model_of(search_values())
