@@ -1,4 +1,4 @@
-"""Test the networks of the zoo, `pretrained_models/` and `basicsr/inference/weights/`: `python scripts/zoo_test.py`, or `make zoo-test`.
+"""Test the networks of the zoo: `python scripts/zoo_test.py`, or `make zoo-test`.
 
 Loads each member strictly and compares checksum, number of parameters and the scores of its test option files with
 pretrained_models/zoo.json. A new or changed member needs NAME.pth, NAME.md with the two marker lines of the table of

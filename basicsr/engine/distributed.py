@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib
 import os
 import subprocess
 from collections.abc import Callable, Mapping
@@ -46,7 +47,7 @@ def init_dist(launcher: Launcher, backend: str | None = None, port: int | None =
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # DDP imports this module, whose functions have the default group as a default argument. Imported after the start of
     # the group, they would keep it, and its threads, until Python exits; see `leave_process_group`.
-    import torch.distributed.nn.functional  # noqa: F401
+    importlib.import_module("torch.distributed.nn.functional")
 
     dist.init_process_group(backend, init_method="env://", timeout=timedelta(seconds=timeout))
 
