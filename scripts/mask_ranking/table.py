@@ -107,15 +107,12 @@ class Table:
         mine, theirs = self._settings["recovered"], other["recovered"]
         if not mine or not theirs:
             raise OptionError(f"--seeds {path}: and {self.path.name} do not both have recovered masks; use --recover")
-        seeds = [dict(part).pop("manual_seed", None) for part in (mine, theirs)]
-        if seeds[0] == seeds[1]:
+        if mine["manual_seed"] == theirs["manual_seed"]:
             raise OptionError(f"--seeds {path}: has the seed of {self.path}, so it says nothing about noise")
-        for before, now, part in (
-            (other["zero_shot"], self._settings["zero_shot"], "zero_shot"),
-            (*({k: v for k, v in settings.items() if k != "manual_seed"} for settings in (theirs, mine)), "recovered"),
-        ):
-            if before != now:
-                text = _first_difference(before, now, part)
+        now = {**self._settings, "recovered": {**mine, "manual_seed": theirs["manual_seed"]}}
+        for part in PARTS:
+            if other[part] != now[part]:
+                text = _first_difference(other[part], now[part], part)
                 raise OptionError(f"--seeds {path}: was made with other settings: {text}; compare equal measurements")
         return {mask: row[RECOVERED] for mask, row in rows.items() if RECOVERED in row}
 
