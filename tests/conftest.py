@@ -22,7 +22,7 @@ from basicsr.images.files import read_image, write_image
 ROOT = Path(__file__).resolve().parents[1]
 # Processes that tests start import this checkout, wherever they run and whatever their environment has installed.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-SHIPPED = ROOT / "pretrained_models/CATANet-XS_x4.pth"
+SHIPPED = ROOT / "pretrained_models/CATANet-XS-D_x4.pth"
 PHOTO_NETWORKS = {scale: ROOT / f"basicsr/inference/weights/CATANet-XS_x{scale}_photo.pth" for scale in (2, 4)}
 # Windows (top, left, height, width) of photographs that scikit-image's wheel holds; odd sizes on purpose.
 PHOTOS = {

@@ -93,7 +93,7 @@ def expected(net, image):
 def test_a_process_enlarges_a_folder_with_the_network_of_the_repository(tmp_path, photo):
     write_image(tmp_path / "in/cat.png", photo)
     write_image(tmp_path / "in/deeper/half.JPG", photo[:20])
-    model = ROOT / "pretrained_models/CATANet-XS_x4.pth"
+    model = ROOT / "pretrained_models/CATANet-XS-D_x4.pth"
     command = [sys.executable, ROOT / "inference.py", "-i", "in", "-o", "out", "--model", model, "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

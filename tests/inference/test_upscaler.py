@@ -268,7 +268,7 @@ class TestTiles:
         assert {shape[2:] for shape in up._run.sizes} == {(40, 40)} and len(up._run.sizes) == 4 * 3
 
     def test_tiled_output_is_near_that_of_the_whole(self, photo):
-        path = Path(__file__).parents[2] / "pretrained_models/CATANet-XS_x4.pth"
+        path = Path(__file__).parents[2] / "pretrained_models/CATANet-XS-D_x4.pth"
         image = photo[:, :64]  # 3 tiles
         whole = Upscaler.from_checkpoint(path, device="cpu", tile=0)(image).astype(float)
         tiled = Upscaler.from_checkpoint(path, device="cpu", tile=64)(image)

@@ -317,7 +317,7 @@ def test_files_and_manifest(small):
 @pytest.mark.slow
 def test_shipped_network(shipped_export):
     """The files of the network in the repository are small."""
-    manifest = check_export(shipped_export, ROOT / "pretrained_models/CATANet-XS_x4.pth", 64)
+    manifest = check_export(shipped_export, ROOT / "pretrained_models/CATANet-XS-D_x4.pth", 64)
     assert manifest["name"] == "CATANet-XS-D x4"
     assert (manifest["scale"], manifest["channels"], manifest["min_side"]) == (4, 3, 29)
     assert all(facts["bytes"] < 3_000_000 and facts["nodes"] < 3_000 for facts in manifest["files"])
