@@ -1,9 +1,15 @@
-"""A second run of one name, in processes of its own, is refused before it touches anything."""
+"""A second run of one name is refused before it touches anything."""
 
 import signal
+from pathlib import Path
 
 import pytest
+import torch
 from reliability.runs import Run, options
+
+import basicsr.test
+import basicsr.train
+from basicsr.engine.folder_lock import folders_locked
 
 ONE_EACH = {"datasets": {"train": {"batch_size_per_gpu": 1}}}
 
@@ -13,7 +19,8 @@ def files(folder):
     return {path: path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_second_run_is_refused_until_the_first_is_gone(processes, tmp_path):
     changes = {"logger": {"save_checkpoint_freq": 1000, "use_tb_logger": True}, **(ONE_EACH if processes > 1 else {})}
     values = options(tmp_path, 2000, **changes)
@@ -37,3 +44,32 @@ def test_a_second_run_is_refused_until_the_first_is_gone(processes, tmp_path):
         second.start("--force_yml", "train:total_iter=2")
         assert second.wait() == [0] * processes, second.output
     assert not [*tmp_path.glob("run/**/.*lock*")]
+
+
+@pytest.mark.parametrize("flags", [(), ("--auto_resume",)])
+@pytest.mark.parametrize("folder", ["experiments/run", "tb_logger/run"])
+def test_training_is_refused(folder, flags, tmp_path, monkeypatch, capsys):
+    run = Run(tmp_path / "run", options(tmp_path))
+    monkeypatch.chdir(run.folder)
+    torch.set_num_threads(1)
+    Path(folder, "old").mkdir(parents=True)
+    with folders_locked([Path(folder)]):
+        assert basicsr.train.main(["-opt", "run.yml", *flags]) == 2
+        assert f"{folder}: is in use by process" in capsys.readouterr().err
+        assert {path.name for path in run.folder.glob("*/*")} == {"run", ".run.lock"}
+        assert [*run.folder.glob("*/run/*")] == [Path(folder, "old").absolute()]
+    assert basicsr.train.main(["-opt", "run.yml", *flags, "--force_yml", "train:total_iter=1"]) == 0
+
+
+def test_testing_is_refused(tmp_path, monkeypatch, capsys):
+    images = {"name": "Images", "type": "PairedImageDataset", "dataroot_gt": str(tmp_path / "images")}
+    values = options(tmp_path, datasets={"test": images})
+    values["network_g"] = {"type": "Bicubic", "upscale": 2}
+    del values["train"], values["datasets"]["train"], values["logger"]
+    run = Run(tmp_path / "run", values)
+    monkeypatch.chdir(run.folder)
+    (run.folder / "results/run").mkdir(parents=True)
+    with folders_locked([Path("results/run")]):
+        assert basicsr.test.main(["-opt", "run.yml"]) == 2
+        assert "results/run: is in use by process" in capsys.readouterr().err
+        assert [path.name for path in (run.folder / "results").glob("[!.]*")] == ["run"]

@@ -57,7 +57,8 @@ def is_running(pid):
         return False
 
 
-@pytest.mark.parametrize("where", ["training", pytest.param("validation", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["training", "validation"])
 def test_during(where, tmp_path, record_property):
     train = {"batch_size_per_gpu": 1, "num_worker_per_gpu": 1}
     images = {"type": "PairedImageDataset", "dataroot_gt": str(tmp_path / "images"), "num_worker_per_gpu": 1}
