@@ -84,12 +84,11 @@ class _FolderLock:
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        self._thread.join(
-            LOOK_INTERVAL
-        )  # not longer: the file system may hang; the thread runs no C++ to be cut off in
+        self._thread.join(LOOK_INTERVAL)  # no longer, for the file system may hang; Python can exit during its calls
         _held.discard(self._token)
-        if self._is_mine():
-            self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # what is left of a lock does not hinder once this process has ended
+            if self._is_mine():
+                self._path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
         """Create the lock; False if there is one."""
@@ -143,11 +142,11 @@ class _FolderLock:
         while not self._stop.wait(BEAT_INTERVAL):
             with suppress(OSError):
                 seen = _read(self._path)
-                if seen is None:
+                if seen is None and not self._stop.is_set():
                     self._create()  # somebody has deleted it
                 elif self._is_mine():
                     os.utime(self._path)
-                elif seen.holder and not self._stop.is_set():
+                elif seen is not None and seen.holder and not self._stop.is_set():
                     logger.critical("%s: was taken over by %s; ending at once", self._folder, _name(seen.holder))
                     os._exit(2)
 
