@@ -28,14 +28,16 @@ def main(argv: list[str] | None = None, root_path: str | Path | None = None) -> 
     args = parse_command_line("basicsr-test", __doc__ or "", argv)
     # Imported here because they import torch, which --help need not wait for.
     from basicsr.config.load import dump_options, load_options, resolve, with_output_root
-    from basicsr.engine.run import join_processes, run_command
+    from basicsr.engine.run import join_processes, run_command, run_folders_locked
 
     def body() -> None:
         opt = with_output_root(root_path, load_options(args.opt, args.force_yml, is_train=False))
         if args.check:
             sys.stdout.write(dump_options(resolve(opt, debug=args.debug)))
-        else:
-            test(join_processes(opt, args.launcher, debug=args.debug))
+            return
+        resolved = join_processes(opt, args.launcher, debug=args.debug)
+        with run_folders_locked(resolved):
+            test(resolved)
 
     return run_command("basicsr-test", body)
 

@@ -22,10 +22,17 @@ from basicsr.data.loaders import batches, build_test_loader, build_train_loader
 from basicsr.engine.checkpoint import find_checkpoint, prune_checkpoints
 from basicsr.engine.curves import plot_curves, read_logs
 from basicsr.engine.logging import RunLog
+from basicsr.engine.processes import process_age
 from basicsr.engine.random_state import random_state_kept
 from basicsr.engine.resume_check import check_changes, run_facts
-from basicsr.engine.run import join_processes, make_folders, read_on_rank0_and_broadcast, run_command
-from basicsr.engine.signals import InterruptibleLoader, StopRequest, process_age
+from basicsr.engine.run import (
+    join_processes,
+    make_folders,
+    read_on_rank0_and_broadcast,
+    run_command,
+    run_folders_locked,
+)
+from basicsr.engine.signals import InterruptibleLoader, StopRequest
 from basicsr.engine.training_state import restore_random_state
 from basicsr.errors import OptionError
 from basicsr.metrics.evaluate import Best
@@ -76,11 +83,13 @@ def train(opt: Options, deadline: float = math.inf) -> None:
         deadline: the `time.monotonic()` at which to stop.
 
     Raises:
-        RunStoppedError: after SIGTERM, SIGINT or the deadline, once the state after the running iteration is saved.
+        OptionError: when another run of the same name is at work, among others.
+        RunStoppedError: after a signal or the deadline, once the state after the running iteration is saved.
     """
-    trainer = Trainer(opt, deadline)
-    trainer.run()
-    trainer.finish()
+    with run_folders_locked(opt):
+        trainer = Trainer(opt, deadline)
+        trainer.run()
+        trainer.finish()
 
 
 class Trainer:

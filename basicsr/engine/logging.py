@@ -5,9 +5,12 @@ The text of the log lines is an interface: `basicsr.engine.curves.read_log` and 
 
 import logging
 import logging.handlers
+import os
+import select
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from tqdm import tqdm
 
 from basicsr.config.schema import Options
 
+STDERR = 2  # file descriptor
 FORMAT = "%(asctime)s %(levelname)s: %(message)s"
 logger = logging.getLogger("basicsr")
 
@@ -24,7 +28,21 @@ class _Console(logging.Handler):
     """Writes messages to stderr, above a progress bar that may be there."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        drop_closed_stderr()
+        with suppress(OSError):  # closed since
+            tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _Stderr:
+    """The stderr of this process, for a progress bar that must not end the run when nobody reads it any more."""
+
+    def write(self, text: str) -> None:
+        drop_closed_stderr()
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 class _File(logging.FileHandler):
@@ -33,6 +51,21 @@ class _File(logging.FileHandler):
     def _open(self) -> Any:
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
         return super()._open()
+
+
+def drop_closed_stderr() -> None:
+    """Send stderr to nowhere where its reader is gone: a closed terminal, or a `| tee` that Ctrl-C has ended.
+
+    Progress bars and libraries would otherwise end the run by an OSError, before it has saved its state.
+    """
+    if not hasattr(select, "poll"):
+        return
+    poll = select.poll()
+    poll.register(STDERR, 0)
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, STDERR)
+        os.close(nowhere)
 
 
 def init_logging(rank: int = 0) -> None:
@@ -159,6 +192,7 @@ class RunLog:
             initial=start_iter,
             desc=options.name,
             unit="it",
+            file=_Stderr(),
             disable=options.rank != 0,
             mininterval=0.5 if sys.stderr.isatty() else 10,
         )

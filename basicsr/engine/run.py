@@ -4,7 +4,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +17,12 @@ from basicsr.config.schema import Options
 from basicsr.engine.atomic import remove_leftovers
 from basicsr.engine.device import keep_freed_memory, repeat_exactly, set_matmul_precision
 from basicsr.engine.distributed import get_dist_info, init_dist, leave_process_group
+from basicsr.engine.folder_lock import check_unlocked, folders_locked
 from basicsr.engine.logging import init_logging, log_to_file, tensorboard_folder
+from basicsr.engine.processes import watch_launcher
 from basicsr.engine.random_state import seed_everything
 from basicsr.engine.rank_monitor import start_rank_monitor, stop_rank_monitor
+from basicsr.engine.shared_memory import shared_memory_hint
 from basicsr.engine.signals import RunStoppedError
 from basicsr.errors import CheckpointError, OptionError, UnknownNameError, first_line
 
@@ -32,13 +36,14 @@ def run_command(prog: str, body: Callable[[], None]) -> int:
 
     Returns:
         0 when it ends well; 1 when numbers are not finite; 2 for an error of the user, which is logged in one line (by
-        one process a machine); when a training run has stopped early and saved its state, 143 and 130 after SIGTERM and
-        SIGINT, and 75 (under torchrun 0) because its time was up.
+        one process a machine); when a training run has stopped early and saved its state, 128 + the signal (143, 130,
+        129 and 138 after SIGTERM, SIGINT, SIGHUP and SIGUSR1), and 75 (under torchrun 0) because its time was up.
 
     Raises:
         Exception: any other error, with its traceback: it is a bug.
     """
     init_logging(int(os.environ.get("RANK", "0")))
+    watch_launcher(logger.critical)  # before joining the process group, which may take half an hour
     keep_freed_memory()
     failure: BaseException | None = None
     try:
@@ -46,7 +51,7 @@ def run_command(prog: str, body: Callable[[], None]) -> int:
     except USER_ERRORS as error:
         failure = error
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            logger.critical("%s: %s", prog, _one_line(error))
+            logger.critical("%s: %s", prog, shared_memory_hint(error) or _one_line(error))
         return 2
     except RunStoppedError as error:
         logger.warning("%s: %s", prog, error)
@@ -59,6 +64,10 @@ def run_command(prog: str, body: Callable[[], None]) -> int:
         return 1
     except Exception as error:  # logged as well, so that the log file holds the reason
         failure = error
+        if hint := shared_memory_hint(error):
+            failure = OSError(hint)
+            logger.critical("%s: %s", prog, hint)
+            return 2
         logger.critical("%s: %s: %s", prog, type(error).__name__, first_line(error))
         raise
     finally:
@@ -114,6 +123,22 @@ def read_on_rank0_and_broadcast(read: Callable[[], T]) -> T:
     return answer[0]
 
 
+@contextmanager
+def run_folders_locked(options: Options) -> Iterator[None]:
+    """Hold the locks of the run's folders in rank 0 for a `with` block, which contains all reading and writing there.
+
+    Raises:
+        OptionError: in every process, when another run uses one of the folders.
+    """
+    folders = [] if options.path.log is None else [Path(options.path.log)]
+    trackers = tensorboard_folder(options)
+    if options.is_train and (options.logger.use_tb_logger or trackers.exists()):  # an existing one is renamed
+        folders.append(trackers)
+    with ExitStack() as stack:
+        read_on_rank0_and_broadcast(lambda: stack.enter_context(folders_locked(folders)))
+        yield
+
+
 def make_folders(options: Options, keep_existing: bool) -> None:
     """Make the run's folders and start its log file, in rank 0 while the others wait.
 
@@ -145,9 +170,14 @@ def make_folders(options: Options, keep_existing: bool) -> None:
 
 
 def archive_folder(folder: Path) -> Path:
-    """Rename the folder, if it exists, and return its new path."""
+    """Rename the folder, if it exists, and return its new path.
+
+    Raises:
+        OptionError: when another run uses it.
+    """
     archive = folder.with_name(f"{folder.name}_archived_{timestamp()}")
     if folder.exists():
+        check_unlocked(folder)
         folder.rename(archive)
         logger.warning("%s exists; it is kept as %s", folder, archive)
     return archive

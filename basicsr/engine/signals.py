@@ -1,17 +1,18 @@
-"""Requests to stop, by SIGTERM, SIGINT or the end of a given time: the running iteration is finished and saved.
+"""Requests to stop, by a signal or the end of a given time: the running iteration is finished and saved.
 
-Schedulers announce the end of a job with SIGTERM; a terminal sends SIGINT. All processes of a run stop at the same
-iteration, even if only one of them received the signal.
+Schedulers announce the end of a job with SIGTERM or SIGUSR1; a terminal sends SIGINT, and SIGHUP when it is closed. All
+processes of a run stop at the same iteration, even if only one of them received the signal.
 """
 
 import math
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,9 +20,13 @@ import torch
 import torch.distributed as dist
 
 from basicsr.engine.distributed import get_dist_info
+from basicsr.engine.logging import drop_closed_stderr
+from basicsr.engine.processes import PARENT_INTERVAL
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-TIME_IS_UP = 1  # as a request, where others are numbers of signals: below them, so that they override it
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGTERM", "SIGINT") if hasattr(signal, name))
+ALWAYS_HANDLED = (signal.SIGTERM, signal.SIGINT)  # the others stay ignored where they are, as by nohup
+TIME_IS_UP = -1  # as a request, where others are numbers of signals
+REQUESTS = (0, TIME_IS_UP, *SIGNALS)  # of several processes, the one that comes last here counts
 UNFINISHED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: no failure, try again
 # Further signals within this time count as the same request: a scheduler may signal every process of a job, and the
 # launcher, one of them, passes its own on.
@@ -43,7 +48,7 @@ class RunStoppedError(Exception):
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal: 143 for SIGTERM, 130 for SIGINT; 75 when the time is up, under torchrun 0.
+        """128 + the signal, such as 143 for SIGTERM; 75 when the time is up, under torchrun 0.
 
         torchrun takes any other code for a failure, which it reports as 1 or, with --max-restarts, repairs.
         """
@@ -53,11 +58,12 @@ class RunStoppedError(Exception):
 
 
 class StopRequest:
-    """A request to stop, by SIGTERM or SIGINT to any of the processes, or because the time of one is up.
+    """A request to stop, by one of `SIGNALS` to any of the processes, or because the time of one is up.
 
     Within `with`, a signal does not end the process: `received` holds it, and `agree` exchanges it with the other
     processes. A second signal, over `SAME_REQUEST_SECONDS` after the first, ends the process at once with 128 + the
-    signal. Python delivers signals to the main thread only; in other threads `with` changes nothing.
+    signal. SIGHUP and SIGUSR1 stay ignored where they are, as by nohup. Python delivers signals to the main thread
+    only; in other threads `with` changes nothing.
 
     Args:
         timeout: seconds that `agree` waits for the other processes.
@@ -80,7 +86,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+            handled = [n for n in SIGNALS if n in ALWAYS_HANDLED or signal.getsignal(n) is not signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._note) for number in handled}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -97,9 +104,9 @@ class StopRequest:
         if get_dist_info()[1] == 1:
             self.agreed = self.received
             return self.agreed
-        flag = torch.tensor(self.received)
+        flag = torch.tensor(REQUESTS.index(self.received))
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
-        self.agreed = int(flag)
+        self.agreed = REQUESTS[int(flag)]
         if self.agreed in SIGNALS and not self._signal:
             self._signal, self._since = self.agreed, time.monotonic()
         return self.agreed
@@ -124,7 +131,8 @@ class StopRequest:
             self._signal, self._since = number, now
             if os.environ.get("LOCAL_RANK", "0") == "0":  # not with logging, which the signal may have interrupted
                 name = signal.Signals(number).name
-                os.write(2, f"\n{name}: saving after this step; again to end at once\n".encode())
+                with suppress(OSError):  # the terminal may be gone
+                    os.write(2, f"\n{name}: saving after this step; again to end at once\n".encode())
         elif now - self._since > SAME_REQUEST_SECONDS:
             os._exit(128 + number)
 
@@ -139,6 +147,7 @@ class InterruptibleLoader:
     def __iter__(self) -> Iterator[Any]:
         for batch in self._loader:
             if self._stop.received:
+                drop_closed_stderr()
                 return
             yield batch
 
@@ -149,30 +158,26 @@ class InterruptibleLoader:
         return getattr(self._loader, name)
 
 
-def process_age() -> float:
-    """Return the seconds since this process was started, imports included; 0.0 on systems without /proc."""
-    try:
-        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # seconds after the machine
-        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
-    except (OSError, AttributeError):
-        return 0.0
-
-
 def leave_signals_to_parent() -> None:
-    """Ignore SIGINT in a loader process, and SIGTERM unless the training process sends it.
+    """Ignore signals that ask to stop in a loader process, but end on SIGTERM from the training process, or without it.
 
     Terminals and launchers signal whole groups of processes. If the loader processes ended then, the training process
     could not finish its iteration.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # Linux
+    for number in SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigtimedwait"):  # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_exit_on_parent_sigterm, args=(os.getppid(),), daemon=True).start()
+        parent = multiprocessing.parent_process()
+        pid = os.getppid() if parent is None or parent.pid is None else parent.pid
+        threading.Thread(target=_exit_with_parent, args=(pid,), daemon=True).start()
 
 
-def _exit_on_parent_sigterm(parent: int) -> None:
-    """Wait for SIGTERM from process `parent`, then exit; for a thread, as the signal is blocked."""
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
-        pass
+def _exit_with_parent(parent: int) -> None:
+    """Exit on SIGTERM from process `parent`, or when that is gone; for a thread, as the signal is blocked."""
+    while os.getppid() == parent:
+        received = signal.sigtimedwait([signal.SIGTERM], PARENT_INTERVAL)
+        if received is not None and received.si_pid == parent:
+            break
     os._exit(0)

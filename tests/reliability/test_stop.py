@@ -1,22 +1,27 @@
-"""SIGTERM and SIGINT: the iteration is saved, the exit code is that of the signal, and a resumed run ends the same."""
+"""Signals: the iteration is saved, the exit code is that of the signal, and a resumed run ends the same."""
 
+import fcntl
 import logging
 import os
+import pty
 import signal
+import subprocess
+import sys
+import termios
 import time
 
 import pytest
 import torch
-from reliability.runs import Run, options
+from reliability.runs import SCRIPT, Run, options
 
 import basicsr.train
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.engine import signals
-from basicsr.engine.signals import InterruptibleLoader, StopRequest
+from basicsr.engine.signals import REQUESTS, TIME_IS_UP, InterruptibleLoader, StopRequest
 from basicsr.metrics.evaluate import Best
 from basicsr.models.sr_model import SRModel
 
-CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGUSR1: 138}
 
 
 @pytest.fixture
@@ -145,6 +150,25 @@ class TestStopRequest:
             signal.raise_signal(signal.SIGINT)
         assert ended == [130]
 
+    @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+    def test_what_is_ignored_at_the_start_stays_ignored(self, number):
+        before = signal.signal(number, signal.SIG_IGN)  # as nohup does
+        try:
+            with StopRequest() as stop:
+                signal.raise_signal(number)
+                assert stop.agree() == 0
+            assert signal.getsignal(number) is signal.SIG_IGN
+        finally:
+            signal.signal(number, before)
+
+    def test_a_signal_overrides_the_end_of_the_time(self):
+        for number in CODES:
+            with StopRequest(deadline=0.0) as stop:
+                assert stop.agree() == TIME_IS_UP
+                signal.raise_signal(number)
+                assert stop.agree() == number
+            assert REQUESTS.index(number) > REQUESTS.index(TIME_IS_UP)  # of another process
+
     def test_a_loader_is_interrupted(self):
         with StopRequest() as stop:
             seen = []
@@ -166,12 +190,52 @@ def test_one_of_two_processes_gets_a_signal_and_both_stop_at_the_same_step(tmp_p
         workers = [int(pid) for p in run.processes for pid in children_of(p.pid)]
         assert len(workers) == 2
         for pid in workers:
-            os.kill(pid, signal.SIGTERM)  # torchrun signals whole groups
-            os.kill(pid, signal.SIGINT)
+            for number in CODES:  # launchers and terminals signal whole groups
+                os.kill(pid, number)
         run.send(signal.SIGTERM, [1])
         assert run.wait() == [143, 143], run.output
         assert f"iteration {max(states(run))} of 2000 is saved" in run.output
         assert "Traceback" not in run.output
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_saves(tmp_path):
+    """The kernel sends SIGHUP, and nothing can be written to stderr any more."""
+    with Run(tmp_path / "run", options(tmp_path, 5000)) as run:
+        terminal, tty = pty.openpty()
+        argv = [sys.executable, str(SCRIPT), "-opt", "run.yml"]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+
+        def take_terminal():
+            os.setsid()
+            fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+
+        process = subprocess.Popen(argv, cwd=run.folder, env=env, stdin=tty, stdout=tty, stderr=tty,
+                                   preexec_fn=take_terminal)  # fmt: skip
+        run.processes = [process]
+        os.close(tty)
+        output = b""
+        while b"iter:       2" not in output:
+            output += os.read(terminal, 10_000)
+        os.close(terminal)
+        assert process.wait(100) == 129
+        last = states(run)[-1]
+        log = next(run.experiment.glob("train_*.log")).read_text()
+        assert f"stopped by SIGHUP; iteration {last} of 5000 is saved" in log
+
+
+@pytest.mark.slow
+def test_a_run_whose_output_nobody_reads_any_more_goes_on(tmp_path):
+    """`basicsr-train 2>&1 | tee log`, where tee has ended."""
+    with Run(tmp_path / "run", options(tmp_path, 300)) as run:
+        argv = [sys.executable, str(SCRIPT), "-opt", "run.yml"]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+        process = subprocess.Popen(argv, cwd=run.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        run.processes = [process]
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(200) == 0
+        assert (run.experiment / "finished").exists()
 
 
 def test_a_signal_that_comes_while_the_processes_agree_counts_the_next_time(monkeypatch):

@@ -13,7 +13,8 @@ from reliability.runs import Run, options, pruning
 
 import basicsr.train
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.engine.signals import TIME_IS_UP, RunStoppedError, StopRequest, process_age
+from basicsr.engine.processes import process_age
+from basicsr.engine.signals import TIME_IS_UP, RunStoppedError, StopRequest
 
 SHORT = ("--minutes", "0.0001")  # over before the first iteration, which is done nevertheless
 
@@ -117,7 +118,7 @@ class TestStopRequest:
 
     @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
     def test_the_age_of_a_process_includes_its_imports(self):
-        code = "import time; time.sleep(0.5); from basicsr.engine.signals import process_age; print(process_age())"
+        code = "import time; time.sleep(0.5); from basicsr.engine.processes import process_age; print(process_age())"
         begin = time.monotonic()
         age = float(run_python("-c", code).stdout)
         assert 0.45 < age <= time.monotonic() - begin + 0.05
