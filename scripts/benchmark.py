@@ -42,6 +42,7 @@ import torch
 from basicsr.engine.atomic import write_atomically
 from basicsr.engine.device import keep_freed_memory
 from basicsr.errors import CheckpointError, UnknownNameError
+from basicsr.text import tolerate_encoding
 from benchmarks.config import Config, Size
 from benchmarks.latency import latency, memory
 from benchmarks.reading import data
@@ -144,6 +145,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0: the tables are there, 2: a mistake of the user, in one line on stderr."""
+    tolerate_encoding()
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     torch.set_num_threads(args.threads)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from basicsr.errors import OptionError
+from basicsr.text import tolerate_encoding
 
 DOCS = Path(__file__).parents[1] / "docs"
 SOURCE, PAGE = DOCS / "published_results.yml", DOCS / "published_results.md"
@@ -72,6 +73,7 @@ class Line(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(
         prog="check_published", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

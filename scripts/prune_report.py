@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from basicsr.pruning.report.page import build_report
+from basicsr.text import tolerate_encoding
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Exit code 0: the page is written; 2: error in arguments or files.
     """
+    tolerate_encoding()
     parser = argparse.ArgumentParser(
         prog="prune_report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

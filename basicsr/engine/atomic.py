@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from basicsr.text import ERRORS
+
 
 @contextmanager
 def atomic_path(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
@@ -37,7 +39,7 @@ def write_atomically(path: str | Path, data: bytes | str, *, durable: bool = Fal
         durable: see `atomic_path`.
     """
     with atomic_path(path, durable=durable) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(data.encode("utf-8", ERRORS) if isinstance(data, str) else data)
 
 
 def remove_leftovers(folder: str | Path) -> None:

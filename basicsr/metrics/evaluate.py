@@ -16,6 +16,7 @@ from basicsr.config.registry import METRIC_REGISTRY
 from basicsr.engine.distributed import gather_objects
 from basicsr.images.files import to_pixels
 from basicsr.metrics import calculate_metric, describe, direction, protocol
+from basicsr.text import ERRORS, write_text
 
 CONVERSIONS: dict[str, Callable[[Tensor], Any]] = {"uint8": to_pixels, "float": lambda image: image}  # by protocol
 Record = tuple[str, str, dict[str, float]]  # path, name and scores of an image
@@ -64,12 +65,12 @@ class Scores:
     def to_json(self, path: str | Path) -> None:
         """Write `to_plain()` as a JSON file."""
         text = json.dumps(self.to_plain(), indent=2, ensure_ascii=False)
-        _with_parents(path).write_text(f"{text}\n", encoding="utf-8")
+        write_text(_with_parents(path), f"{text}\n")
 
     def to_csv(self, path: str | Path) -> None:
         """Write a CSV file: a row for each image, the mean last."""
         mean = self.mean()
-        with _with_parents(path).open("w", newline="", encoding="utf-8") as file:
+        with _with_parents(path).open("w", newline="", encoding="utf-8", errors=ERRORS) as file:
             writer = csv.writer(file)
             writer.writerow(["image", *mean])
             for name, scores in [*self.per_image.items(), ("mean", mean)]:
