@@ -39,7 +39,7 @@ from pathlib import Path
 
 import torch
 
-from basicsr.engine.atomic import write_atomically
+from basicsr.engine.atomic import check_file_target, write_atomically
 from basicsr.engine.device import keep_freed_memory
 from basicsr.errors import CheckpointError, UnknownNameError
 from basicsr.text import tolerate_encoding
@@ -151,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     keep_freed_memory()  # as train.py and test.py do
     try:
+        check_file_target(f"{args.output}.json", "-o")
         rows, notes, head = args.body(args)
         head = {
             **(machine() if head is None else head),

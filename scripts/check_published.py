@@ -296,7 +296,9 @@ def _score(found: Mapping[str, Any], metric: str, wanted: str) -> float | None:
     numbers, channel, crop = wanted.split(", ")
     for name, protocol in found["protocols"].items():
         parts = protocol.split(", ")
-        fits = parts[0] == numbers and channel in ("any", parts[1]) and parts[2] == f"crop {crop}"
+        fits = (
+            parts[0] == numbers and (channel in ("any", parts[1]) or parts[1] == "gray") and parts[2] == f"crop {crop}"
+        )
         if name.lower().startswith(metric) and fits:
             return float(found["mean"][name])
     return None

@@ -162,6 +162,7 @@ def evaluate(
     """
     records: list[Record] = []
     taken: set[str] = set()
+    channels = 0
     for batch in batches:
         sr_batch = predict(batch["lq"])
         gt_batch = batch["gt"].to(sr_batch.device) if "gt" in batch else None
@@ -170,13 +171,15 @@ def evaluate(
             name = _distinct(_name(path, root), taken)
             sr = sr_batch[k : k + 1]
             if gt_batch is not None:
+                channels = gt_batch.shape[1]
                 try:
                     records.append((path, name, _score(sr, gt_batch[k : k + 1], metrics)))
                 except ValueError as error:
                     raise ValueError(f"{dataset}, image {name}: {error}") from error
             if on_image is not None:
                 on_image(name, sr)
-    protocols = {metric: describe(spec) for metric, spec in metrics.items()}
+    channels = max(gather_objects(channels) if gather else [channels]) or 3  # a process may have no images
+    protocols = {metric: describe(spec, channels) for metric, spec in metrics.items()}
     return Scores(dataset, gather_scores(records, everywhere=gather), protocols)
 
 

@@ -9,7 +9,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from basicsr.engine.atomic import write_atomically
+from basicsr.engine.atomic import check_file_target, write_atomically
 from basicsr.engine.parallel import in_parallel
 from basicsr.images.files import image_size, list_images
 from basicsr.text import tolerate_encoding
@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.workers < 1:
         parser.error("--workers must be at least 1")
     try:
+        check_file_target(args.output, "-o")
         names = list_images(args.input)
         if not names:
             raise FileNotFoundError(f"{args.input}: no images; check the path")
