@@ -1,5 +1,6 @@
 """Write files whole or not at all: under a temporary name in the same folder, then renamed."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -57,7 +58,11 @@ def check_folder(folder: str | Path, option: str) -> None:
     if not existing.is_dir():
         raise OptionError(f"{option} {folder}: {existing} is a file; name a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise OptionError(f"{option} {folder}: {existing} cannot be written; give write access, or name another folder")
+        is_read_only = hasattr(os, "statvfs") and os.statvfs(existing).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
+        raise OptionError(
+            f"{option} {folder}: {existing} cannot be written ({reason}); give write access, or name another folder"
+        )
 
 
 def check_file_target(path: str | Path, option: str) -> None:

@@ -68,5 +68,5 @@ class TestTargetsAreCheckedBeforeWork:
 
     def test_no_right_to_write(self, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
-        with pytest.raises(OptionError, match="cannot be written; give write access"):
+        with pytest.raises(OptionError, match=r"cannot be written \(Permission denied\); give write access"):
             check_folder(tmp_path, "-o")
