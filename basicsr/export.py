@@ -16,6 +16,7 @@ from typing import Any
 
 from basicsr.errors import CheckpointError, OptionError
 from basicsr.runtimes.request import TARGETS, Request, check_request, planned_files
+from basicsr.text import ERRORS, tolerate_encoding
 
 logger = logging.getLogger("basicsr")
 
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         0: all files are written, 1: one differs from PyTorch, 2: a mistake in the request. Unless it returns 0, no file
         is written.
     """
+    tolerate_encoding()
     args = _parser().parse_args(argv)
     from basicsr.engine.run import run_command  # imports torch, which --help should not wait for
 
@@ -80,8 +82,8 @@ def export(request: Request) -> dict[str, Any]:
                 hint = "; only tokens at ties went another way, so try another --photo"
             raise ParityError(f"{spec.name}: differs from PyTorch: {'; '.join(faults)}; no file was written{hint}")
     content = manifest(network, request.model, files, photo.name)
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_together(request.output, {**{file.spec.name: file.data for file in files}, MANIFEST: text.encode()})
+    text = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", ERRORS)
+    write_together(request.output, {**{file.spec.name: file.data for file in files}, MANIFEST: text})
     logger.info("Parity with PyTorch:\n%s", table({file.spec.name: file.parity for file in files}))
     for file in files:
         path, size, nodes = request.output / file.spec.name, len(file.data), file.facts["nodes"]

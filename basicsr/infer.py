@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from basicsr.errors import CheckpointError
 from basicsr.inference.request import check_network, check_request, output_label
 from basicsr.inference.tasks import PHOTO, TASKS, list_tasks
+from basicsr.text import tolerate_encoding
 
 if TYPE_CHECKING:
     from basicsr.inference.comparison import Box
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         0: all outputs are there, 1: some are not, which it names, 2: none was tried, 130 and 143: stopped by Ctrl-C or
         SIGTERM; outputs that were finished by then are whole, others are absent.
     """
+    tolerate_encoding()
     args = _parser().parse_args(argv)
     from basicsr.engine.run import run_command  # imports torch, which --help should not wait for
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basicsr.config.command_line import parse_command_line
+from basicsr.text import write_text
 
 if TYPE_CHECKING:
     from basicsr.config.schema import Options
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None, root_path: str | Path | None = None) -> 
     def body() -> None:
         opt = with_output_root(root_path, load_options(args.opt, args.force_yml, is_train=False))
         if args.check:
-            sys.stdout.write(dump_options(resolve(opt, debug=args.debug)))
+            sys.stdout.write(dump_options(resolve(opt, debug=args.debug), sys.stdout.encoding))
             return
         resolved = join_processes(opt, args.launcher, debug=args.debug)
         with run_folders_locked(resolved):
@@ -93,11 +94,11 @@ def write_scores(folder: Path, name: str, results: "list[Scores]") -> None:
         name: of the run, the heading of the Markdown file.
     """
     tables = "\n\n".join(scores.table() for scores in results)
-    (folder / "scores.md").write_text(f"# {name}\n\n{tables}\n", encoding="utf-8")
+    write_text(folder / "scores.md", f"# {name}\n\n{tables}\n")
     for scores in results:
         scores.to_csv(folder / f"scores_{scores.dataset}.csv")
     content = {scores.dataset: scores.to_plain() for scores in results}
-    (folder / "scores.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(folder / "scores.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None, root_path: str | Path | None = None) -> 
     def body() -> None:
         opt = with_output_root(root_path, load_options(args.opt, args.force_yml, is_train=True))
         if args.check:
-            sys.stdout.write(dump_options(resolve(opt, debug=args.debug)))
+            sys.stdout.write(dump_options(resolve(opt, debug=args.debug), sys.stdout.encoding))
             return
         flags = {"debug": args.debug, "auto_resume": args.auto_resume, "force_resume": args.force_resume}
         train(join_processes(opt, args.launcher, **flags), started + 60 * args.minutes)

@@ -39,9 +39,10 @@ from pathlib import Path
 
 import torch
 
-from basicsr.engine.atomic import write_atomically
+from basicsr.engine.atomic import check_file_target, write_atomically
 from basicsr.engine.device import keep_freed_memory
 from basicsr.errors import CheckpointError, UnknownNameError
+from basicsr.text import tolerate_encoding
 from benchmarks.config import Config, Size
 from benchmarks.latency import latency, memory
 from benchmarks.reading import data
@@ -144,11 +145,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0: the tables are there, 2: a mistake of the user, in one line on stderr."""
+    tolerate_encoding()
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     torch.set_num_threads(args.threads)
     keep_freed_memory()  # as train.py and test.py do
     try:
+        check_file_target(f"{args.output}.json", "-o")
         rows, notes, head = args.body(args)
         head = {
             **(machine() if head is None else head),

@@ -41,6 +41,7 @@ from basicsr.errors import OptionError
 from basicsr.images.files import list_images, read_image, to_pixels, to_tensor
 from basicsr.metrics.psnr_ssim import calculate_psnr
 from basicsr.runtimes.trace import for_graph, side_rule, traced
+from basicsr.text import tolerate_encoding
 
 Forward = Callable[[np.ndarray], np.ndarray]
 OPSET = 20
@@ -48,6 +49,7 @@ OPSET = 20
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0: the table is printed, 2: a mistake in the arguments."""
+    tolerate_encoding()
     args = _parser().parse_args(argv)
 
     def body() -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from basicsr.archs import build_network
+from basicsr.text import tolerate_encoding
 
 MAX_PARAMETERS = 230_000
 DEFAULT_TOLERANCE = 1e-6  # of reports that do not record compact.tolerance
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Exit code 0: no judged criterion fails; 1: one fails; 2: error in arguments or files.
     """
+    tolerate_encoding()
     parser = argparse.ArgumentParser(
         prog="check_criteria", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

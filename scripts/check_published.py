@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from basicsr.errors import OptionError
+from basicsr.text import tolerate_encoding
 
 DOCS = Path(__file__).parents[1] / "docs"
 SOURCE, PAGE = DOCS / "published_results.yml", DOCS / "published_results.md"
@@ -72,6 +73,7 @@ class Line(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(
         prog="check_published", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -294,7 +296,9 @@ def _score(found: Mapping[str, Any], metric: str, wanted: str) -> float | None:
     numbers, channel, crop = wanted.split(", ")
     for name, protocol in found["protocols"].items():
         parts = protocol.split(", ")
-        fits = parts[0] == numbers and channel in ("any", parts[1]) and parts[2] == f"crop {crop}"
+        fits = (
+            parts[0] == numbers and (channel in ("any", parts[1]) or parts[1] == "gray") and parts[2] == f"crop {crop}"
+        )
         if name.lower().startswith(metric) and fits:
             return float(found["mean"][name])
     return None

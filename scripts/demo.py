@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from basicsr.images.files import list_images, read_image, write_image
 from basicsr.inference.tasks import PHOTO, weight_file
+from basicsr.text import tolerate_encoding
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PHOTOS = {
@@ -104,6 +105,7 @@ class Panel(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0: the picture and the scores are there."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--iterations", type=int, metavar="N", help="of training, instead of those in the option file")
     parser.add_argument(

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from basicsr.images.files import image_size, list_images
+from basicsr.text import tolerate_encoding
 from download import DownloadError, checksum_of, fetch, part_of, readable, unpack
 
 ETH = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
@@ -160,6 +161,7 @@ class State(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0: all is there, 1: --check found something missing."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(
         prog="download_datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

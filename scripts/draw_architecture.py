@@ -11,6 +11,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from basicsr.text import tolerate_encoding
+
 PACKAGE = Path(__file__).resolve().parents[1] / "basicsr"
 TARGET = PACKAGE.parent / "docs" / "architecture.svg"
 PROGRAMS = ("train", "test", "infer", "export")
@@ -142,6 +144,7 @@ def draw(graph: dict[str, set[str]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the picture, or with --check compare it with what is there."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="exit with 1 when docs/architecture.svg is out of date")
     args = parser.parse_args(argv)

@@ -20,6 +20,7 @@ from basicsr.data.crops import Window
 from basicsr.data.listing import partner_names
 from basicsr.data.pieces import Job, squares, write_missing
 from basicsr.data.storage import FolderImages
+from basicsr.text import tolerate_encoding
 
 DIV2K_HR, DIV2K_LR = Path("datasets/DIV2K/DIV2K_train_HR"), Path("datasets/DIV2K/DIV2K_train_LR_bicubic")
 SCALES = (2, 3, 4)
@@ -27,6 +28,7 @@ SCALES = (2, 3, 4)
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0 when all squares exist."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(
         prog="extract_subimages", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -25,6 +25,7 @@ from basicsr.config.registry import (
     Registry,
 )
 from basicsr.config.section import Section, signature_hints
+from basicsr.text import tolerate_encoding
 
 TARGET = Path(__file__).parents[1] / "docs" / "options.md"
 SECTIONS: list[tuple[str, type[Section]]] = [
@@ -71,6 +72,7 @@ All keys of a YAML file, with type, default and meaning. This page is generated 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the page, or check with `--check` that it is up to date; return the exit code."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit with 1 if docs/options.md is out of date"

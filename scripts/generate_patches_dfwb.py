@@ -25,6 +25,7 @@ from basicsr.data.pieces import Job, squares, write_missing
 from basicsr.data.storage import FolderImages
 from basicsr.engine.parallel import in_parallel
 from basicsr.images.files import read_image
+from basicsr.text import tolerate_encoding
 
 FOLDERS = ("datasets/DIV2K/DIV2K_train_HR", "datasets/Flickr2K/Flickr2K_HR", "datasets/WED", "datasets/BSD500")
 THUMBNAIL_SIDE = 16  # pixels of the gray thumbnails by which two files are compared
@@ -61,6 +62,7 @@ class Image(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0 when all files exist."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(
         prog="generate_patches_dfwb", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

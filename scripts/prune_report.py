@@ -7,7 +7,9 @@ plots/*.png with their data as CSV, and prune_report.html, which contains everyt
 import argparse
 from pathlib import Path
 
+from basicsr.engine.atomic import check_folder
 from basicsr.pruning.report.page import build_report
+from basicsr.text import tolerate_encoding
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Exit code 0: the page is written; 2: error in arguments or files.
     """
+    tolerate_encoding()
     parser = argparse.ArgumentParser(
         prog="prune_report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -33,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
+        check_folder(args.output or args.folder, "-o" if args.output else "folder")
         page = build_report(args.folder, args.runs, args.finetune, args.results, args.output)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

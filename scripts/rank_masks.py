@@ -30,6 +30,7 @@ from basicsr.engine.atomic import write_atomically
 from basicsr.engine.checkpoint import sha256_of
 from basicsr.engine.device import keep_freed_memory
 from basicsr.errors import CheckpointError, OptionError, UnknownNameError
+from basicsr.text import tolerate_encoding
 from mask_ranking.candidates import (
     chosen_masks,
     is_mask,
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Exit code 0: all is measured; 1: a loss was not finite; 2: error in arguments, options or files.
     """
+    tolerate_encoding()
     parser, args = _parse(argv)
     keep_freed_memory()
     try:

@@ -20,10 +20,12 @@ from basicsr.images.matlab_resize import imresize
 from basicsr.images.tiling import predict_in_tiles
 from basicsr.inference.settings import OVERLAP
 from basicsr.inference.upscaler import Upscaler
+from basicsr.text import tolerate_encoding
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0: the tables are printed."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", nargs="+", required=True, metavar="FILE", help="weights")
     parser.add_argument("-i", "--images", nargs="+", required=True, metavar="PATH", help="originals: files or folders")

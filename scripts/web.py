@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from basicsr.inference.tasks import PHOTO, weight_file
+from basicsr.text import tolerate_encoding
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SITE = REPOSITORY / "web"
@@ -51,6 +52,7 @@ class WebError(RuntimeError):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0: the site is ready to be served."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(prog="web", description=__doc__)
     parser.add_argument(
         "-m",

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from basicsr.text import tolerate_encoding
+
 ZOO = Path("pretrained_models")
 PACKAGED = Path("basicsr/inference/weights")  # of the networks that are installed with the package
 INDEX = ZOO / "zoo.json"
@@ -57,6 +59,7 @@ class Measured(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(
         prog="zoo_test", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

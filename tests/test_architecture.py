@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "basicsr"
 ORDER = (  # a part may import itself and the parts of earlier rows
-    ("errors", "version"),
+    ("errors", "text", "version"),
     ("config",),
     ("engine",),
     ("images",),

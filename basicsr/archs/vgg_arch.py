@@ -3,14 +3,14 @@
 Source: Simonyan and Zisserman, "Very deep convolutional networks", ICLR 2015; the layers are torchvision's.
 """
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from basicsr.engine.checkpoint import load_file
 from basicsr.errors import CheckpointError
 
 VGGType = Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
@@ -107,10 +107,7 @@ def _load(features: nn.Sequential, path: Path, vgg_type: str) -> None:
             f"{path}: no such file; PerceptualLoss needs the torchvision weights of {vgg_type}, and downloads nothing: "
             "save them once with torchvision and give their path as `weights`"
         )
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a state dict: {error}") from error
+    state = load_file(path)
     wanted = features.state_dict()
     try:
         features.load_state_dict({key: state[f"features.{key}"] for key in wanted}, assign=True)

@@ -53,7 +53,7 @@ def paired_paths_from_meta_info_file(
 ) -> list[dict[str, str]]:
     """Return pairs like `paired_paths_from_folder` of the ground truth listed in a file, one a line, up to a space."""
     _pair_of_folders(folders, keys)
-    lines = Path(meta_info_file).read_text(encoding="utf-8").splitlines()
+    lines = Path(meta_info_file).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     truths = [line.split(" ")[0].strip() for line in lines if line.strip()]
     inputs = []
     for name in truths:

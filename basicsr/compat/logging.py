@@ -11,6 +11,7 @@ import torchvision
 
 from basicsr.engine import logging as engine_logging
 from basicsr.engine.distributed import get_dist_info
+from basicsr.text import ERRORS
 from basicsr.version import __version__
 
 
@@ -26,7 +27,7 @@ def get_root_logger(
     """
     found = logging.getLogger(logger_name)
     if log_file is not None and get_dist_info()[0] == 0:
-        handler = logging.FileHandler(log_file, "w", encoding="utf-8")
+        handler = logging.FileHandler(log_file, "w", encoding="utf-8", errors=ERRORS)
         handler.setFormatter(logging.Formatter(engine_logging.FORMAT))
         handler.setLevel(log_level)
         found.setLevel(min(log_level, found.level or log_level))

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from basicsr.compat.model_methods import TEST_METHODS, ModelMethods
 from basicsr.compat.options import PlainOptions
 from basicsr.config.schema import Options
+from basicsr.engine.checkpoint import weight_file
 from basicsr.engine.distributed import gather_objects
 from basicsr.engine.step_graphs import methods_of_plugins
 from basicsr.metrics.evaluate import Scores
@@ -47,6 +48,7 @@ PlainOptions.adapt_model = staticmethod(adapt_model)  # type: ignore[attr-define
 class PluginAdapter(_ModelMethods):
     """Translates the calls of a run into those of BasicSR 1.4."""
 
+    _resume_folder: Path | None = None  # None: that of this run
     _run_state: Mapping[str, Any] = {}  # for the training state that is about to be saved
 
     def __init__(self, opt: Options):
@@ -130,12 +132,17 @@ class PluginAdapter(_ModelMethods):
         finally:
             self._run_state = before
 
+    def resume_training(self, state: Mapping[str, Any], weights: Mapping[str, Any], source: str) -> None:
+        """Load a checkpoint; files of further networks are looked for beside that of `net_g`."""
+        self._resume_folder = Path(source).parent if Path(source).exists() else None
+        super().resume_training(state, weights, source)
+
     def load_extra_state(self, state: Mapping[str, Any], current_iter: int) -> None:
         """Load, besides the model's own state, `network_d` and the like, where the run saved them."""
         ignored = self.opt.path.ignore_resume_networks or ()
         for key in (key for key in self.opt if key.startswith("network_") and key != "network_g"):
             label = key.replace("network", "net")
-            path = Path(str(self.opt.path.models)) / f"{label}_{current_iter}.pth"
+            path = weight_file(self._resume_folder or str(self.opt.path.models), label, current_iter)
             if key not in ignored and isinstance(getattr(self, label, None), nn.Module) and path.is_file():
                 self.load_network(getattr(self, label), path)
         super().load_extra_state(state, current_iter)

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from basicsr.text import tolerate_encoding
+
 
 def parse_command_line(
     prog: str, description: str, argv: Sequence[str] | None, *, trains: bool = False
@@ -15,6 +17,7 @@ def parse_command_line(
     Args:
         trains: offer `--minutes`, which only `train_pipeline` obeys.
     """
+    tolerate_encoding()
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("-opt", required=True, metavar="X.yml", help="options of the run")
     parser.add_argument(

@@ -21,6 +21,7 @@ from basicsr.config.schema import Options
 from basicsr.config.validation import check
 from basicsr.config.yaml_file import MAX_DEPTH, KeyPath, load_yaml, parse_value
 from basicsr.errors import OptionError, UnknownNameError
+from basicsr.text import encodable, write_text
 
 logger = logging.getLogger("basicsr")
 
@@ -128,16 +129,26 @@ def with_output_root(root_path: str | Path | None, options: Options) -> Options:
     return replace(options, path=replace(path, experiments_root=str(experiments), results_root=str(results)))
 
 
-def dump_options(options: Options) -> str:
-    """Return the options as YAML text, with defaults."""
-    return yaml.safe_dump(options.to_dict(), sort_keys=False, allow_unicode=True)
+def dump_options(options: Options, encoding: str | None = "utf-8") -> str:
+    """Return the options as YAML text, with defaults.
+
+    Args:
+        encoding: that the text will be written in; characters that it lacks become escapes of YAML.
+    """
+    text = yaml.safe_dump(options.to_dict(), sort_keys=False, allow_unicode=True)
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return yaml.safe_dump(options.to_dict(), sort_keys=False, allow_unicode=False)
+    return text
 
 
 def copy_options_file(source: str | Path, folder: str | Path) -> None:
     """Copy the YAML file with its comments into a run's folder, below a header with the time and the command."""
-    header = f"# GENERATE TIME: {datetime.now():%Y-%m-%d %H:%M:%S}\n# CMD:\n# {' '.join(sys.argv)}\n\n"
-    text = Path(source).read_text(encoding="utf-8")
-    (Path(folder) / Path(source).name).write_text(header + text, encoding="utf-8")
+    command = " ".join(" ".join(sys.argv).split())  # in one line, or the rest would be read as options
+    header = f"# GENERATE TIME: {datetime.now():%Y-%m-%d %H:%M:%S}\n# CMD:\n# {encodable(command)}\n\n"
+    text = Path(source).read_text(encoding="utf-8-sig")  # a byte-order mark is allowed at the start of a file only
+    write_text(Path(folder) / Path(source).name, header + text)
 
 
 def _apply_override(values: dict[str, Any], places: dict[KeyPath, str], override: str) -> None:
@@ -150,7 +161,8 @@ def _apply_override(values: dict[str, Any], places: dict[KeyPath, str], override
     try:
         value = parse_value(text)
     except yaml.YAMLError as error:
-        raise OptionError(f"{place}: the value is not valid YAML") from error
+        hint = f"put quotes around a text with such characters: --force_yml \"{format_key(dotted)}='...'\""
+        raise OptionError(f"{place}: the value is not valid YAML; {hint}") from error
     node: Any = values
     for depth, key in enumerate(keys[:-1]):
         node = node.setdefault(key, {})

@@ -14,6 +14,14 @@ MAX_VALUES = 20_000  # after expansion of aliases: a few nested aliases can stan
 CHARS_PER_VALUE = 100  # every so many characters of a text count as one more value
 MAX_INT = 2**63 - 1  # largest integer in PyTorch
 MAX_MESSAGE_CHARS = 400  # of an error message from PyYAML
+CONFLICT_MARKERS = ("<<<<<<< ", ">>>>>>> ", "||||||| ")  # of git
+TAGS = {  # of PyYAML's own dialect: what to write instead
+    "!!python/tuple": "a list such as [1, 2]",
+    "!!python/object/apply:pathlib": "the path as text",
+    "!!python/none": "~",
+    "!!python/name": "the name as text",
+    "!!set": "a list such as [1, 2]",
+}
 
 KeyPath = tuple[str | int, ...]
 
@@ -73,11 +81,13 @@ def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     Raises:
         OptionError: with file and line, when the file cannot be read or is not UTF-8, not YAML, or not a mapping.
     """
+    text = _read_text(path)
     try:
-        node, values = _parse(_read_text(path))
+        node, values = _parse(text)
     except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise OptionError(f"{path}{line}: {_one_line(error.problem or error.context)}") from error
+        number, problem = explain_fault(error, text)
+        line = f":{number}" if number else ""
+        raise OptionError(f"{path}{line}: {_one_line(problem)}") from error
     except yaml.YAMLError as error:
         raise OptionError(f"{path}: is not valid YAML: {_one_line(error)}") from error
     values = {} if node is None else values
@@ -168,6 +178,39 @@ def _reject(problem: str, node: yaml.Node) -> NoReturn:
 def _one_line(error: object) -> str:
     line = " ".join(str(error).split())
     return line if len(line) <= MAX_MESSAGE_CHARS else f"{line[:MAX_MESSAGE_CHARS]}..."
+
+
+def explain_fault(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, str]:
+    """Return the line (from 1) of a fault in YAML, None if unknown, and what is wrong, with what to write instead."""
+    problem = str(error.problem or error.context)
+    number = error.problem_mark.line + 1 if error.problem_mark else None
+    lines = text.splitlines()
+    conflict = next((i for i, line in enumerate(lines, 1) if line.startswith(CONFLICT_MARKERS)), None)
+    if conflict is not None:
+        return conflict, "is a conflict marker of git; keep one of the two versions and delete the lines of markers"
+    line = lines[number - 1] if number and number <= len(lines) else ""
+    if "'\\t'" in problem or "\t" in line[: len(line) - len(line.lstrip())]:
+        return number, "a tab; YAML is indented by spaces alone, so write spaces instead"
+    if tag := re.search(r"could not determine a constructor for the tag '([^']{1,100})'", problem):
+        name = tag[1].replace("tag:yaml.org,2002:", "!!")
+        instead = next((form for kind, form in TAGS.items() if name.startswith(kind)), "the value without the tag")
+        return number, f"the tag {name} is not allowed, for option files hold plain values; write {instead}"
+    if "mapping values are not allowed" in problem:
+        return number, "a second `: ` in one line; put quotes around a text that holds a colon, as in 'a: b'"
+    if "could not find expected ':'" in problem:
+        return number, "a line above has no `: ` after its key, or a quote is not closed; write `key: value`"
+    if "found undefined alias" in problem or "expected alphabetic or numeric" in problem:
+        return number, f"{problem}; & and * begin references in YAML: put quotes around a text with them"
+    if "cannot start any token" in problem:
+        return number, f"{problem}; put quotes around a text that begins with it"
+    if "<block end>" in problem or "<block mapping start>" in problem:
+        hint = "check that keys of one section are indented by the same number of spaces"
+        if "}" in line or "]" in line:  # as in `filename_tmpl: {}x4`
+            hint += ", and put quotes around a text that begins with { or ["
+        return number, f"{problem}; {hint}"
+    if "expected ',' or" in problem or "<stream end>" in problem:
+        return number, f"{problem}; check that brackets, braces and quotes are closed"
+    return number, problem
 
 
 def _collect_places(node: yaml.Node, path: KeyPath, file: str, places: dict[KeyPath, str]) -> None:

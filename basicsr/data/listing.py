@@ -1,11 +1,14 @@
 """Names of the images of a data set, and of their low-resolution partners, chosen before a run starts."""
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from basicsr.data.storage import ImageStore, StoredImage, raise_for_faults
+
+META_SIZES = re.compile(r"(\s+\(.*|[\s,]+\d+([\s,x]+\d+)*)$")  # after a name in a meta file
 
 
 def chosen_names(store: ImageStore, meta_info_file: str | None = None) -> list[str]:
@@ -13,20 +16,33 @@ def chosen_names(store: ImageStore, meta_info_file: str | None = None) -> list[s
 
     Args:
         store: the images.
-        meta_info_file: text with one image a line; sizes after a name, as in `0001.png (1404,2040,3)`, are ignored.
+        meta_info_file: text with one image a line; sizes after a name, as in `0001.png (1404,2040,3)` or
+            `0001.png 1404 2040 3`, are ignored.
 
     Raises:
         FileNotFoundError: when the meta file or a listed image is missing, or there are no images.
     """
     names = store.names()
     if meta_info_file is not None:
-        lines = Path(meta_info_file).read_text(encoding="utf-8").splitlines()
-        known, names = set(names), [line.split(" (")[0].strip() for line in lines if line.strip()]
+        lines = Path(meta_info_file).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+        known = set(names)
+        names = [name_in_meta_line(line, known) for line in lines if line.strip()]
         missing = [f"{name}: listed in {meta_info_file}, but not there" for name in names if name not in known]
         raise_for_faults(store.root, missing, len(names), FileNotFoundError)
     if not names:
         raise FileNotFoundError(f"{meta_info_file or store.root}: no images; check the path")
     return names
+
+
+def name_in_meta_line(line: str, known: Collection[str]) -> str:
+    """Return the name in a line of a meta file, without the sizes that may follow it.
+
+    Args:
+        line: such as `0001.png`, `0001.png (480,480,3)`, `0001.png (480, 480, 3) 1` or `0001.png 480 480 3`.
+        known: names of images; a name that ends like sizes is not cut if it is one of them.
+    """
+    line = line.strip()
+    return line if line in known else META_SIZES.sub("", line)
 
 
 def partner_names(gt_names: Sequence[str], lq_store: ImageStore, filename_tmpl: str) -> list[str]:
@@ -72,5 +88,5 @@ def describe_files(dataset: Any) -> str | None:
         return None
     digest = hashlib.sha256()
     for store, name in images:
-        digest.update(f"{store.length(name)} {name}\n".encode())
+        digest.update(f"{store.length(name)} {name}\n".encode("utf-8", "surrogateescape"))
     return f"{len(images)} files, {digest.hexdigest()[:16]}"

@@ -171,7 +171,9 @@ class LmdbImages:
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file, so {root} is no LMDB of images; {LMDB_HINT}")
         self._sizes: dict[str, tuple[int, int]] = {}
-        for number, line in enumerate(meta_info.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(
+            meta_info.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines(), 1
+        ):
             match = META_LINE.fullmatch(line.strip())
             if match is None:
                 raise ValueError(
@@ -215,7 +217,7 @@ class LmdbImages:
 
 def lmdb_key(name: str) -> bytes:
     """Return the LMDB key of the image `name`: the name without the suffix."""
-    return str(PurePosixPath(name).with_suffix("")).encode()
+    return str(PurePosixPath(name).with_suffix("")).encode("utf-8", "surrogateescape")
 
 
 def raise_for_faults(root: Path, faults: Sequence[str], total: int, error: type[Exception] = ValueError) -> None:

@@ -1,10 +1,14 @@
 """Write files whole or not at all: under a temporary name in the same folder, then renamed."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from basicsr.errors import OptionError
+from basicsr.text import ERRORS
 
 
 @contextmanager
@@ -37,7 +41,39 @@ def write_atomically(path: str | Path, data: bytes | str, *, durable: bool = Fal
         durable: see `atomic_path`.
     """
     with atomic_path(path, durable=durable) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(data.encode("utf-8", ERRORS) if isinstance(data, str) else data)
+
+
+def check_folder(folder: str | Path, option: str) -> None:
+    """Check that files can be written in a folder, which need not exist, before work is done for them.
+
+    Args:
+        folder: the folder.
+        option: that names it, for the message.
+
+    Raises:
+        OptionError: when it, or the folder in which it would be made, is a file or cannot be written.
+    """
+    existing = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise OptionError(f"{option} {folder}: {existing} is a file; name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        is_read_only = hasattr(os, "statvfs") and os.statvfs(existing).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
+        raise OptionError(
+            f"{option} {folder}: {existing} cannot be written ({reason}); give write access, or name another folder"
+        )
+
+
+def check_file_target(path: str | Path, option: str) -> None:
+    """Check that a file can be written, before work is done for it; its folder need not exist.
+
+    Raises:
+        OptionError: when it is a folder, or its folder cannot be written; see `check_folder`.
+    """
+    if Path(path).is_dir():
+        raise OptionError(f"{option} {path}: is a folder; name a file")
+    check_folder(Path(path).parent, option)
 
 
 def remove_leftovers(folder: str | Path) -> None:

@@ -13,7 +13,9 @@ import io
 import json
 import logging
 import pickle
+import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
@@ -26,13 +28,16 @@ from torch import Tensor, nn
 
 from basicsr.config.schema import Options
 from basicsr.engine.atomic import write_atomically
+from basicsr.engine.file_kind import SAFETENSORS_FILE, describe_file
+from basicsr.engine.weight_digest import WEIGHTS, check_belongs
 from basicsr.errors import CheckpointError, first_line
 
 logger = logging.getLogger("basicsr")
 MAX_LISTED_NAMES = 5  # of each kind of mismatch in an error message
+MAX_REASON_CHARS = 160  # of an error of a library; what is longer is its help, not a reason
 SAFETENSORS = ".safetensors"
 SUFFIXES = (".pth", SAFETENSORS)  # of weight files, in the order of search
-WEIGHTS = ("params", "params_ema")
+WRAPPER_PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+|_orig_mod\.")  # of DDP; of torch.compile, also of a part
 # Errors from reading a damaged file, besides UnpicklingError.
 READ_ERRORS = (
     RuntimeError, EOFError, OSError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError, ImportError,
@@ -71,23 +76,44 @@ def load_file(path: str | Path) -> dict[str, Any]:
         CheckpointError: when the file is missing, damaged, of another format, or holds code instead of plain data.
     """
     try:
-        if Path(path).suffix == SAFETENSORS:
+        kind = describe_file(path)
+        if Path(path).suffix == SAFETENSORS and kind in (None, SAFETENSORS_FILE):
             return _read_safetensors(path)
+        if kind is not None:
+            raise CheckpointError(f"{path}: is damaged or no weight file: it is {kind}")
         _check_sums(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as advice to report uncommon pickles to PyTorch
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; check the path") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: is damaged, or holds more than tensors and plain data ({first_line(error)})"
+            f"{path}: is damaged, or holds more than tensors and plain data{_foreign_name(error)}"
         ) from error
     except READ_ERRORS as error:
         raise CheckpointError(
-            f"{path}: is damaged or not a PyTorch file ({type(error).__name__}: {first_line(error)})"
+            f"{path}: is damaged or not a {'safetensors' if Path(path).suffix == SAFETENSORS else 'PyTorch'} file "
+            f"({_reason(error)}); copy or download it again"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dict, got {type(content).__name__}; is it a weight file?")
     return content
+
+
+def _foreign_name(error: Exception) -> str:
+    """Return the name that a pickle asks for and must not have, for a message; PyTorch's own advice is unsafe."""
+    found = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
+    return f" ({found[1]}); save the state_dict() of the network alone" if found else ""
+
+
+def _reason(error: Exception) -> str:
+    """Return the name of an error and, if it is short and not PyTorch's advice to users, its first sentence."""
+    text = first_line(error).partition(". ")[0]
+    is_help = "weights_only" in text or "PytorchStreamReader" in text or len(text) > MAX_REASON_CHARS
+    return type(error).__name__ if is_help else f"{type(error).__name__}: {text}"
 
 
 def _check_sums(path: str | Path) -> None:
@@ -157,8 +183,8 @@ def select_weights(
 ) -> tuple[str | None, dict[str, Tensor]]:
     """Return the key of the state dict in a loaded file (None: the file itself is one), and the state dict.
 
-    A missing `params_ema` falls back to `params`; a file without either is taken as a state dict. `module.` prefixes of
-    DDP are removed.
+    A missing `params_ema` falls back to `params`; a file without either is taken as a state dict. The prefixes of DDP
+    and of compiled networks, `module.` and `_orig_mod.`, are removed.
 
     Raises:
         CheckpointError: when no tensors are found, listing the keys of the file.
@@ -175,7 +201,7 @@ def select_weights(
         raise CheckpointError(
             f"{path}: holds no weights under {param_key!r}; its keys are {', '.join(map(str, content))}"
         )
-    return found, {key.removeprefix("module."): value for key, value in state.items()}
+    return found, {WRAPPER_PREFIXES.sub("", key): value for key, value in state.items()}
 
 
 def load_weights(
@@ -256,46 +282,74 @@ class Checkpoint:
     weights_path: Path
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, ignored: Collection[str] = ()) -> Checkpoint:
     """Read the training state `<run>/training_states/<iter>.state` and the weights `<run>/models/net_g_<iter>`.
 
+    Files of further networks of that iteration (`net_d_<iter>` and the like) are compared with the state as well.
+
+    Args:
+        path: of the state.
+        ignored: networks that are not resumed (`network_d`), whose files are not looked at.
+
     Raises:
-        CheckpointError: when one of the two is missing, damaged, or of another kind.
+        CheckpointError: when a file is missing, damaged, of another kind, or of another save than the state.
     """
     path = Path(path)
     state = load_file(path)
     if not isinstance(state.get("iter"), int) or not isinstance(state.get("optimizers"), list):
         raise CheckpointError(f"{path}: is no training state; its keys are {', '.join(map(str, state))}")
+    it = state["iter"]
+    if path.stem.isdigit() and int(path.stem) != it:
+        raise CheckpointError(f"{path}: holds the state of iteration {it}, not of {path.stem} as its name says")
     models = path.parent.parent / "models"
-    files = [models / f"net_g_{state['iter']}{suffix}" for suffix in SUFFIXES]
-    weights_path = next((file for file in files if file.exists()), files[0])
+    weights_path = weight_file(models, "net_g", it)
     weights = load_file(weights_path)
     select_weights(weights, "params", weights_path)
+    digests = state.get("weight_digests") or {}
+    if not isinstance(digests, Mapping):
+        raise CheckpointError(f"{path}: is damaged: its entry weight_digests is no mapping")
+    check_belongs(weights, weights_path, it, digests.get("net_g"))
+    others = {file.stem.rpartition("_")[0] for suffix in SUFFIXES for file in models.glob(f"net_*_{it}{suffix}")}
+    for label in sorted((others | set(digests)) - {"net_g"}):
+        if label.replace("net_", "network_") not in ignored:
+            file = weight_file(models, label, it)
+            check_belongs(load_file(file), file, it, digests.get(label))
     return Checkpoint(state, weights, path, weights_path)
+
+
+def weight_file(folder: str | Path, label: str, it: int) -> Path:
+    """Return the weight file of a network such as `net_g` at an iteration: that which exists, else the `.pth`."""
+    files = [Path(folder) / f"{label}_{it}{suffix}" for suffix in SUFFIXES]
+    return next((file for file in files if file.exists()), files[0])
 
 
 def find_checkpoint(opt: Options) -> Checkpoint | None:
     """Return the checkpoint to continue from: `path.resume_state`, or with --auto_resume the newest undamaged one."""
+    ignored = opt.path.ignore_resume_networks or ()
     if opt.path.resume_state:
-        return load_checkpoint(opt.path.resume_state)
-    return newest_checkpoint(str(opt.path.training_states)) if opt.auto_resume else None
+        return load_checkpoint(opt.path.resume_state, ignored)
+    return newest_checkpoint(str(opt.path.training_states), ignored) if opt.auto_resume else None
 
 
-def newest_checkpoint(folder: str | Path) -> Checkpoint | None:
-    """Return the newest undamaged checkpoint whose state is in `folder`, None if there are none; warn of damaged ones.
+def newest_checkpoint(folder: str | Path, ignored: Collection[str] = ()) -> Checkpoint | None:
+    """Return the newest whole checkpoint whose state is in `folder`, None if there are none; warn of those passed over.
+
+    A checkpoint is whole if its files are undamaged and of one save.
 
     Raises:
-        CheckpointError: when all checkpoints are damaged.
+        CheckpointError: when there are checkpoints, and none is whole.
     """
     newest: CheckpointError | None = None
     for path in sorted(_states(folder), key=lambda path: -int(path.stem)):
         try:
-            return load_checkpoint(path)
+            return load_checkpoint(path, ignored)
         except CheckpointError as error:
             newest = newest or error
             logger.warning("%s; trying the checkpoint before it", error)
     if newest is not None:
-        raise CheckpointError(f"{newest}; so are all older ones. Remove {folder} to start again") from newest
+        raise CheckpointError(
+            f"{newest}; none of the older ones can be used either. Remove {folder} to start again"
+        ) from newest
     return None
 
 

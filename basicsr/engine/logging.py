@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from basicsr.config.schema import Options
+from basicsr.text import ERRORS, encodable
 
 STDERR = 2  # file descriptor
 FORMAT = "%(asctime)s %(levelname)s: %(message)s"
@@ -86,7 +87,7 @@ def log_to_file(path: str | Path, delay: bool = False) -> None:
     Args:
         delay: make the file only when there is a message.
     """
-    file = _File(path, encoding="utf-8", delay=delay)
+    file = _File(path, encoding="utf-8", delay=delay, errors=ERRORS)
     file.setFormatter(logging.Formatter(FORMAT))
     for handler in list(logger.handlers):
         if isinstance(handler, logging.handlers.MemoryHandler):
@@ -164,7 +165,7 @@ class Trackers:
         """Log values under tags such as `losses/l_pix` and `metrics/Set5/psnr`."""
         if self.tensorboard is not None:
             for tag, value in values.items():
-                self.tensorboard.add_scalar(tag, value, it)
+                self.tensorboard.add_scalar(encodable(tag), value, it)
         if self.wandb is not None:
             self.wandb.log(dict(values), step=it)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import newest_state
 from basicsr.engine.distributed import gather_objects
+from basicsr.text import ERRORS
 
 NON_FINITE_LOSS = "the loss is not finite"
 
@@ -57,7 +58,7 @@ def record_non_finite(step: LastStep, action: Literal["skip", "stop"], opt: Opti
         line = {"iter": step.iteration, "action": action, "files": files, "losses": losses}
         path = Path(opt.path.log) / "non_finite.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8", errors=ERRORS) as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     culprit = "the gradient is not finite, the loss is" if all(are_finite(s) for s, _ in shares) else NON_FINITE_LOSS
     by_rank = [f"rank {rank}: {format_losses(share)}" for rank, (share, _) in enumerate(shares)]

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from basicsr.config.load import copy_options_file, resolve
 from basicsr.config.schema import Options
-from basicsr.engine.atomic import remove_leftovers
+from basicsr.engine.atomic import check_folder, remove_leftovers
 from basicsr.engine.device import keep_freed_memory, repeat_exactly, set_matmul_precision
 from basicsr.engine.distributed import get_dist_info, init_dist, leave_process_group
 from basicsr.engine.folder_lock import check_unlocked, folders_locked
@@ -91,7 +91,7 @@ def join_processes(
     rank, world_size = get_dist_info()
     start_rank_monitor(rank, world_size, timeout)
     seed_everything(options.manual_seed + rank)
-    return resolve(
+    resolved = resolve(
         options,
         launcher=launcher,
         rank=rank,
@@ -100,6 +100,10 @@ def join_processes(
         auto_resume=auto_resume,
         force_resume=force_resume,
     )
+    if resolved.path.log is not None:  # now: data sets and networks may take minutes to be ready
+        root = "experiments_root" if options.is_train else "results_root"
+        read_on_rank0_and_broadcast(lambda: check_folder(str(resolved.path.log), f"path.{root}:"))
+    return resolved
 
 
 def read_on_rank0_and_broadcast(read: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from basicsr.engine.atomic import check_folder
 from basicsr.engine.signals import RunStoppedError
 from basicsr.errors import OptionError
 from basicsr.images.files import DEEP_SUFFIXES, IMAGE_SUFFIXES, image_size, list_images
@@ -62,12 +63,13 @@ def check_output_folder(output: Path) -> None:
     """Check that a path can be the folder of outputs.
 
     Raises:
-        OptionError: when it is a file, or named like an image or a video.
+        OptionError: when it is a file, cannot be written, or is named like an image or a video.
     """
     if output.exists() and not output.is_dir():
         raise OptionError(f"-o {output}: is a file; name a folder")
     if not output.exists() and output.suffix.lower() in MEDIA_SUFFIXES:
         raise OptionError(f"-o {output}: names the folder of the outputs, not a file; name a folder")
+    check_folder(output, "-o")
 
 
 def plan_jobs(source: Path, names: list[str], label: str, channels: int, args: argparse.Namespace) -> list[Job]:

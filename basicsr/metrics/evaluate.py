@@ -16,6 +16,7 @@ from basicsr.config.registry import METRIC_REGISTRY
 from basicsr.engine.distributed import gather_objects
 from basicsr.images.files import to_pixels
 from basicsr.metrics import calculate_metric, describe, direction, protocol
+from basicsr.text import ERRORS, write_text
 
 CONVERSIONS: dict[str, Callable[[Tensor], Any]] = {"uint8": to_pixels, "float": lambda image: image}  # by protocol
 Record = tuple[str, str, dict[str, float]]  # path, name and scores of an image
@@ -64,12 +65,12 @@ class Scores:
     def to_json(self, path: str | Path) -> None:
         """Write `to_plain()` as a JSON file."""
         text = json.dumps(self.to_plain(), indent=2, ensure_ascii=False)
-        _with_parents(path).write_text(f"{text}\n", encoding="utf-8")
+        write_text(_with_parents(path), f"{text}\n")
 
     def to_csv(self, path: str | Path) -> None:
         """Write a CSV file: a row for each image, the mean last."""
         mean = self.mean()
-        with _with_parents(path).open("w", newline="", encoding="utf-8") as file:
+        with _with_parents(path).open("w", newline="", encoding="utf-8", errors=ERRORS) as file:
             writer = csv.writer(file)
             writer.writerow(["image", *mean])
             for name, scores in [*self.per_image.items(), ("mean", mean)]:
@@ -161,6 +162,7 @@ def evaluate(
     """
     records: list[Record] = []
     taken: set[str] = set()
+    channels = 0
     for batch in batches:
         sr_batch = predict(batch["lq"])
         gt_batch = batch["gt"].to(sr_batch.device) if "gt" in batch else None
@@ -169,13 +171,15 @@ def evaluate(
             name = _distinct(_name(path, root), taken)
             sr = sr_batch[k : k + 1]
             if gt_batch is not None:
+                channels = gt_batch.shape[1]
                 try:
                     records.append((path, name, _score(sr, gt_batch[k : k + 1], metrics)))
                 except ValueError as error:
                     raise ValueError(f"{dataset}, image {name}: {error}") from error
             if on_image is not None:
                 on_image(name, sr)
-    protocols = {metric: describe(spec) for metric, spec in metrics.items()}
+    channels = max(gather_objects(channels) if gather else [channels]) or 3  # a process may have no images
+    protocols = {metric: describe(spec, channels) for metric, spec in metrics.items()}
     return Scores(dataset, gather_scores(records, everywhere=gather), protocols)
 
 

@@ -26,6 +26,7 @@ from basicsr.engine.plan_cache import PLANS
 from basicsr.engine.step import TrainingStep
 from basicsr.engine.step_graphs import STEP_METHODS, graph_doubt, graph_obstacle, methods_of_plugins
 from basicsr.engine.training_state import gather_state, restore_optimizers, restore_random_state, write_on_rank0
+from basicsr.engine.weight_digest import weights_digest
 from basicsr.engine.wrapper import bare_network
 from basicsr.errors import CheckpointError
 from basicsr.metrics.evaluate import Scores
@@ -58,6 +59,7 @@ class BaseModel:
         self.log: dict[str, Tensor] = {}
         """the losses of the last step by name."""
         self.training_step = TrainingStep(self, PLANS.recorded)
+        self._saved_weights: dict[str, tuple[int, str]] = {}  # iteration and digest of the last file of each network
         self._schedule = build_schedule(opt.train.scheduler if opt.train else None)
 
     # Methods that a concrete model implements or extends.
@@ -227,6 +229,8 @@ class BaseModel:
         content["network_g"] = specs.get(label.replace("net_", "network_"), specs["network_g"])
         meta = {"iter": current_iter, "basicsr": __version__, "name": self.opt.name}
         content["meta"] = {**meta, **self.extra_meta()}
+        if current_iter != -1:
+            self._saved_weights[label] = current_iter, weights_digest(content)
         name = f"{label}_{'latest' if current_iter == -1 else current_iter}"
         for suffix in self.opt.logger.weight_suffixes:
             save_atomically(content, Path(str(self.opt.path.models)) / f"{name}{suffix}")
@@ -259,6 +263,9 @@ class BaseModel:
             **gather_state(self.optimizers, self.training_step.scaler),
             "basicsr": __version__,
             "options": self.opt.to_minimal_dict(),
+            "weight_digests": {
+                label: value for label, (it, value) in self._saved_weights.items() if it == current_iter
+            },
             **self.extra_state(),
             **run_state,
         }
@@ -287,8 +294,10 @@ class BaseModel:
             net.load_state_dict(params)
             if self.ema is not None:
                 bare_network(self.ema).load_state_dict(select_weights(weights, "params_ema", source)[1])
+        it = int(state["iter"])  # at the end of a run, the state is saved once more without its weights
+        self._saved_weights = {label: (it, value) for label, value in (state.get("weight_digests") or {}).items()}
         restore_optimizers(self.optimizers, state["optimizers"], source, reset_on_mismatch=self.opt.force_resume)
         if state.get("scaler"):
             self.training_step.scaler.load_state_dict(state["scaler"])
-        self.load_extra_state(state, int(state["iter"]))
+        self.load_extra_state(state, it)
         restore_random_state(state)

@@ -31,6 +31,7 @@ from basicsr.pruning.costs import counted_resources
 from basicsr.pruning.matching import Origin
 from basicsr.pruning.next_stages import finetune_options, test_options, write_option_file
 from basicsr.pruning.search import MaskSearch
+from basicsr.text import write_text
 from basicsr.version import __version__
 
 logger = logging.getLogger("basicsr")
@@ -86,7 +87,7 @@ def finalize_pruned_network(
         report |= {"kept_original": origin.of(kept).original, "tried": list(tried)}
         text = json.dumps(report, indent=2, ensure_ascii=False)
         for path in (folder / REPORT, root / REPORT):
-            path.write_text(f"{text}\n", encoding="utf-8")
+            write_text(path, f"{text}\n")
         write_compact(folder, opt, small, mask, origin.of(kept))
         page = write_page(root)
         logger.info(

@@ -13,6 +13,7 @@ from torch import Tensor
 from basicsr.engine.atomic import atomic_path
 from basicsr.pruning.csv_file import Row, number_in_cell, read_table
 from basicsr.pruning.search import MaskSearch
+from basicsr.text import ERRORS
 
 TEXT_COLUMNS = ("phase", "mode", "drawn", "kept")  # masks as bit strings are not numbers
 Columns = dict[str, list[Any]]
@@ -45,7 +46,7 @@ class MaskLog:
             old, rows = read_table(self.path, complete=False) if self.path.exists() else ([], [])
             self._columns = list(dict.fromkeys([*old, *columns]))
             self._write(rows)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with self.path.open("a", newline="", encoding="utf-8", errors=ERRORS) as file:
             csv.writer(file, lineterminator="\n").writerow([_cell(row.get(name, "")) for name in self._columns])
 
     def truncate(self, after_iter: int) -> None:
@@ -60,7 +61,10 @@ class MaskLog:
             self._write([row for row, it in zip(rows, columns.get("iter", ()), strict=True) if it <= after_iter])
 
     def _write(self, rows: Iterable[Row]) -> None:
-        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with (
+            atomic_path(self.path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors=ERRORS) as file,
+        ):
             writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

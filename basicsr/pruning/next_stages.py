@@ -12,6 +12,7 @@ from basicsr.config.load import resolve
 from basicsr.config.location import Location
 from basicsr.config.schema import Options
 from basicsr.config.validation import check
+from basicsr.text import write_text
 
 
 def finetune_options(
@@ -118,4 +119,4 @@ def test_options(opt: Options, spec: Mapping[str, Any], name: str) -> dict[str, 
 def write_option_file(path: Path, values: Mapping[str, Any], title: str) -> None:
     """Write an option file under one comment line."""
     text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-    path.write_text(f"# {title}\n{text}", encoding="utf-8")
+    write_text(path, f"# {title}\n{text}")

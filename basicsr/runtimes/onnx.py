@@ -18,6 +18,7 @@ import torch
 from onnx_ir.passes import common
 
 INPUT, OUTPUT = "lq", "sr"
+AXES = ("height", "width")
 MAX_RANK = 4  # of tensors that WebGPU and mobile runtimes take
 FORBIDDEN = ("TopK", "NonZero", "Loop", "If", "Scan", "SequenceAt")  # missing in some runtime, or run on the CPU
 INDEXED = ("Gather", "GatherElements", "ScatterElements", "GatherND", "ScatterND")
@@ -51,7 +52,20 @@ def onnx_model(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelP
         simplify(model)
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]  # runtimes infer it
+    _name_axes(proto)
     return proto
+
+
+def _name_axes(model: onnx.ModelProto) -> None:
+    """Call the free sides of the input height and width, where the tracer calls them s52; those of the output too."""
+    sides = model.graph.input[0].type.tensor_type.shape.dim[2:]
+    names = {dim.dim_param: name for dim, name in zip(sides, AXES, strict=True) if dim.dim_param}
+    for dim, name in zip(model.graph.output[0].type.tensor_type.shape.dim[2:], AXES, strict=True):
+        if dim.dim_param:
+            dim.dim_param = names.get(dim.dim_param, f"{OUTPUT}_{name}")
+    for dim in sides:
+        if dim.dim_param:
+            dim.dim_param = names[dim.dim_param]
 
 
 def _narrow_indices(model: ir.Model) -> None:

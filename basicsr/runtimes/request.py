@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from basicsr.engine.atomic import check_folder
 from basicsr.errors import OptionError
 
 TARGETS = {  # formats, sides of tiles, whether there is a file for any size
@@ -51,8 +52,10 @@ def check_request(args: argparse.Namespace) -> Request:
     """Return what a command line asks for.
 
     Raises:
-        OptionError: naming an option that is wrong, or that needs something to be installed.
+        OptionError: naming an option that is wrong, names a folder that cannot be written, or needs something to be
+            installed.
     """
+    check_folder(args.output, "-o")
     formats, tiles, is_dynamic = TARGETS[args.target]
     formats = tuple(dict.fromkeys(args.format or formats))
     tiles = tuple(dict.fromkeys(tiles if args.tile is None else args.tile))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from basicsr.data.storage import META_INFO, FolderImages, lmdb_key
 from basicsr.engine.parallel import in_parallel
 from basicsr.images.files import encode_image, read_image
+from basicsr.text import tolerate_encoding
 
 COMMIT_EVERY = 256  # images, the most that a stopped run has to repeat
 PIXEL_BYTES = 6  # at most: three channels of 16 bits
@@ -33,6 +34,7 @@ class Job(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0 when the LMDB exists."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(prog="create_lmdb", description=__doc__)
     parser.add_argument("-i", "--input", type=Path, required=True, help="folder of images, subfolders included")
     parser.add_argument("-o", "--output", type=Path, required=True, help="LMDB to make, *.lmdb")
@@ -76,7 +78,7 @@ def pack(source: Path, target: Path, level: int, workers: int, overwrite: bool) 
     if meta_info(part) != "".join(listing):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        (part / META_INFO).write_text("".join(listing), encoding="utf-8")
+        (part / META_INFO).write_text("".join(listing), encoding="utf-8", errors="surrogateescape")
     room = sum(PIXEL_BYTES * height * width + PAGE_SLACK_BYTES for height, width in sizes)
     fill(part, source, names, level, workers, room)
     if target.exists():
@@ -119,7 +121,7 @@ def encode(job: Job) -> bytes:
 def meta_info(folder: Path) -> str | None:
     """Return the list of images in an LMDB; None when there is none."""
     path = folder / META_INFO
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    return path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else None
 
 
 def check_keys(source: Path, names: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from basicsr.engine.parallel import in_parallel
 from basicsr.images.files import list_images, read_image, write_image
 from basicsr.images.matlab_resize import imresize
+from basicsr.text import tolerate_encoding
 
 
 class Target(NamedTuple):
@@ -32,6 +33,7 @@ class Job(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0 when all files exist."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(prog="generate_lr", description=__doc__)
     parser.add_argument("-i", "--input", type=Path, required=True, help="folder of high-resolution images")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for X2, X3, ...")

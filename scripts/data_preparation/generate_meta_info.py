@@ -9,13 +9,15 @@ import os
 from functools import partial
 from pathlib import Path
 
-from basicsr.engine.atomic import write_atomically
+from basicsr.engine.atomic import check_file_target, write_atomically
 from basicsr.engine.parallel import in_parallel
 from basicsr.images.files import image_size, list_images
+from basicsr.text import tolerate_encoding
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0 when the list is written."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(prog="generate_meta_info", description=__doc__)
     parser.add_argument("-i", "--input", type=Path, required=True, help="folder of images, subfolders included")
     parser.add_argument("-o", "--output", type=Path, required=True, help="text file to write")
@@ -24,11 +26,13 @@ def main(argv: list[str] | None = None) -> int:
     if args.workers < 1:
         parser.error("--workers must be at least 1")
     try:
+        check_file_target(args.output, "-o")
         names = list_images(args.input)
         if not names:
             raise FileNotFoundError(f"{args.input}: no images; check the path")
         lines = in_parallel(partial(describe, args.input), names, args.workers)
-        write_atomically(args.output, "".join(f"{line}\n" for line in lines))
+        text = "".join(f"{line}\n" for line in lines)
+        write_atomically(args.output, text.encode("utf-8", "surrogateescape"))  # data sets read the names
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(f"{args.output}: {len(names)} images")

@@ -29,6 +29,7 @@ from basicsr.engine.parallel import in_parallel
 from basicsr.images.files import list_images, read_image
 from basicsr.metrics.evaluate import Scores
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim
+from basicsr.text import tolerate_encoding
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "published_results.yml"
 # Not in that file: the option files and model zoo of BasicSR score RGB of 8-bit images.
@@ -75,6 +76,7 @@ class Result(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    tolerate_encoding()
     parser = argparse.ArgumentParser(
         prog="calculate_psnr_ssim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

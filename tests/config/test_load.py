@@ -369,3 +369,24 @@ def test_the_copied_file_keeps_its_comments(tmp_path):
     text = (tmp_path / "run" / "a.yml").read_text()
     assert text.startswith("# GENERATE TIME: ")
     assert text.endswith("name: x  # a comment\n")
+
+
+def test_the_copy_of_a_file_with_a_byte_order_mark_is_usable(tmp_path, monkeypatch):
+    from basicsr.config.load import copy_options_file
+    from basicsr.config.yaml_file import load_yaml
+
+    monkeypatch.setattr("sys.argv", ["train.py", "-opt", "a\nb: 1"])
+    (tmp_path / "x.yml").write_bytes(b"\xef\xbb\xbfname: \xc3\xa9\r\n")
+    (tmp_path / "copy").mkdir()
+    copy_options_file(tmp_path / "x.yml", tmp_path / "copy")
+    assert load_yaml(tmp_path / "copy/x.yml")[0] == {"name": "é"}
+
+
+def test_a_template_in_force_yml_is_told_to_need_quotes():
+    from basicsr.config.load import _apply_override
+
+    with pytest.raises(OptionError, match=r"""put quotes around .*--force_yml "a:b='...'\""""):
+        _apply_override({}, {}, "a:b={}x2")
+    values = {}
+    _apply_override(values, {}, "a:b='{}x2'")
+    assert values == {"a": {"b": "{}x2"}}

@@ -54,7 +54,7 @@ def test_merged_keys_have_the_line_of_their_anchor(tmp_path):
         ("a: [1\nb: 2\n", "x.yml:2: "),
         ("- 1\n", "x.yml: expected `key: value` lines at the top level, got list"),
         (b"a: \xff\n", "x.yml: is not UTF-8 text (byte 3)"),
-        ("a: !!python/object/apply:os.system ['true']\n", "x.yml:1: could not determine a constructor"),
+        ("a: !!python/object/apply:os.system ['true']\n", "x.yml:1: the tag !!python"),
         ("a: &a [*a]\n", "nested too deeply or too large"),
         ("[1, 2]: 3\n", "x.yml:1: "),
         (
@@ -81,3 +81,34 @@ def test_other_users_of_pyyaml_are_not_affected():
     import yaml
 
     assert yaml.safe_load("2e-4") == "2e-4"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "advice"),
+    [
+        ("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> other\n", 2, "conflict marker of git; keep one"),
+        ("a:\n  b: 1\n>>>>>>> other\n", 3, "conflict marker of git"),
+        ("a:\n\tb: 1\n", 2, "write spaces instead"),
+        ("a:\n  b: 1\n\tc: 2\n", 3, "write spaces instead"),
+        ("a: !!python/tuple [1, 2]\n", 1, "the tag !!python/tuple is not allowed.*write a list such as"),
+        ("a: !!python/object/apply:os.system ['true']\n", 1, "not allowed.*write the value without the tag"),
+        ("a: !mine 1\n", 1, "the tag !mine is not allowed"),
+        ("a: b: c\n", 1, "quotes around a text that holds a colon"),
+        ("a: 1\nb\nc: 2\n", 3, "write `key: value`"),
+        ("a: *.png\n", 1, "put quotes around"),
+        ("a: @x\n", 1, "put quotes around"),
+        ("a: %x\n", 1, "put quotes around"),
+        ("a: {}x2\n", 1, "quotes"),
+        ("a: [1, 2\nb: 3\n", 2, "closed|colon"),
+        ("a: 1\n  b: 2\n", 2, "quotes around a text that holds a colon|indented"),
+        ("a:\n  b: 1\n c: 2\n", 3, "indented by the same number"),
+        ("a: 1\nb: 2\na: 3\n", 3, "duplicate key 'a', in lines 1 and 3; remove one"),
+    ],
+)
+def test_a_fault_says_what_to_write_instead(tmp_path, text, line, advice):
+    with pytest.raises(OptionError, match=rf"x\.yml:{line}: .*({advice})"):
+        read(tmp_path, text)
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path):
+    assert read(tmp_path, "\ufeffa: 1\n")[0] == {"a": 1}

@@ -85,3 +85,27 @@ class TestDescription:
 
     def test_data_sets_of_others_are_not_described(self):
         assert describe_files([1, 2]) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a b.png",
+        "a b.png (480,480,3)",
+        "a b.png (480, 480, 3) 1",
+        "a b.png 480 480 3",
+        "a b.png\t480\t480",
+        "a b.png 480x480",
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_every_form_of_a_meta_file(tmp_path, line, mark):
+    images = touch(tmp_path / "gt", "a b.png", "c.png", "frame 12")
+    (tmp_path / "meta.txt").write_bytes(mark + f"{line}\r\nc.png 1 1 3\r\n".encode())
+    assert chosen_names(images, str(tmp_path / "meta.txt")) == ["a b.png", "c.png"]
+
+
+def test_a_name_that_ends_like_sizes_is_a_name(tmp_path):
+    from basicsr.data.listing import name_in_meta_line
+
+    assert name_in_meta_line("frame 12\n", {"frame 12"}) == "frame 12"

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from basicsr.engine.atomic import atomic_path, remove_leftovers, write_atomically
+from basicsr.engine.atomic import atomic_path, check_file_target, check_folder, remove_leftovers, write_atomically
+from basicsr.errors import OptionError
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -47,3 +48,25 @@ def test_leftovers_of_a_crash_are_removed(tmp_path):
         (tmp_path / name).write_bytes(b"")
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".x", "4.state"]
+
+
+class TestTargetsAreCheckedBeforeWork:
+    def test_a_folder_may_be_new(self, tmp_path):
+        check_folder(tmp_path / "a/b", "-o")
+        check_file_target(tmp_path / "a/b.json", "-o")
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("path", ["file", "file/below"])
+    def test_a_file_is_no_folder(self, tmp_path, path):
+        (tmp_path / "file").touch()
+        with pytest.raises(OptionError, match=rf"-o .*{path}: .*file is a file; name a folder"):
+            check_folder(tmp_path / path, "-o")
+
+    def test_a_folder_is_no_file(self, tmp_path):
+        with pytest.raises(OptionError, match="is a folder; name a file"):
+            check_file_target(tmp_path, "-o")
+
+    def test_no_right_to_write(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+        with pytest.raises(OptionError, match=r"cannot be written \(Permission denied\); give write access"):
+            check_folder(tmp_path, "-o")

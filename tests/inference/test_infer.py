@@ -566,7 +566,7 @@ def test_nan_is_an_error_of_the_image(world, run):
         ("--model gray.pth --task denoise-color", "gray.pth: its network, ATDUNet, takes images of 1 channels"),
         ("--model rgb.pth --task classical", "rgb.pth: its network, ATDUNet, keeps the size, which is not --task"),
         ("--model none.pth", "none.pth: no such file; check the path"),
-        ("--model in/cat.png", "in/cat.png: is damaged"),
+        ("--model in/cat.png", "in/cat.png: is damaged or no weight file: it is a PNG image"),
         ("--model own.pth -i void", "void: no such file or folder; check the path"),
         ("--model own.pth -i empty", "empty: holds no images and no videos (images: .png .jpg"),
         ("--model own.pth -i own.pth", "own.pth: unknown suffix '.pth'; take one of these, images: .png .jpg"),

@@ -139,7 +139,7 @@ def test_perceptual_loss_refuses_bad_options(weights, tmp_path):
     with pytest.raises(CheckpointError, match=r"none\.pth: no such file"):
         perceptual(str(tmp_path / "none.pth"))
     (tmp_path / "text.pth").write_text("not a checkpoint")
-    with pytest.raises(CheckpointError, match=r"text\.pth: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"text\.pth: is damaged or no weight file: it is a text file"):
         perceptual(str(tmp_path / "text.pth"))
     with pytest.raises(CheckpointError, match=r"vgg11\.pth: does not fit vgg11: .*features\.6\.weight"):
         perceptual(weights, layer_weights={"conv3_1": 1.0})

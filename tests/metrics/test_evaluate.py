@@ -154,3 +154,11 @@ def test_two_processes_return_the_scores_of_one(tmp_path, monkeypatch, pytestcon
     alone = evaluate(lambda lq: lq, make_batches(["a/1.png", "b/1.png", "c.png"]), {"psnr": PSNR_PT}, "Toy")
     for rank in range(2):
         assert torch.load(tmp_path / f"result{rank}", weights_only=True) == list(alone.per_image.items())
+
+
+def test_tables_of_one_channel_are_headed_gray():
+    metrics = {"psnr": {"type": "calculate_psnr", "crop_border": 0}}
+    for channels, name in ((1, "gray"), (3, "RGB")):
+        batch = {"lq": torch.rand(1, channels, 16, 16), "gt": torch.rand(1, channels, 16, 16), "lq_path": ["a.png"]}
+        scores = evaluate(lambda lq: lq, [batch], metrics, "Set12")
+        assert scores.protocols == {"psnr": f"uint8, {name}, crop 0"}

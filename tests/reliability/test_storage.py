@@ -173,7 +173,7 @@ def test_when_all_are_damaged_the_run_does_not_begin_anew(straight, train, tmp_p
         (folder / f"{it}.state").write_bytes(b"garbage")
     assert train(run, "--auto_resume") == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "4.state: is damaged" in message and "so are all older ones" in message
+    assert "4.state: is damaged" in message and "none of the older ones" in message
     assert [path.name for path in run.experiment.parent.iterdir()] == ["run"]
 
 

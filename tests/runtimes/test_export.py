@@ -400,3 +400,18 @@ def test_executorch_program(small, tmp_path):
     assert [facts["file"] for facts in manifest["files"]] == ["small_24x24.pte"]
     assert manifest["files"][0]["for"] == ["android", "ios"]
     assert all(case["max_same_groups"] < 1e-5 for case in manifest["parity"]["files"]["small_24x24.pte"])
+
+
+def test_axes_have_names(small):
+    model = onnx.load(small[0].parent / "out/small_dynamic.onnx")
+    names = ["height", "width"], ["sr_height", "sr_width"]
+    for value, expected in zip((model.graph.input[0], model.graph.output[0]), names, strict=True):
+        sides = value.type.tensor_type.shape.dim
+        assert [side.dim_param for side in sides[2:]] == expected
+        assert [side.dim_value for side in sides[:2]] == [1, 3]
+
+
+def test_an_existing_file_as_output_is_refused_at_once(tmp_path, capsys):
+    (tmp_path / "out.onnx").touch()
+    assert main(["-m", "missing.pth", "-o", str(tmp_path / "out.onnx")]) == 2
+    assert "out.onnx is a file; name a folder" in capsys.readouterr().err

@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from basicsr.text import ERRORS
+
 # Okabe and Ito, distinguishable for the colour-blind; gray in place of yellow, which is too pale for lines on white.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
 COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, "#56B4E9", "#000000", "#999999")
@@ -43,7 +45,7 @@ def save_figure(figure: Figure, path: Path, table: Iterable[Sequence[Any]]) -> b
     """Write a figure as PNG and its data, header first, as CSV of the same stem; return True."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8", errors=ERRORS) as file:
         csv.writer(file, lineterminator="\n").writerows(table)
     return True
 
