@@ -72,6 +72,7 @@ class _FolderLock:
         self._folder = folder
         self._path = lock_path(folder)
         self._token = secrets.token_hex(8)
+        self._made = [parent for parent in self._path.parents if not parent.exists()]  # deepest first
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="basicsr-folder-lock", daemon=True)
 
@@ -89,6 +90,8 @@ class _FolderLock:
         with suppress(OSError):  # what is left of a lock does not hinder once this process has ended
             if self._is_mine():
                 self._path.unlink(missing_ok=True)
+            for parent in self._made:
+                parent.rmdir()  # fails, and ends the loop, where the run has written something
 
     def _create(self) -> bool:
         """Create the lock; False if there is one."""
