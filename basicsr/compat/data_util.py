@@ -119,6 +119,7 @@ def generate_frame_indices(crt_idx: int, max_frame_num: int, num_frames: int, pa
     last, reach = max_frame_num - 1, num_frames // 2
 
     def inside(index: int) -> int:
+        """Return the frame of the clip that stands for `index`, which may lie before or after it."""
         before, after = index < 0, index > last
         if padding == "replicate":
             return min(max(index, 0), last)
