@@ -18,12 +18,17 @@ print(child.pid, flush=True)
 time.sleep(100)
 """
 CHILD = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 from basicsr.engine import processes
-processes.END_TIMEOUT = 1.0
-signal.signal(signal.SIGTERM, (lambda *_: os._exit(0)) if sys.argv[1] == "ends" else (lambda *_: None))
+processes.END_TIMEOUT = 3.0
+reported = threading.Event()
+def end(*_):
+    reported.wait(30)  # SIGTERM comes before the report
+    os._exit(0)
+signal.signal(signal.SIGTERM, end if sys.argv[1] == "ends" else lambda *_: None)
 def report(line):
     print(line, flush=True)
+    reported.set()
     raise OSError("a closed terminal")
 processes.watch_launcher(report)
 print("ready", flush=True)
