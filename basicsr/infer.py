@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("basicsr")
 T = TypeVar("T")
+MAX_NAMED = 10  # files in a message
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,7 +57,7 @@ def infer(args: argparse.Namespace) -> list[str]:
     request = check_request(args)
     source = Path(args.input)
     check_output_folder(Path(args.output))
-    names = find_inputs(source)
+    names, unknown = find_inputs(source)
     if not request.model.exists():
         hint = "put the published file there, or name another by --model"
         hint = "it is part of this package, which has to be installed again" if request.task == PHOTO else hint
@@ -80,7 +81,12 @@ def infer(args: argparse.Namespace) -> list[str]:
     if failed:
         inputs = ", ".join(job.name for job in failed)
         logger.error("%d of %d inputs could not be processed: %s", len(failed), len(names), inputs)
-    return [job.name for job in failed]
+    if unknown:
+        shown = ", ".join(unknown[:MAX_NAMED]) + (", ..." if len(unknown) > MAX_NAMED else "")
+        logger.error(
+            "%d files of unknown type have no output; convert them, or move them away: %s", len(unknown), shown
+        )
+    return [*(job.name for job in failed), *unknown]
 
 
 def _parser() -> argparse.ArgumentParser:

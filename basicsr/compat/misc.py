@@ -9,6 +9,7 @@ from typing import Any
 from basicsr.engine.distributed import master_only
 from basicsr.engine.random_state import seed_everything
 from basicsr.engine.run import archive_folder, timestamp
+from basicsr.images.walk import walk
 
 set_random_seed = seed_everything
 get_time_str = timestamp
@@ -17,29 +18,23 @@ get_time_str = timestamp
 def scandir(
     dir_path: str | Path, suffix: str | tuple[str, ...] | None = None, recursive: bool = False, full_path: bool = False
 ) -> Iterator[str]:
-    """Return the paths of the files in a folder, sorted, without hidden files.
+    """Return the paths of the files in a folder, sorted, by the rule of `basicsr.images.walk` (no hidden files).
 
     Args:
         dir_path: the folder.
-        suffix: ending of the names, or several; None: all files.
+        suffix: ending of the names, in upper or lower case, or several; None: all files.
         recursive: include subfolders.
         full_path: let each path begin with `dir_path`; False: make it relative to it.
 
     Raises:
         TypeError: for another kind of suffix.
+        FileNotFoundError: when there is no such folder.
     """
     if suffix is not None and not isinstance(suffix, (str, tuple)):
         raise TypeError('"suffix" must be a string or tuple of strings')
-    return _scan(str(dir_path), suffix, recursive, full_path)
-
-
-def _scan(folder: str, suffix: str | tuple[str, ...] | None, recursive: bool, full_path: bool) -> Iterator[str]:
-    for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and (suffix is None or name.endswith(suffix)):
-                path = os.path.join(here, name)
-                yield path if full_path else os.path.relpath(path, folder)
+    endings = tuple(ending.lower() for ending in ((suffix,) if isinstance(suffix, str) else suffix or ("",)))
+    names = walk(dir_path, lambda name: name.endswith(endings), recursive).names
+    return iter([os.path.join(dir_path, name) for name in names] if full_path else names)
 
 
 def mkdir_and_rename(path: str | Path) -> None:

@@ -1,14 +1,19 @@
-"""Checks that PNG and JPEG files are whole, which decoders do not make: they fill missing parts with gray and go on."""
+"""Checks that image files are whole. Decoders fill missing parts with gray and go on, or find them too late."""
 
 import os
 from pathlib import Path
 from typing import BinaryIO
+
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 END_SEARCH_BYTES = 65536  # cameras append previews and notes after the end marker
 MAX_JPEG_SEGMENTS = 10_000  # in front of the pixels; a colour profile takes a few
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"IEND"
 JPEG_END = b"\xff\xd9"
+TIFF_STRIPS, TIFF_TILES = (273, 279), (324, 325)  # numbers of the tags of positions and lengths
+RAW_BITS = {"1": 1, "1;I": 1, "I;16B": 16}  # of a pixel; others have 8 for each channel
 
 
 def is_jpeg(head: bytes) -> bool:
@@ -58,3 +63,26 @@ def _jpeg_scan_start(file: BinaryIO) -> int:
             break
         position += 1 if mark[1] == 0xFF else 2 + int.from_bytes(mark[2:], "big")  # 0xFF: padding
     return position
+
+
+def pixels_end(image: ImageFile) -> int:
+    """Return the position behind the last pixel of a TIFF, BMP or PPM file, by its header; 0 where that is not known.
+
+    Args:
+        image: opened, not decoded.
+
+    Raises:
+        Exception: any, for a damaged header.
+    """
+    if isinstance(image, TiffImageFile):
+        ends = [0]
+        for offsets, lengths in (TIFF_STRIPS, TIFF_TILES):
+            ends += map(sum, zip(image.tag_v2.get(offsets, ()), image.tag_v2.get(lengths, ()), strict=False))
+        return max(ends)
+    if image.format not in ("BMP", "PPM") or not image.tile or image.tile[0][0] != "raw":
+        return 0
+    _, extents, offset, arguments = image.tile[0]
+    raw_mode, stride, *_ = arguments if isinstance(arguments, tuple) else (arguments, 0)
+    bits = RAW_BITS.get(str(raw_mode), 8 * len(image.getbands()))
+    rows = extents[3] - extents[1] if extents else 0
+    return offset + rows * (stride or (image.width * bits + 7) // 8)

@@ -1,10 +1,11 @@
 """Image files as pixels, and pixels as tensors. Images are RGB everywhere."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from basicsr.engine.atomic import write_atomically
 from basicsr.images.channel_order import as_rgb
-from basicsr.images.completeness import check_complete, is_jpeg
+from basicsr.images.completeness import check_complete, is_jpeg, pixels_end
+from basicsr.images.walk import log_passed_over, walk
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # formats that keep 16 bits a channel
@@ -23,7 +25,8 @@ DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # formats that keep 16 bits a channel
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # others run programs such as Ghostscript
 ANIMATED_FORMATS = ("PNG", "WEBP", "TIFF", "GIF")  # a second frame in a JPEG is a camera's preview
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS = 256, 257, 258  # numbers of tags; bits of each channel
+TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_SAMPLES, TIFF_SAMPLE_FORMAT = 256, 257, 258, 277, 339  # numbers of tags
+TIFF_UNSIGNED = 1  # sample format
 PILLOW_ERRORS = (  # raised by Pillow for damaged headers
     OSError,
     ValueError,
@@ -47,6 +50,16 @@ class ImageFacts(NamedTuple):
     width: int
     left_out: tuple[str, ...]
     """parts that `read_image` leaves out, in words: "its transparency", ..."""
+
+
+class TiffSamples(NamedTuple):
+    """How a TIFF stores its pixels."""
+
+    bits: int
+    """of a channel"""
+    sample_format: int
+    """1: unsigned integers, 2: signed ones, 3: floats"""
+    channels: int
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -128,10 +141,20 @@ def image_facts(path: str | Path) -> ImageFacts:
             if is_applied and orientation in (5, 6, 7, 8):  # turned by a quarter
                 width, height = height, width
             left_out = _left_out(image, not is_applied and orientation in range(2, 9))
+            bits, sample_format, samples = _tiff_samples(image)
+            end = pixels_end(image)
         except (Image.DecompressionBombError, MemoryError) as error:
             raise ValueError(f"{path}: has too many pixels ({error}); cut it into tiles") from error
         except PILLOW_ERRORS as error:
             raise ValueError(f"{path}: cannot be decoded as an image; replace the file") from error
+        if bits > 16 or (bits > 8 and sample_format != TIFF_UNSIGNED):
+            raise ValueError(f"{path}: expected 8 or 16 bits a channel, without sign; convert the file")
+        if bits > 8 and samples > 4:
+            raise ValueError(f"{path}: expected at most 4 channels of 16 bits, got {samples}; convert the file")
+        if bits > 8 and orientation != 1:
+            raise ValueError(f"{path}: 16-bit TIFF files with an orientation are not read; save it upright")
+        if end > (size := file.seek(0, os.SEEK_END)):
+            raise ValueError(f"{path}: the file is cut off ({size} of {end} bytes); copy or download it again")
     return ImageFacts(height, width, left_out)
 
 
@@ -175,18 +198,17 @@ def encode_image(image: np.ndarray, path: str | Path, *, png_level: int | None =
 
 
 def list_images(folder: str | Path) -> list[str]:
-    """Return the paths of all images in `folder` and its subfolders, relative to it, with forward slashes, sorted.
+    """Return the paths of all images in `folder`, relative to it, by the rule of `basicsr.images.walk`, sorted.
 
-    Hidden files (macOS leaves one next to each image) do not count.
+    One line in the log says what was passed over.
 
     Raises:
         FileNotFoundError: when there is no such folder.
+        OSError: when a folder in it cannot be read.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(path.relative_to(folder).as_posix() for path in found if not path.name.startswith("."))
+    found = walk(folder, lambda name: name.endswith(IMAGE_SUFFIXES))
+    log_passed_over(folder, found)
+    return found.names
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
@@ -240,9 +262,8 @@ def _decode_tiff(data: bytes, path: str | Path) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
-            bits = max(np.atleast_1d(cast(TiffImageFile, image).tag_v2.get(TIFF_BITS, 1)))
             image.load()
-            if bits <= 8:
+            if _tiff_samples(image).bits <= 8:
                 return np.array(image.convert("RGB"))
             is_turned = _orientation(image) != 1
     except (Image.DecompressionBombError, MemoryError) as error:
@@ -264,6 +285,14 @@ def _orientation(image: Image.Image) -> int:
         return int(exif.get(ExifTags.Base.Orientation, 1))
     except PILLOW_ERRORS:  # decoders ignore a damaged block
         return 1
+
+
+def _tiff_samples(image: Image.Image) -> TiffSamples:
+    """Return the facts of a TIFF's pixels; of other formats, 8 bits."""
+    if not isinstance(image, TiffImageFile):
+        return TiffSamples(8, TIFF_UNSIGNED, len(image.getbands()))
+    bits, kinds, count = (image.tag_v2.get(tag, 1) for tag in (TIFF_BITS, TIFF_SAMPLE_FORMAT, TIFF_SAMPLES))
+    return TiffSamples(int(np.max(bits)), int(np.max(kinds)), int(np.max(count)))
 
 
 def _left_out(image: Image.Image, is_turned: bool) -> tuple[str, ...]:

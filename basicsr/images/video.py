@@ -28,13 +28,6 @@ class VideoFacts(NamedTuple):
     """may be wrong; 0: unknown."""
 
 
-def list_videos(folder: str | Path) -> list[str]:
-    """Return the paths of all videos in `folder` and its subfolders, relative to it, sorted, without hidden ones."""
-    folder = Path(folder)
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-    return sorted(path.relative_to(folder).as_posix() for path in found if not path.name.startswith("."))
-
-
 class VideoReader:
     """The frames of a video file, RGB uint8 (H, W, 3), upright, in their order. Use it in `with`.
 

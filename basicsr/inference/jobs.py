@@ -14,8 +14,9 @@ from types import FrameType
 from basicsr.engine.atomic import check_folder
 from basicsr.engine.signals import RunStoppedError
 from basicsr.errors import OptionError
-from basicsr.images.files import DEEP_SUFFIXES, IMAGE_SUFFIXES, image_size, list_images
-from basicsr.images.video import VIDEO_SUFFIXES, list_videos
+from basicsr.images.files import DEEP_SUFFIXES, IMAGE_SUFFIXES, image_size
+from basicsr.images.video import VIDEO_SUFFIXES
+from basicsr.images.walk import log_passed_over, walk
 from basicsr.inference.upscaler import Upscaler
 
 logger = logging.getLogger("basicsr")
@@ -39,8 +40,11 @@ class Job:
         return [self.target] if self.compare is None else [self.target, self.compare]
 
 
-def find_inputs(source: Path) -> list[str]:
-    """Return the file itself, or all images and then all videos in the folder and its subfolders, relative to it.
+def find_inputs(source: Path) -> tuple[list[str], list[str]]:
+    """Return the inputs, and files of unknown type beside them.
+
+    Inputs are the file itself, or all images and then all videos in the folder, relative to it, by the rule of
+    `basicsr.images.walk`. One line in the log says what was passed over.
 
     Raises:
         OptionError: when the file is neither, or the folder has none.
@@ -48,15 +52,17 @@ def find_inputs(source: Path) -> list[str]:
     """
     kinds = f"images: {' '.join(IMAGE_SUFFIXES)}; videos: {' '.join(VIDEO_SUFFIXES)}"
     if source.is_dir():
-        names = [*list_images(source), *list_videos(source)]
-        if not names:
-            raise OptionError(f"{source}: holds no images and no videos ({kinds}); check the path")
-        return names
+        found = walk(source, lambda name: name.endswith(MEDIA_SUFFIXES))
+        log_passed_over(source, found)
+        if not found.names:
+            passed_over = f"; passed over: {found}" if str(found) else ""
+            raise OptionError(f"{source}: holds no images and no videos ({kinds}); check the path{passed_over}")
+        return sorted(found.names, key=lambda name: (name.lower().endswith(VIDEO_SUFFIXES), name)), found.unknown
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder; check the path")
     if source.suffix.lower() not in MEDIA_SUFFIXES:
         raise OptionError(f"{source}: unknown suffix {source.suffix!r}; take one of these, {kinds}")
-    return [source.name]
+    return [source.name], []
 
 
 def check_output_folder(output: Path) -> None:

@@ -164,3 +164,33 @@ def test_encoding_and_decoding_in_memory(pixels):
     assert sizes[0] > ramp.size > sizes[1]
     with pytest.raises(ValueError, match=r"x/a\.png: the file is cut off"):
         decode_image(data[:-20], "x/a.png")
+
+
+def tiff_of(*shape, **options):
+    """Return a TIFF file of random pixels, written by OpenCV."""
+    dtype = options.pop("dtype", np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    return cv2.imencode(".tif", pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1].tobytes()
+
+
+@pytest.mark.parametrize(("suffix", "cut"), [(".bmp", 1), (".ppm", 1), (".pgm", 1), (".pgm", 300), (".tif", 500)])
+def test_the_check_at_the_start_finds_files_that_are_cut_off(tmp_path, pixels, suffix, cut):
+    path = tmp_path / f"a{suffix}"
+    data = (
+        tiff_of(20, 30, 3) if suffix == ".tif" else encode_image(pixels if suffix != ".pgm" else pixels[..., 0], path)
+    )
+    path.write_bytes(data)
+    assert image_size(path) == (20, 30)
+    path.write_bytes(data[:-cut])
+    with pytest.raises(ValueError, match=f"a{suffix}: .*(cut off|cannot be decoded)"):
+        image_size(path)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
+def test_the_check_at_the_start_is_as_strict_as_the_decoder_of_tiffs(tmp_path, dtype):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_of(20, 30, dtype=dtype))
+    with pytest.raises(ValueError, match=r"a\.tif"):
+        read_image(path)
+    with pytest.raises(ValueError, match=r"a\.tif"):
+        image_size(path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from basicsr.images.files import read_image
-from basicsr.images.video import CODECS, VideoReader, VideoWriter, list_videos
+from basicsr.images.video import CODECS, VideoReader, VideoWriter
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,6 @@ def test_frames_their_order_and_rate_are_kept(tmp_path, frames, suffix):
         assert int(np.argmax([psnr(frame, other) for other in frames])) == k
         assert psnr(frame, frames[k]) > (130 if suffix == ".mkv" else 27)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert list_videos(tmp_path) == [f"deep/a{suffix}"]
 
 
 def test_an_odd_side_repeats_its_last_pixels(tmp_path, frames):

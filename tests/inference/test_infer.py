@@ -625,3 +625,17 @@ def test_help_names_the_published_files_and_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "False"
     assert "303_ATD_U_denoising_gray_sigma50.pth" in done.stdout
+
+
+def test_files_of_unknown_type_are_named_and_change_the_exit_code(world, run, photo):
+    weights("own.pth", SR)
+    write_image("in/.trash/dog.png", photo)
+    Path("in/notes.txt").write_text("")
+    assert run("-i", "in", "--model", "own.pth")[0] == 0
+    assert list_images("results") == ["test/cat_ATD_SRx2.png"]
+    Path("in/c.HEIC").write_bytes(b"")
+    Path("in/d.wmv").write_bytes(b"")
+    code, messages = run("-i", "in", "--model", "own.pth", "--overwrite")
+    assert code == 1
+    assert "passed over: 1 .heic, 1 .wmv (unknown type), 1 hidden, 1 text and data" in messages
+    assert "2 files of unknown type have no output; convert them, or move them away: c.HEIC, d.wmv" in messages
