@@ -147,7 +147,18 @@ class SRModel(BaseModel):
             metrics = both_protocols(metrics)
         on_image = self._image_writer(name, current_iter) if save_img else None
         bar = tqdm(loader, desc=f"Test {name}", unit="image", leave=False, disable=not val.pbar or self.opt.rank != 0)
-        return evaluate(predict, bar, metrics, name, on_image, root=root, gather=gather)
+        unreadable = getattr(loader, "unreadable", ())
+        return evaluate(
+            predict,
+            bar,
+            metrics,
+            name,
+            on_image,
+            on_scores=self.on_scores,
+            unreadable=unreadable,
+            root=root,
+            gather=gather,
+        )
 
     def _image_writer(self, dataset: str, current_iter: int | None) -> Callable[[str, Tensor], None]:
         """Return a function that writes an output, given its name and SR (1, C, H, W)."""
