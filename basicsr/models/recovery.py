@@ -62,7 +62,7 @@ def mean_scores(model: BaseModel, sets: Sequence[Iterable[dict[str, Any]]]) -> d
     for one in scores:
         if one.failed or not one.per_image:
             reason = next(iter(one.failed.values()), "no image can be read")
-            raise ImageReadError(f"{one.dataset}: {reason}; then go on with --auto_resume")
+            raise ImageReadError(f"{one.dataset}: {reason}; mend that, then go on with --auto_resume")
     means = [one.mean() for one in scores]
     return {metric: sum(mean[metric] for mean in means) / len(means) for metric in means[0]}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import run_here, run_python, write_options
+from helpers import damage_pixels, run_here, run_python, write_options
 from reliability.runs import ROOT, TINY, Run, options, write_images
 
 import basicsr.test
@@ -18,18 +18,9 @@ import basicsr.train
 from basicsr.archs import build_network
 from basicsr.engine.checkpoint import load_file, save_atomically
 from basicsr.engine.curves import read_logs
-from basicsr.images.files import image_size
 from basicsr.models.sr_model import SRModel
 
 PSNR = {"type": "calculate_psnr", "crop_border": 2}
-
-
-def damage(path):
-    """Change a byte in the middle of a PNG: its header and its end stay as they are."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    path.write_bytes(data)
-    assert image_size(path)  # passes the check at the start
 
 
 def truncate(path):
@@ -51,7 +42,7 @@ def forbid(path):
 
 
 FAULTS = {
-    damage: "cannot be decoded as an image; replace the file",
+    damage_pixels: "cannot be decoded as an image; replace the file",
     truncate: "cut off",
     vanish: "cannot be read (No such file or directory); check the file and its disk",
     break_disk: "cannot be read (Input/output error); check the file and its disk",
@@ -136,7 +127,7 @@ def test_a_test_run_goes_on_and_says_what_is_missing(fault, workers, test_option
 def test_a_set_of_which_no_image_can_be_read_does_not_end_the_run(test_options, tmp_path):
     path = test_options()
     for image in (tmp_path / "A").iterdir():
-        damage(image)
+        damage_pixels(image)
     assert run_here(basicsr.test, tmp_path, "-opt", path) == 2
     scores = scores_of(tmp_path)
     assert len(scores["A"]["failed"]) == 3 and scores["A"]["mean"] == {}
@@ -155,7 +146,7 @@ def test_two_processes_test_what_can_be_read(test_options, tmp_path):
     path = test_options()
     assert run_here(basicsr.test, tmp_path, "-opt", path) == 0
     complete = scores_of(tmp_path)
-    damage(tmp_path / "A/1.png")
+    damage_pixels(tmp_path / "A/1.png")
     done = run_python(ROOT / "basicsr/test.py", "-opt", path, "--launcher", "pytorch", processes=2, cwd=tmp_path,
                       env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})  # fmt: skip
     assert done.returncode != 0 and done.stderr.count("Traceback") == 1  # that of torchrun
@@ -276,7 +267,7 @@ def test_an_unreadable_validation_image_does_not_end_training(train, tmp_path, m
 def test_no_process_hangs_when_one_cannot_read_a_validation_image(tmp_path):
     values = with_validation(tmp_path, 4, dist_params={"timeout": 20})
     values["datasets"]["train"]["batch_size_per_gpu"] = 1
-    damage(tmp_path / "held/1.png")
+    damage_pixels(tmp_path / "held/1.png")
     with Run(tmp_path / "run", values, 2) as run:
         run.finish()
         assert "# incomplete, 4 of 5 images, psnr: " in run.output
@@ -379,6 +370,6 @@ def test_all_processes_save_when_one_cannot_read_a_training_image(tmp_path):
 def test_the_first_batch_may_be_the_unreadable_one(train, tmp_path, capsys):
     run = Run(tmp_path / "run", options(tmp_path, datasets={"train": {"cache_mb": 0}}))
     for image in (tmp_path / "images").iterdir():
-        damage(image)
+        damage_pixels(image)
     assert train(run) == 2
     assert "cannot be decoded as an image; replace the file; no iteration is done yet" in capsys.readouterr().err
