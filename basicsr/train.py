@@ -159,10 +159,10 @@ class Trainer:
                 if progress.to_validate:  # after the checkpoint, which is there whatever happens in the validation
                     self.validate()
                     self.stop_if_agreed()
-            stop.agree()
-            self.stop_if_agreed()
+            if progress.iter > self.start_iter and stop.agree():
+                self.stop_if_agreed()
 
-    def next_batch(self, stream: Iterator[tuple[int, Mapping[str, Any]]]) -> tuple[int, Mapping[str, Any], float]:
+    def next_batch(self, stream: Iterator[tuple[int, dict[str, Any]]]) -> tuple[int, dict[str, Any], float]:
         """Return the next batch with its epoch, and the seconds that it took; stop the run if requested.
 
         Processes agree here, once an iteration, so that one that cannot read its data stops the others before they wait
@@ -173,10 +173,10 @@ class Trainer:
             RunStoppedError: after another request; the iteration before is saved.
         """
         stop, before = self.stop, None if self.loader.num_workers else rng_state()
-        epoch, batch = 0, {}
+        fetched: tuple[int, dict[str, Any]] = 0, {}
         start = time.perf_counter()
         try:
-            epoch, batch = next(stream)
+            fetched = next(stream)
         except ImageReadError as error:
             stop.failure = str(error)
         seconds = time.perf_counter() - start
@@ -184,7 +184,7 @@ class Trainer:
             if before is not None:
                 set_rng_state(before)  # the resumed run fetches this batch again
             self.stop_if_agreed()
-        return epoch, batch, seconds
+        return *fetched, seconds
 
     def stop_if_agreed(self) -> None:
         """Save the state, unless that is done, and end the run, if the processes have agreed to stop."""

@@ -7,8 +7,8 @@ scores, and options/test/zoo/test_NAME.yml; `--update NAME` measures it and writ
 Tolerances: 0.005 dB and 0.0001 of SSIM. The networks sort pixels by category, so a rounding error, which differs
 between machines and numbers of threads, can move a pixel at a near-tie to another group, and so one picture's score.
 
-Exit code: 0, all that could be measured agrees; 1, something differs, an image cannot be read, or with --require-data or
---update a data set is missing; 2, a file cannot be used.
+Exit code: 0, all that could be measured agrees; 1, something differs, an image cannot be read, or with --require-data
+or --update a data set is missing; 2, a file cannot be used.
 """
 
 import argparse

@@ -25,7 +25,8 @@ def read_log(path: str | Path) -> dict[str, Series]:
     """Return the series of a log by TensorBoard tag: `losses/l_pix`, `lr` (more groups: `lr/1`), `metrics/Set5/psnr`.
 
     Lines of scores have no iteration: they get that of the last training line before them (where a resumed run begins
-    with a validation, that of its start), or of their `Best` if that is later. If a resumed run has logged an iteration twice, the later value counts.
+    with a validation, that of its start), or of their `Best` if that is later. If a resumed run has logged an iteration
+    twice, the later value counts.
     """
     series: dict[str, Series] = {}
     it, dataset = 0, ""

@@ -85,4 +85,6 @@ def raise_if_any_failed(faults: Sequence[str], total: int) -> None:
     if faults:
         more = [f"and {len(faults) - MAX_REPORTED} more"] if len(faults) > MAX_REPORTED else []
         shown = "; ".join([*faults[:MAX_REPORTED], *more])
-        raise ValueError(f"{len(faults)} of {total} images failed, the others are done; mend these, start again: {shown}")
+        raise ValueError(
+            f"{len(faults)} of {total} images failed, the others are done; mend these and start again: {shown}"
+        )

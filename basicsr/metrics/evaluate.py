@@ -100,7 +100,7 @@ class Scores:
         write_atomically(path, f"{text}\n")
 
     def to_csv(self, path: str | Path) -> None:
-        """Write a CSV file, whole or not at all: a row for each image, with empty cells after a failure, the mean last."""
+        """Write a CSV file, whole or not at all: a row for each image, empty after a failure, the mean last."""
         mean, text = self.mean(), io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(["image", *mean])
@@ -231,11 +231,11 @@ def evaluate(
             records.append(record)
             if record.failure:
                 logger.error("%s: %s. It has no scores; the run goes on with the other images", dataset, record.failure)
-            elif on_scores is not None and record.scores:
+            if on_scores is not None and record.scores:
                 on_scores(record.name, record.scores)
             if on_image is not None and isinstance(sr, Tensor) and (problem := _problem(on_image, record.name, sr)):
                 unsaved[record.name] = problem
-                logger.error("%s: the picture of %s is not written (%s); make room for it", dataset, record.name, problem)
+                logger.error("%s: the picture of %s is not written: %s", dataset, record.name, problem)
     for image in unreadable:  # at their places, by which the shares of all processes are put in order
         name = _distinct(_name(image.path, root), taken)
         records.insert(image.position, Record(image.path, name, None, image.reason))
@@ -267,7 +267,8 @@ def _problem(on_image: Callable[[str, Tensor], None], name: str, sr: Tensor) -> 
     try:
         on_image(name, sr)
     except READ_ERRORS as error:
-        return (isinstance(error, OSError) and error.strerror) or first_line(error)
+        reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
+        return f"{reason}; make room, or give write access"
     return ""
 
 

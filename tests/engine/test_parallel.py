@@ -33,7 +33,7 @@ def test_a_failure_stops_the_others(tmp_path):
 
 def test_others_go_on_where_one_fails(tmp_path):
     paths = [tmp_path / str(number) for number in range(20)]
-    with pytest.raises(ValueError, match="1 of 20 images failed, the others are done.*: number 1 is bad$"):
+    with pytest.raises(ValueError, match=r"1 of 20 images failed, the others are done.*: number 1 is bad$"):
         all_in_parallel(touch_and_fail, paths, 2)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths} - {"1"}
     all_in_parallel(touch_and_fail, paths[2:], 1)

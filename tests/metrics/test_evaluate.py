@@ -123,7 +123,7 @@ def test_a_picture_that_cannot_be_written_costs_no_score(caplog):
     scores = evaluate(lambda lq: lq, make_batches(["a.png"]), {"psnr": PSNR_PT}, "Toy", write)
     assert list(scores.per_image) == ["a"] and not scores.failed
     assert scores.problems == "Toy: 1 pictures could not be written"
-    assert "the picture of a is not written (No space left on device)" in caplog.text
+    assert "the picture of a is not written: No space left on device; make room" in caplog.text
 
 
 def test_a_mistake_in_a_metric_is_not_hidden():

@@ -70,10 +70,7 @@ def test_options(tmp_path):
         torch.manual_seed(0)
         save_atomically({"params": build_network(TINY).state_dict()}, tmp_path / "net.pth")
         section = {"type": "PairedImageDataset", "num_worker_per_gpu": changes.pop("workers", 0)}
-        sets = {
-            f"test_{name}": {**section, "name": name, "dataroot_gt": str(tmp_path / name)}
-            for name in ("A", "B")
-        }
+        sets = {f"test_{name}": {**section, "name": name, "dataroot_gt": str(tmp_path / name)} for name in ("A", "B")}
         values = {
             "name": "tested", "scale": 2, "num_gpu": 0, "network_g": TINY, "datasets": sets,
             "path": {"pretrain_network_g": str(tmp_path / "net.pth")},

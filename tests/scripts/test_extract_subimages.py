@@ -93,7 +93,7 @@ def test_an_image_that_cannot_be_read_does_not_stop_the_others(run, refused, pho
     damage_pixels(tmp_path / "hr/astronaut.png")
     arguments = ("-i", tmp_path / "hr", "-o", tmp_path / "out", *SMALL)
     message = refused(*arguments, "--workers", 1)
-    assert message.startswith("1 of 5 images failed, the others are done; mend these, start again: ")
+    assert message.startswith("1 of 5 images failed, the others are done; mend these and start again: ")
     assert message.endswith("hr/astronaut.png: cannot be decoded as an image; replace the file")
     others = list_images(tmp_path / "out")
     assert {name.split("_s")[0] for name in others} == {path.stem for path in photos.iterdir()} - {"astronaut"}
