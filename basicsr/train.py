@@ -193,8 +193,6 @@ class Trainer:
             return
         if progress.iter != self.saved_iter:
             self.save()
-        if progress.iter == progress.total_iter:
-            stop.raise_if_agreed("all iterations are saved; validate with --auto_resume")
         hint = " and still to be validated" if progress.to_validate else ""
         saved = f"iteration {progress.iter} of {progress.total_iter} is saved{hint}; go on with --auto_resume"
         stop.raise_if_agreed(saved if progress.iter else "no iteration is done yet")
