@@ -16,6 +16,14 @@ class CheckpointError(RuntimeError):
     """A weight or state file is missing, damaged, or does not fit the network."""
 
 
+class ImageReadError(RuntimeError):
+    """An image that was there when a run began cannot be read any more, or was damaged all along."""
+
+
+class IncompleteError(RuntimeError):
+    """A command has done what it could, and says what is missing."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its type when the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -3,14 +3,12 @@
 The scores of every image, in both PSNR protocols, are logged and written to `results/<name>/`, with the images.
 """
 
-import json
 import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basicsr.config.command_line import parse_command_line
-from basicsr.text import write_text
 
 if TYPE_CHECKING:
     from basicsr.config.schema import Options
@@ -59,12 +57,16 @@ def test_pipeline(root_path: str | Path) -> None:
 def test(opt: "Options") -> None:
     """Score the network on every test set; write `scores.json`, `scores_<set>.csv`, `scores.md` and the images.
 
+    Files are written after each set, and the rows of a set as they come, so that whatever ends the run leaves them.
+
     Raises:
         OptionError: when there are no weights to test.
+        IncompleteError: at the end, when an image has no scores or a file could not be written.
     """
     from basicsr.data.loaders import build_test_loader
     from basicsr.engine.run import make_folders
-    from basicsr.errors import OptionError
+    from basicsr.errors import IncompleteError, OptionError
+    from basicsr.metrics.score_files import UnfinishedRows
     from basicsr.models import build_model
 
     loaders = [build_test_loader(opt, key) for key in opt.datasets_of("val", "test")]
@@ -72,33 +74,41 @@ def test(opt: "Options") -> None:
     if opt.path.pretrain_network_g is None and any(True for _ in model.net_g.parameters()):
         raise OptionError(f"{opt.path.where / 'pretrain_network_g'}: is missing; a test run needs weights")
     make_folders(opt, keep_existing=False)
-    results = []
+    folder = Path(str(opt.path.log))
+    results: list[Scores] = []
+    problems: list[str] = []
+    pending: list[UnfinishedRows] = []  # whose rows are in no table yet
+    unwritten = ""
     for loader in loaders:
         logger.info("Testing %s (%d images here)...", loader.name, len(loader))
+        pending.append(UnfinishedRows(folder, loader.name, opt.rank))
+        model.on_scores = pending[-1].add
         scores = model.validation(loader, None, opt.val.save_img)
-        if not scores.per_image:
+        problems += [scores.problems] if scores.problems else []
+        if not (scores.per_image or scores.failed):
             logger.info("%s has no ground truth, so there are no scores", scores.dataset)
             continue
         results.append(scores)
         logger.info("Scores of %s:\n\n%s\n", scores.dataset, scores.table())
-    folder = Path(str(opt.path.log))
-    if opt.rank == 0 and results:
-        write_scores(folder, opt.name, results)
+        unwritten = files_problem(folder, opt, results)
+        while pending and not unwritten:
+            pending.pop().remove()
+    if problems := [*problems, *filter(None, [unwritten])]:
+        raise IncompleteError(f"{'; '.join(problems)}. The lines above say why; what there is, is in {folder}")
     logger.info("Written to %s", folder)
 
 
-def write_scores(folder: Path, name: str, results: "list[Scores]") -> None:
-    """Write the scores of all test sets as Markdown and JSON, and each set's as CSV.
+def files_problem(folder: Path, opt: "Options", results: "list[Scores]") -> str:
+    """Write the files of scores, in rank 0; return in every process why that is not possible, "" where it is."""
+    from basicsr.engine.training_state import write_on_rank0
+    from basicsr.metrics.score_files import write_scores
 
-    Args:
-        name: of the run, the heading of the Markdown file.
-    """
-    tables = "\n\n".join(scores.table() for scores in results)
-    write_text(folder / "scores.md", f"# {name}\n\n{tables}\n")
-    for scores in results:
-        scores.to_csv(folder / f"scores_{scores.dataset}.csv")
-    content = {scores.dataset: scores.to_plain() for scores in results}
-    write_text(folder / "scores.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    try:
+        write_on_rank0(lambda: write_scores(folder, opt.name, results))
+    except OSError as error:
+        logger.error("The tables cannot be written: %s", error)
+        return f"the tables are not written ({error}); make room and test again"
+    return ""
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from basicsr.engine.checkpoint import find_checkpoint, prune_checkpoints
 from basicsr.engine.curves import plot_curves, read_logs
 from basicsr.engine.logging import RunLog
 from basicsr.engine.processes import process_age
-from basicsr.engine.random_state import random_state_kept
+from basicsr.engine.random_state import random_state_kept, rng_state, set_rng_state
 from basicsr.engine.resume_check import check_changes, run_facts
 from basicsr.engine.run import (
     join_processes,
@@ -34,7 +34,7 @@ from basicsr.engine.run import (
 )
 from basicsr.engine.signals import InterruptibleLoader, StopRequest
 from basicsr.engine.training_state import restore_random_state
-from basicsr.errors import OptionError
+from basicsr.errors import ImageReadError, OptionError
 from basicsr.metrics.evaluate import Best
 from basicsr.models import build_model
 
@@ -122,23 +122,23 @@ class Trainer:
         if opt.rank == 0:
             self.finished_file.unlink(missing_ok=True)
         self.log = RunLog(opt, progress.iter, progress.total_iter)
+        self.start_iter = self.saved_iter = progress.iter
         self.stop = StopRequest(opt.dist_params.timeout, deadline)
         restore_random_state(state)  # again: set-up may have consumed random numbers
 
     def run(self) -> None:
-        """Iterate to `train.total_iter`: fetch, step, log, validate, save, and stop if requested."""
+        """Iterate to `train.total_iter`: fetch, step, log, save, validate, and stop if requested."""
         opt, model, progress, stop, log = self.opt, self.model, self.progress, self.stop, self.log
         warmup_iter = opt.train.warmup_iter if opt.train else -1
         logger.info("Start training from epoch: %d, iter: %d", progress.batches // progress.per_epoch, progress.iter)
         stream = batches(self.loader, progress.batches)
         with stop, log.bar:
-            if progress.to_validate:  # a stop interrupted the last validation
+            if progress.to_validate:  # the run ended in the last validation, or before it
                 self.validate()
-                stop.raise_if_agreed(f"iteration {progress.iter} is saved, as it was, and still to be validated")
+                self.stop_if_agreed()
             for it in range(progress.iter + 1, progress.total_iter + 1):
-                start_time = time.perf_counter()
-                epoch, batch = next(stream)
-                data_time = time.perf_counter() - start_time
+                epoch, batch, data_time = self.next_batch(stream)
+                start_time = time.perf_counter() - data_time
                 progress.advance(epoch)
 
                 model.update_learning_rate(it, warmup_iter)
@@ -153,15 +153,49 @@ class Trainer:
                     iter_time = time.perf_counter() - start_time
                     log.iteration(epoch, it, rates, iter_time, data_time, losses)
 
-                stop.agree()
                 progress.to_validate = opt.val.val_freq is not None and it % opt.val.val_freq == 0 and not is_last
-                if progress.to_validate and not stop.agreed:
-                    self.validate()
-
-                if it % opt.logger.save_checkpoint_freq == 0 or is_last or stop.agreed:
-                    model.check_finite(it)
+                if it % opt.logger.save_checkpoint_freq == 0 or is_last:
                     self.save()
-                stop.raise_if_agreed(f"iteration {it} of {progress.total_iter} is saved; go on with --auto_resume")
+                if progress.to_validate:  # after the checkpoint, which is there whatever happens in the validation
+                    self.validate()
+                    self.stop_if_agreed()
+            if progress.iter > self.start_iter and stop.agree():
+                self.stop_if_agreed()
+
+    def next_batch(self, stream: Iterator[tuple[int, dict[str, Any]]]) -> tuple[int, dict[str, Any], float]:
+        """Return the next batch with its epoch, and the seconds that it took; stop the run if requested.
+
+        Processes agree here, once an iteration, so that one that cannot read its data stops the others before they wait
+        for it in a step. All take one step at least, so that a run in short stretches comes to its end.
+
+        Raises:
+            ImageReadError: in all processes, when one cannot read an image; the iteration before is saved.
+            RunStoppedError: after another request; the iteration before is saved.
+        """
+        stop, before = self.stop, None if self.loader.num_workers else rng_state()
+        fetched: tuple[int, dict[str, Any]] = 0, {}
+        start = time.perf_counter()
+        try:
+            fetched = next(stream)
+        except ImageReadError as error:
+            stop.failure = str(error)
+        seconds = time.perf_counter() - start
+        if stop.agree() and (self.progress.iter > self.start_iter or stop.failure):
+            if before is not None:
+                set_rng_state(before)  # the resumed run fetches this batch again
+            self.stop_if_agreed()
+        return *fetched, seconds
+
+    def stop_if_agreed(self) -> None:
+        """Save the state, unless that is done, and end the run, if the processes have agreed to stop."""
+        progress, stop = self.progress, self.stop
+        if not stop.agreed:
+            return
+        if progress.iter != self.saved_iter:
+            self.save()
+        hint = " and still to be validated" if progress.to_validate else ""
+        saved = f"iteration {progress.iter} of {progress.total_iter} is saved{hint}; go on with --auto_resume"
+        stop.raise_if_agreed(saved if progress.iter else "no iteration is done yet")
 
     def validate(self) -> None:
         """Score all test sets and keep the best scores.
@@ -181,12 +215,17 @@ class Trainer:
             if stop.agree():
                 return
             progress.best.update(scores, progress.iter)
-            self.log.scores(scores.dataset, scores.mean(), progress.iter, progress.best.report(scores))
+            means = {} if scores.failed else scores.mean()  # else curves would mix scores of different images
+            self.log.scores(scores.dataset, means, progress.iter, progress.best.report(scores))
+            if scores.problems:
+                logger.warning("Incomplete validation: %s; the lines above say why", scores.problems)
         progress.to_validate = False
 
     def save(self) -> None:
         """Write weights and training state; delete older checkpoints beyond `logger.keep_checkpoints`."""
         opt, progress = self.opt, self.progress
+        self.model.check_finite(progress.iter)
+        self.saved_iter = progress.iter
         self.model.save(progress.epoch, progress.iter, **progress.state_dict())
         if opt.rank == 0 and opt.logger.keep_checkpoints is not None:
             folders = str(opt.path.training_states), str(opt.path.models)
@@ -201,7 +240,7 @@ class Trainer:
         self.model.save(-1, -1)
         if not progress.finished:
             self.validate()
-            self.stop.raise_if_agreed("all iterations are saved; validate with --auto_resume")
+            self.stop_if_agreed()
             progress.finished = True
             self.model.save_training_state(progress.epoch, progress.iter, **progress.state_dict())
         if self.opt.rank == 0:
@@ -221,7 +260,7 @@ class Progress:
 
     Attributes:
         batches: number that this process has taken since the beginning of the run.
-        to_validate: a validation is due; after a stop has interrupted it, in the resumed run.
+        to_validate: a validation is due; in the resumed run, if the checkpoint is older than its end.
         finished: the last validation is done as well, so that there is nothing left to do.
     """
 
@@ -234,7 +273,7 @@ class Progress:
         self.facts = facts
         self.best = Best(opt.val.metrics or {})
         self.best.load_state_dict(state.get("best", {}))
-        self.to_validate: bool = state.get("to_validate", False)
+        self.to_validate: bool = opt.val.val_freq is not None and state.get("to_validate", False)
         is_finished = state.get("finished", "run" not in state)  # old states, without `run`, count as finished
         self.finished: bool = self.iter > self.total_iter or (self.iter == self.total_iter and is_finished)
 

@@ -7,7 +7,8 @@ With --lr, the low-resolution images in LR/X2, LR/X3, ... are cut at the same po
 under the same names: `0001x2.png` also becomes `0001_s001.png`, so the data set needs no filename_tmpl. The
 high-resolution images are first cut at the bottom right to a multiple of all scales, so every square has its partners.
 
-Existing files are kept, so a stopped run can be started again.
+Existing files are kept, so a stopped run can be started again. An image that cannot be read does not stop the others;
+it is named at the end, with exit code 2.
 """
 
 import argparse

@@ -8,7 +8,8 @@ The published set holds test images: BSD68 and CBSD68 are from BSDS500's validat
 that part out, by name. --exclude leaves out every copy of an image of the given folders, in colour or gray, in another
 format, compressed or resized, but not crops of it.
 
-Existing files are kept, so a stopped run can be started again.
+Existing files are kept, so a stopped run can be started again. An image that cannot be read does not stop the others;
+it is named at the end, with exit code 2.
 """
 
 import argparse

@@ -29,7 +29,7 @@ from basicsr.data.loaders import build_test_loader
 from basicsr.engine.atomic import write_atomically
 from basicsr.engine.checkpoint import sha256_of
 from basicsr.engine.device import keep_freed_memory
-from basicsr.errors import CheckpointError, OptionError, UnknownNameError
+from basicsr.errors import CheckpointError, ImageReadError, OptionError, UnknownNameError
 from basicsr.text import tolerate_encoding
 from mask_ranking.candidates import (
     chosen_masks,
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     keep_freed_memory()
     try:
         text = rank(args)
-    except (OptionError, UnknownNameError, CheckpointError, OSError) as error:
+    except (OptionError, UnknownNameError, CheckpointError, ImageReadError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n")
     except FloatingPointError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")

@@ -7,8 +7,8 @@ scores, and options/test/zoo/test_NAME.yml; `--update NAME` measures it and writ
 Tolerances: 0.005 dB and 0.0001 of SSIM. The networks sort pixels by category, so a rounding error, which differs
 between machines and numbers of threads, can move a pixel at a near-tie to another group, and so one picture's score.
 
-Exit code: 0, all that could be measured agrees; 1, something differs, or with --require-data or --update a data set is
-missing; 2, a file cannot be used.
+Exit code: 0, all that could be measured agrees; 1, something differs, an image cannot be read, or with --require-data
+or --update a data set is missing; 2, a file cannot be used.
 """
 
 import argparse
@@ -55,6 +55,7 @@ class Measured(NamedTuple):
     facts: dict[str, Any]  # as in zoo.json
     scores: dict[str, SetScores]  # data set -> its scores
     missing: list[str]  # data sets that are not there, and why
+    failed: list[str]  # images that have no scores, and why; so their data sets have none
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,7 +91,8 @@ def run(names: list[str], update: bool, require_data: bool) -> int:
     for name in names:
         measured = measure(name, zoo.get(name, {}))
         missing += [f"{name}: {text}" for text in measured.missing]
-        if update and not measured.missing:
+        problems += [f"{name}: {text}" for text in measured.failed]
+        if update and not (measured.missing or measured.failed):
             zoo[name] = {**measured.facts, "scores": measured.scores}
             write_table(name, zoo[name])
             write_index(zoo)
@@ -171,7 +173,7 @@ def measure(name: str, entry: Mapping[str, Any]) -> Measured:
     from basicsr.errors import OptionError, first_line
     from basicsr.models import build_model
 
-    found = Measured(facts_of(name, entry), {}, [])
+    found = Measured(facts_of(name, entry), {}, [], [])
     for file in found.facts["tests"]:
         opt = join_processes(load_options(file, is_train=False), "none")
         if Path(str(opt.path.pretrain_network_g)) != weights_of(name):
@@ -184,7 +186,10 @@ def measure(name: str, entry: Mapping[str, Any]) -> Measured:
                 found.missing.append(first_line(error))
             else:
                 scores = model.validation(loader)
-                found.scores[scores.dataset] = by_protocol(scores.mean(), scores.protocols)
+                if scores.failed:  # means of other images are no scores of the set
+                    found.failed.extend(f"{scores.dataset}: {reason}" for reason in scores.failed.values())
+                else:
+                    found.scores[scores.dataset] = by_protocol(scores.mean(), scores.protocols)
     return found
 
 
@@ -214,7 +219,7 @@ def differences(name: str, entry: Mapping[str, Any] | None, measured: Measured) 
     tested, known = ({score for score, _ in _flat(scores)} for scores in (measured.scores, entry.get("scores", {})))
     for score in sorted(tested - known):
         yield f"{name}: {', '.join(score)} is measured, but not in {INDEX}; add it with --update"
-    if not measured.missing:
+    if not (measured.missing or measured.failed):
         for score in sorted(known - tested):
             yield f"{name}: {', '.join(score)} is in {INDEX}, but no option file measures it"
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from basicsr.config.load import load_options, resolve
+from basicsr.images.files import image_size
 
 LOGGER = logging.getLogger("basicsr")
 # A CATANet of two groups that trains in milliseconds.
@@ -58,3 +59,11 @@ def run_python(*arguments, processes=0, timeout=120, **more):
     env = {**os.environ, **more.pop("env", {})}
     argv = [sys.executable, *torchrun, *map(str, arguments)]
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=timeout, **more)
+
+
+def damage_pixels(path):
+    """Change a byte in the middle of a PNG, which then passes the check of its header and end, but not its decoder."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    assert image_size(path)

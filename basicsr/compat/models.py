@@ -6,6 +6,7 @@ calls of a run into those that BasicSR 1.4 made; `ModelMethods` comes last and h
 `nondist_validation` is used for validation.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -21,9 +22,11 @@ from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import weight_file
 from basicsr.engine.distributed import gather_objects
 from basicsr.engine.step_graphs import methods_of_plugins
+from basicsr.images.unreadable import READ_ERRORS, reason_of
 from basicsr.metrics.evaluate import Scores
 from basicsr.models.base_model import BaseModel
 
+logger = logging.getLogger("basicsr")
 WHOLE_SET = "(all images)"  # name of the row that shows a plug-in's mean in the table of scores
 VALIDATION_METHODS = ("nondist_validation", "dist_validation")
 
@@ -97,12 +100,19 @@ class PluginAdapter(_ModelMethods):
         self.scores: Scores | None = None
         iter_or_name = self.opt.name if current_iter is None else current_iter
         whole = loader.whole() if hasattr(loader, "whole") else loader
-        with without_ddp_sync(vars(self).values()):
-            (self.dist_validation if self.opt.dist else self.nondist_validation)(whole, iter_or_name, None, save_img)
+        failed: dict[str, str] = {}
+        try:
+            with without_ddp_sync(vars(self).values()):
+                validate = self.dist_validation if self.opt.dist else self.nondist_validation
+                validate(whole, iter_or_name, None, save_img)
+        except READ_ERRORS as error:  # the other processes wait
+            failed[WHOLE_SET] = reason_of(error, getattr(loader, "name", ""))
+            logger.error("%s. The run goes on without these scores", failed[WHOLE_SET])
         scores = self.scores
         if scores is None:
-            means = {name: float(value) for name, value in self.metric_results.items()}
-            scores = Scores(getattr(loader, "name", ""), {WHOLE_SET: means} if means else {})
+            means = {} if failed else {name: float(value) for name, value in self.metric_results.items()}
+            failed |= {image.path: image.reason for image in getattr(whole, "unreadable", ())}
+            scores = Scores(getattr(loader, "name", ""), {WHOLE_SET: means} if means else {}, failed=failed)
         return gather_objects(scores)[0]
 
     # Checkpoints.

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.data.guard import collate
 from basicsr.engine.signals import leave_signals_to_parent
 
 
@@ -81,6 +82,7 @@ def build_dataloader(
     return DataLoader(
         dataset,
         batch_size=batch_size,
+        collate_fn=collate,
         sampler=sampler,
         num_workers=num_workers,
         drop_last=is_train,

@@ -12,8 +12,10 @@ from basicsr.config.schema import DatasetOptions, Options
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.device_cache import DeviceCacheError, DeviceLoader
+from basicsr.data.guard import GuardedDataset
 from basicsr.engine.device import pick_device
-from basicsr.errors import OptionError
+from basicsr.errors import ImageReadError, OptionError
+from basicsr.images.unreadable import Unreadable
 
 logger = logging.getLogger("basicsr")
 LOADER_TIMEOUT_FRACTION = 0.8  # of `dist_params.timeout`, so that a loader fails before the process group does
@@ -41,7 +43,7 @@ def build_train_loader(opt: Options) -> DataLoader[Any]:
             except DeviceCacheError as error:
                 logger.warning("%s: device is not possible, using memory: %s", options.where / "cache", error)
         return build_dataloader(
-            dataset,
+            GuardedDataset(dataset),
             phase="train",
             batch_size=batch_size,
             num_workers=options.num_worker_per_gpu,
@@ -57,23 +59,30 @@ def build_train_loader(opt: Options) -> DataLoader[Any]:
 
 
 def batches(loader: DataLoader[Any], start: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (epoch, batch) without end, after the first `start` batches of a run."""
+    """Yield (epoch, batch) without end, after the first `start` batches of a run.
+
+    Raises:
+        ImageReadError: when an image cannot be read, naming its file.
+    """
     epoch, done = divmod(start, len(loader))
     sampler: Any = loader.sampler
     while True:
         sampler.set_epoch(epoch, done * int(loader.batch_size or 1))
         for batch in loader:
+            if isinstance(batch, Unreadable):
+                raise ImageReadError(batch.reason)
             yield epoch, batch
         epoch, done = epoch + 1, 0
 
 
 class TestLoader:
-    """Loads this process's share of a test set, whole images one by one.
+    """Loads this process's share of a test set, whole images one by one; those that cannot be read are passed over.
 
     Attributes:
         name: name of the data set.
         root: its folder; image names are relative to it.
         dataset: the whole data set, with its options in `opt`.
+        unreadable: the images that were passed over since the last `iter`, which the log names.
     """
 
     __test__ = False  # not a test class for pytest
@@ -82,10 +91,17 @@ class TestLoader:
         self.name = name
         self.root = root
         self.dataset = dataset
+        self.unreadable: list[Unreadable] = []
         self._loader = loader
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self._loader)
+        self.unreadable.clear()
+        for position, batch in enumerate(self._loader):
+            if isinstance(batch, Unreadable):
+                self.unreadable.append(batch._replace(position=position))
+                logger.error("%s: %s. The run goes on without this image", self.name, batch.reason)
+            else:
+                yield batch
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -94,7 +110,8 @@ class TestLoader:
         """Return a loader of all images in this process."""
         if len(self._loader) == len(self.dataset):
             return self
-        loader = build_dataloader(self.dataset, phase="test", sampler=SequentialSampler(self.dataset))
+        dataset = GuardedDataset(self.dataset)
+        loader = build_dataloader(dataset, phase="test", sampler=SequentialSampler(dataset))
         return TestLoader(self.name, self.root, loader, self.dataset)
 
 
@@ -106,7 +123,7 @@ def build_test_loader(opt: Options, key: str) -> TestLoader:
     """
     options = opt.datasets[key]
     dataset = _dataset(options, opt, key.split("_")[0])
-    share = Subset(dataset, range(opt.rank, len(dataset), opt.world_size))
+    share = Subset(GuardedDataset(dataset), range(opt.rank, len(dataset), opt.world_size))
     loader = build_dataloader(
         share,
         phase="test",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from basicsr.data.crops import Window
-from basicsr.engine.parallel import in_parallel
+from basicsr.engine.parallel import all_in_parallel
 from basicsr.images.files import read_image, write_image
 
 
@@ -39,13 +39,17 @@ def squares(height: int, width: int, side: int, step: int, thresh: int = 0) -> l
 
 
 def write_missing(jobs: Iterable[Job], workers: int) -> tuple[int, int]:
-    """Write the missing pieces, with a progress bar; return how many files were written and how many existed."""
+    """Write the missing pieces, with a progress bar; return how many files were written and how many existed.
+
+    Raises:
+        ValueError: after all others are written, when images cannot be read, naming them.
+        OSError: when a piece cannot be written.
+    """
     jobs = list(jobs)
     wanted = sum(len(job.pieces) for job in jobs)
     jobs = [job._replace(pieces=[piece for piece in job.pieces if not piece[0].exists()]) for job in jobs]
     jobs = [job for job in jobs if job.pieces]
-    for _ in in_parallel(_cut, jobs, workers):
-        pass
+    all_in_parallel(_cut, jobs, workers)
     written = sum(len(job.pieces) for job in jobs)
     return written, wanted - written
 

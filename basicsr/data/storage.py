@@ -141,7 +141,11 @@ class FolderImages:
         path = self.root / name
         if name not in self._sizes:
             self._sizes[name] = image_facts(path)[:2]
-        image = (decode_gray if gray else decode_image)(path.read_bytes(), path)
+        try:
+            data = path.read_bytes()
+        except OSError as error:  # only those of opening a file name it
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        image = (decode_gray if gray else decode_image)(data, path)
         return checked_size(image, self._sizes[name], path)  # the cache has room for this size only
 
     def _warn(self, facts: Mapping[str, ImageFacts]) -> None:
@@ -205,8 +209,18 @@ class LmdbImages:
         Raises:
             ValueError: when it is damaged, or its size is not that of the list.
         """
-        with _environment(self.root).begin() as transaction:
-            image = (decode_gray if gray else decode_image)(transaction.get(lmdb_key(name)), self.root / name)
+        path = self.root / name
+        environment = _environment(self.root)
+        import lmdb  # there, as it is open
+
+        try:
+            with environment.begin() as transaction:
+                data = transaction.get(lmdb_key(name))
+        except lmdb.Error as error:
+            raise ValueError(f"{path}: cannot be read from the LMDB ({error}); {LMDB_HINT}") from error
+        if data is None:
+            raise ValueError(f"{path}: is no longer in the LMDB; {LMDB_HINT}")
+        image = (decode_gray if gray else decode_image)(data, path)
         if image.shape[:2] != self._sizes[name]:  # the cache has room for this size only
             raise ValueError(
                 f"{self.root / name}: {META_INFO} lists {self._sizes[name]}, the image is {image.shape[:2]} "

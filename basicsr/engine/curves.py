@@ -15,6 +15,7 @@ Series = dict[int, float]
 LOSS, RATE = "loss", "learning rate"
 
 _STEP = re.compile(r"\[epoch: *\d+, *iter: *([\d,]+), *lr:\(([^)]*)\)\].*\] (.*)$")
+_START = re.compile(r"Start training from epoch: *\d+, iter: *(\d+)")
 _LOSS = re.compile(r"(\S+): ([-+]?(?:\d\S*|nan|inf))")
 _VALIDATION = re.compile(r"\bValidation (.+?)\s*$")
 _SCORE = re.compile(r"^\s*# (\S+): (\S+)(?:\s+Best: \S+ @ ([\d,]+) iter)?")
@@ -23,8 +24,9 @@ _SCORE = re.compile(r"^\s*# (\S+): (\S+)(?:\s+Best: \S+ @ ([\d,]+) iter)?")
 def read_log(path: str | Path) -> dict[str, Series]:
     """Return the series of a log by TensorBoard tag: `losses/l_pix`, `lr` (more groups: `lr/1`), `metrics/Set5/psnr`.
 
-    Lines of scores have no iteration: they get that of the last training line before them, or of their `Best` if that
-    is later. If a resumed run has logged an iteration twice, the later value counts.
+    Lines of scores have no iteration: they get that of the last training line before them (where a resumed run begins
+    with a validation, that of its start), or of their `Best` if that is later. If a resumed run has logged an iteration
+    twice, the later value counts.
     """
     series: dict[str, Series] = {}
     it, dataset = 0, ""
@@ -34,6 +36,8 @@ def read_log(path: str | Path) -> dict[str, Series]:
             values = {f"losses/{name}": value for name, value in _LOSS.findall(step[3])}
             rates = [rate for rate in step[2].split(",") if rate.strip()]
             values |= {f"lr/{group}" if group else "lr": rate for group, rate in enumerate(rates)}
+        elif start := _START.search(line):
+            it, dataset, values = int(start[1]), "", {}
         elif validation := _VALIDATION.search(line):
             dataset, values = validation[1], {}
         elif dataset and (score := _SCORE.match(line)):

@@ -47,11 +47,22 @@ class _Stderr:
 
 
 class _File(logging.FileHandler):
-    """Writes messages to a file, whose folder is made when the file is opened."""
+    """Writes messages to a file, whose folder is made when the file is opened. A full disk is said once."""
+
+    _failed = False
 
     def _open(self) -> Any:
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
         return super()._open()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 the name is that of `logging`
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failed:
+            self._failed = True
+            text = f"{self.baseFilename}: cannot be written ({error.strerror}); messages that it lacks are shown here"
+            tqdm.write(text, file=sys.stderr)
 
 
 def drop_closed_stderr() -> None:

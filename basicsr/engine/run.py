@@ -24,10 +24,10 @@ from basicsr.engine.random_state import seed_everything
 from basicsr.engine.rank_monitor import start_rank_monitor, stop_rank_monitor
 from basicsr.engine.shared_memory import shared_memory_hint
 from basicsr.engine.signals import RunStoppedError
-from basicsr.errors import CheckpointError, OptionError, UnknownNameError, first_line
+from basicsr.errors import CheckpointError, ImageReadError, IncompleteError, OptionError, UnknownNameError, first_line
 
 logger = logging.getLogger("basicsr")
-USER_ERRORS = (OptionError, UnknownNameError, CheckpointError, OSError)
+USER_ERRORS = (OptionError, UnknownNameError, CheckpointError, ImageReadError, IncompleteError, OSError)
 T = TypeVar("T")
 
 
@@ -57,7 +57,7 @@ def run_command(prog: str, body: Callable[[], None]) -> int:
         logger.warning("%s: %s", prog, error)
         return error.exit_code
     except KeyboardInterrupt:
-        logger.warning("%s: stopped by SIGINT; nothing new was saved", prog)
+        logger.warning("%s: stopped by SIGINT; what it had written is kept", prog)
         return 128 + signal.SIGINT
     except FloatingPointError as error:
         logger.critical("%s: %s", prog, error)

@@ -22,11 +22,13 @@ import torch.distributed as dist
 from basicsr.engine.distributed import get_dist_info
 from basicsr.engine.logging import drop_closed_stderr
 from basicsr.engine.processes import PARENT_INTERVAL
+from basicsr.errors import ImageReadError
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGTERM", "SIGINT") if hasattr(signal, name))
 ALWAYS_HANDLED = (signal.SIGTERM, signal.SIGINT)  # the others stay ignored where they are, as by nohup
 TIME_IS_UP = -1  # as a request, where others are numbers of signals
-REQUESTS = (0, TIME_IS_UP, *SIGNALS)  # of several processes, the one that comes last here counts
+NO_DATA = -2
+REQUESTS = (0, TIME_IS_UP, *SIGNALS, NO_DATA)  # of several processes, the one that comes last here counts
 UNFINISHED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: no failure, try again
 # Further signals within this time count as the same request: a scheduler may signal every process of a job, and the
 # launcher, one of them, passes its own on.
@@ -58,7 +60,7 @@ class RunStoppedError(Exception):
 
 
 class StopRequest:
-    """A request to stop, by one of `SIGNALS` to any of the processes, or because the time of one is up.
+    """A request to stop: one of `SIGNALS` to any of the processes, the time of one is up, or one has no more data.
 
     Within `with`, a signal does not end the process: `received` holds it, and `agree` exchanges it with the other
     processes. A second signal, over `SAME_REQUEST_SECONDS` after the first, ends the process at once with 128 + the
@@ -71,11 +73,13 @@ class StopRequest:
 
     Attributes:
         agreed: the request that all processes have agreed on at their last `agree`, see `received`; 0: none.
+        failure: why this process, after `agree` any of them, cannot read its data, which is a request; "": it can.
     """
 
     def __init__(self, timeout: float = 1800.0, deadline: float = math.inf):
         self.deadline = deadline
         self.agreed = 0
+        self.failure = ""
         self._signal = 0
         self._since = 0.0
         self._owner = os.getpid()
@@ -96,7 +100,9 @@ class StopRequest:
 
     @property
     def received(self) -> int:
-        """The request that this process knows of: the number of a signal, or `TIME_IS_UP`; 0: none."""
+        """The request that this process knows of: `NO_DATA`, the number of a signal, or `TIME_IS_UP`; 0: none."""
+        if self.failure:
+            return NO_DATA
         return self._signal or (TIME_IS_UP if time.monotonic() >= self.deadline else 0)
 
     def agree(self) -> int:
@@ -109,6 +115,10 @@ class StopRequest:
         self.agreed = REQUESTS[int(flag)]
         if self.agreed in SIGNALS and not self._signal:
             self._signal, self._since = self.agreed, time.monotonic()
+        if self.agreed == NO_DATA:
+            failures: list[Any] = [""] * get_dist_info()[1]
+            dist.all_gather_object(failures, self.failure, group=self._group)
+            self.failure = next(filter(None, failures))
         return self.agreed
 
     def raise_if_agreed(self, saved: str) -> None:
@@ -118,8 +128,11 @@ class StopRequest:
             saved: what has been saved, for the message.
 
         Raises:
-            RunStoppedError: if `agreed` is a request.
+            ImageReadError: if it is `NO_DATA`.
+            RunStoppedError: if it is another request.
         """
+        if self.agreed == NO_DATA:
+            raise ImageReadError(f"{self.failure}; {saved}")
         if self.agreed:
             raise RunStoppedError(self.agreed, saved)
 

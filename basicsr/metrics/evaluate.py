@@ -1,39 +1,70 @@
 """The only validation loop, and its results: the scores of every image, and the best means so far."""
 
 import csv
+import io
 import json
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from basicsr.config.registry import METRIC_REGISTRY
+from basicsr.engine.atomic import write_atomically
 from basicsr.engine.distributed import gather_objects
+from basicsr.errors import first_line
 from basicsr.images.files import to_pixels
+from basicsr.images.unreadable import READ_ERRORS, Unreadable, reason_of
 from basicsr.metrics import calculate_metric, describe, direction, protocol
-from basicsr.text import ERRORS, write_text
 
+logger = logging.getLogger("basicsr")
 CONVERSIONS: dict[str, Callable[[Tensor], Any]] = {"uint8": to_pixels, "float": lambda image: image}  # by protocol
-Record = tuple[str, str, dict[str, float]]  # path, name and scores of an image
+NO_SCORE = "-"  # in tables
+
+
+class Record(NamedTuple):
+    """What is known of an image after its turn."""
+
+    path: str
+    name: str
+    scores: dict[str, float] | None
+    """by metric; None without ground truth, or after a failure."""
+    failure: str = ""
+    """why it has no scores, though it should."""
 
 
 @dataclass
 class Scores:
-    """The scores of one data set."""
+    """The scores of one data set. They are incomplete where images failed: means are then of the others alone."""
 
     dataset: str
     per_image: dict[str, dict[str, float]]
     """image name -> metric name -> score, in the order of the data set."""
     protocols: dict[str, str] = field(default_factory=dict)
     """metric name -> how it was computed ("uint8, Y, crop 4")."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """image name -> why it has no scores."""
+    unsaved: dict[str, str] = field(default_factory=dict)
+    """image name -> why its picture could not be written."""
+
+    @property
+    def count(self) -> str:
+        """How many images the means are of, such as "9 of 10"."""
+        return f"{len(self.per_image)} of {len(self.per_image) + len(self.failed)}"
+
+    @property
+    def problems(self) -> str:
+        """What is missing of this data set, in words; "" when nothing is."""
+        parts = {"images failed": len(self.failed), "pictures could not be written": len(self.unsaved)}
+        return ", ".join(f"{self.dataset}: {number} {what}" for what, number in parts.items() if number)
 
     def mean(self) -> dict[str, float]:
-        """Return the mean over images of each metric; inf if one image has it, {} without images."""
+        """Return the mean over scored images of each metric; inf if one image has it, {} without images."""
         columns: dict[str, list[float]] = {}
         for scores in self.per_image.values():
             for metric, value in scores.items():
@@ -44,9 +75,9 @@ class Scores:
         """Return a Markdown table: a row for each image, the mean last; the head names each protocol."""
         mean = self.mean()
         head = [self.dataset] + [f"{m} ({self.protocols[m]})" if m in self.protocols else m for m in mean]
-        rows = [*self.per_image.items(), ("**mean**", mean)]
         lines = [head, ["---"] + ["---:"] * len(mean)]
-        lines += [[name, *(f"{scores[metric]:.4f}" for metric in mean)] for name, scores in rows]
+        for name, scores in self._rows(f"**{self._mean_label}**", mean):
+            lines.append([name, *(f"{scores[metric]:.4f}" if scores else NO_SCORE for metric in mean)])
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def to_plain(self) -> dict[str, Any]:
@@ -60,21 +91,31 @@ class Scores:
             "protocols": self.protocols,
             "mean": plain(self.mean()),
             "per_image": {name: plain(scores) for name, scores in self.per_image.items()},
+            "failed": self.failed,
         }
 
     def to_json(self, path: str | Path) -> None:
-        """Write `to_plain()` as a JSON file."""
+        """Write `to_plain()` as a JSON file, whole or not at all."""
         text = json.dumps(self.to_plain(), indent=2, ensure_ascii=False)
-        write_text(_with_parents(path), f"{text}\n")
+        write_atomically(path, f"{text}\n")
 
     def to_csv(self, path: str | Path) -> None:
-        """Write a CSV file: a row for each image, the mean last."""
-        mean = self.mean()
-        with _with_parents(path).open("w", newline="", encoding="utf-8", errors=ERRORS) as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", *mean])
-            for name, scores in [*self.per_image.items(), ("mean", mean)]:
-                writer.writerow([name, *(scores[metric] for metric in mean)])
+        """Write a CSV file, whole or not at all: a row for each image, empty after a failure, the mean last."""
+        mean, text = self.mean(), io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["image", *mean])
+        for name, scores in self._rows(self._mean_label, mean):
+            writer.writerow([name, *(scores.get(metric, "") for metric in mean)])
+        write_atomically(path, text.getvalue())
+
+    @property
+    def _mean_label(self) -> str:
+        return f"mean of {self.count}" if self.failed else "mean"
+
+    def _rows(self, label: str, mean: dict[str, float]) -> list[tuple[str, dict[str, float]]]:
+        failed: list[tuple[str, dict[str, float]]] = [(name, {}) for name in self.failed]
+        last = [(label, mean)] if self.per_image or not self.failed else []
+        return [*self.per_image.items(), *failed, *last]
 
 
 class Best:
@@ -89,9 +130,14 @@ class Best:
         self._found: dict[str, dict[str, tuple[float, int]]] = {}
 
     def update(self, scores: Scores, it: int) -> list[str]:
-        """Record the means of iteration `it`; return the metrics with a new best. nan is never best."""
+        """Record the means of iteration `it`; return the metrics with a new best.
+
+        nan is never best, nor are incomplete means: those of other images may be higher.
+        """
         found = self._found.setdefault(scores.dataset, {})
-        improved = []
+        improved: list[str] = []
+        if scores.failed:
+            return improved
         for metric, value in scores.mean().items():
             sign = 1 if self._better[metric] == "higher" else -1
             if not math.isnan(value) and (metric not in found or sign * value > sign * found[metric][0]):
@@ -108,8 +154,14 @@ class Best:
         return {it for found in self._found.values() for _, it in found.values()}
 
     def report(self, scores: Scores) -> str:
-        """Return the log entry of a validation, in the format of BasicSR, which `read_log` parses."""
+        """Return the log entry of a validation, in the format of BasicSR, which `read_log` parses.
+
+        Incomplete means have another format, so that no curve takes them for scores of the data set.
+        """
         lines = [f"Validation {scores.dataset}"]
+        if scores.failed:
+            means = [f"\t # incomplete, {scores.count} images, {m}: {value:.4f}" for m, value in scores.mean().items()]
+            return "\n".join(lines + (means or [f"\t # incomplete, {scores.count} images"]))
         for metric, value in scores.mean().items():
             best = self.get(scores.dataset, metric)
             lines.append(f"\t # {metric}: {value:.4f}" + (f"\tBest: {best[0]:.4f} @ {best[1]} iter" if best else ""))
@@ -135,6 +187,8 @@ def evaluate(
     dataset: str,
     on_image: Callable[[str, Tensor], None] | None = None,
     *,
+    on_scores: Callable[[str, Mapping[str, float]], None] | None = None,
+    unreadable: Sequence[Unreadable] = (),
     root: str | Path | None = None,
     gather: bool = True,
 ) -> Scores:
@@ -143,6 +197,9 @@ def evaluate(
     The name of an image is the stem of its `gt_path` (without ground truth: `lq_path`); with `root`, its path relative
     to that folder without the suffix. A second image of the same name becomes `name~2`.
 
+    An image that fails, in the loader, in `predict` or in a metric, is named in the log and has no scores; the others
+    go on, as they do where a picture cannot be written.
+
     Args:
         predict: maps LQ (B, 3, h, w) to SR (B, 3, s*h, s*w), RGB in [0, 1], and moves it to its device.
         batches: of a data loader; those without `gt` are predicted but not scored. Each of several processes passes its
@@ -150,53 +207,105 @@ def evaluate(
         metrics: metric name -> spec. "uint8" metrics get clamped and rounded images, "float" ones the raw tensors.
         dataset: name of the data set in the result.
         on_image: called with the name and SR (1, 3, s*h, s*w) of each image, to save it or show it.
-        root: the data set's folder; needed for distinct names in `on_image` when several processes share a set whose
-            subfolders repeat file names.
+        on_scores: called with the name and the scores of each image of this process as soon as they are there.
+        unreadable: the images that `batches` has passed over and logged; looked at after the last batch.
+        root: the data set's folder; needed for distinct names in `on_image` when processes share a set with subfolders.
         gather: merge the shares of all processes; False: only this process calls `evaluate`.
 
     Returns:
         The same scores in every process, in the order of the data set if image k was dealt to process k mod world_size.
-
-    Raises:
-        ValueError: from a metric (SR and GT of different sizes), naming the image.
     """
     records: list[Record] = []
+    unsaved: dict[str, str] = {}
     taken: set[str] = set()
     channels = 0
     for batch in batches:
-        sr_batch = predict(batch["lq"])
-        gt_batch = batch["gt"].to(sr_batch.device) if "gt" in batch else None
+        sr_batch = _predicted(predict, batch["lq"])
+        gt_batch = batch.get("gt")
+        channels = channels if gt_batch is None else gt_batch.shape[1]
         paths = batch["gt_path"] if gt_batch is not None and "gt_path" in batch else batch["lq_path"]
         for k, path in enumerate(paths):
-            name = _distinct(_name(path, root), taken)
-            sr = sr_batch[k : k + 1]
-            if gt_batch is not None:
-                channels = gt_batch.shape[1]
-                try:
-                    records.append((path, name, _score(sr, gt_batch[k : k + 1], metrics)))
-                except ValueError as error:
-                    raise ValueError(f"{dataset}, image {name}: {error}") from error
-            if on_image is not None:
-                on_image(name, sr)
-    channels = max(gather_objects(channels) if gather else [channels]) or 3  # a process may have no images
-    protocols = {metric: describe(spec, channels) for metric, spec in metrics.items()}
-    return Scores(dataset, gather_scores(records, everywhere=gather), protocols)
+            sr = sr_batch if isinstance(sr_batch, Exception) else sr_batch[k : k + 1]
+            gt = None if gt_batch is None else gt_batch[k : k + 1]
+            record = _scored(path, _distinct(_name(path, root), taken), sr, gt, metrics)
+            records.append(record)
+            if record.failure:
+                logger.error("%s: %s. It has no scores; the run goes on with the other images", dataset, record.failure)
+            if on_scores is not None and record.scores:
+                on_scores(record.name, record.scores)
+            if on_image is not None and isinstance(sr, Tensor) and (problem := _problem(on_image, record.name, sr)):
+                unsaved[record.name] = problem
+                logger.error("%s: the picture of %s is not written: %s", dataset, record.name, problem)
+    for image in unreadable:  # at their places, by which the shares of all processes are put in order
+        name = _distinct(_name(image.path, root), taken)
+        records.insert(image.position, Record(image.path, name, None, image.reason))
+    return _gathered(dataset, records, unsaved, metrics, channels, gather)
 
 
-def gather_scores(records: list[Record], everywhere: bool = True) -> dict[str, dict[str, float]]:
-    """Merge the scores of all processes into name -> scores, each path once; return the same in all processes.
+def _predicted(predict: Callable[[Tensor], Tensor], lq: Tensor) -> Tensor | Exception:
+    """Return SR, or why there is none: too little memory, or a size that the network does not take."""
+    try:
+        return predict(lq)
+    except READ_ERRORS as error:
+        return error
+
+
+def _scored(
+    path: str, name: str, sr: Tensor | Exception, gt: Tensor | None, metrics: Mapping[str, Mapping[str, Any]]
+) -> Record:
+    """Return the record of an image; `sr` and `gt` are (1, C, H, W)."""
+    if isinstance(sr, Exception):
+        return Record(path, name, None, reason_of(sr, path))
+    try:
+        return Record(path, name, None if gt is None else _score(sr, gt.to(sr.device), metrics))
+    except READ_ERRORS as error:
+        return Record(path, name, None, reason_of(error, path))
+
+
+def _problem(on_image: Callable[[str, Tensor], None], name: str, sr: Tensor) -> str:
+    """Call `on_image`; return why it fails, "" where it does not."""
+    try:
+        on_image(name, sr)
+    except READ_ERRORS as error:
+        reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
+        return f"{reason}; make room, or give write access"
+    return ""
+
+
+def _gathered(
+    dataset: str,
+    records: list[Record],
+    unsaved: dict[str, str],
+    metrics: Mapping[str, Mapping[str, Any]],
+    channels: int,
+    gather: bool,
+) -> Scores:
+    """Return the scores in the records of all processes, of this one alone without `gather`."""
+    shares = gather_objects((records, unsaved, channels)) if gather else [(records, unsaved, channels)]
+    channels = max(share[2] for share in shares) or 3  # a process may have no images
+    merged = merge_records([share[0] for share in shares])
+    return Scores(
+        dataset,
+        {record.name: record.scores for record in merged if record.scores is not None},
+        {metric: describe(spec, channels) for metric, spec in metrics.items()},
+        {record.name: record.failure for record in merged if record.failure},
+        {name: reason for share in shares for name, reason in share[1].items()},
+    )
+
+
+def merge_records(shares: Sequence[list[Record]]) -> list[Record]:
+    """Return the records of all processes, each path once.
 
     The shares are interleaved, which restores the order of images dealt in turn. Of two paths with the same name, the
-    later becomes `name~2`. With `everywhere` False, only the records of this process count.
+    later becomes `name~2`.
     """
-    merged: dict[str, dict[str, float]] = {}
+    merged: list[Record] = []
     seen: set[str] = set()
     taken: set[str] = set()
-    for record in chain.from_iterable(zip_longest(*(gather_objects(records) if everywhere else [records]))):
-        if record is not None and record[0] not in seen:
-            path, name, scores = record
-            seen.add(path)
-            merged[_distinct(name, taken)] = scores
+    for record in chain.from_iterable(zip_longest(*shares)):
+        if record is not None and record.path not in seen:
+            seen.add(record.path)
+            merged.append(record._replace(name=_distinct(record.name, taken)))
     return merged
 
 
@@ -232,9 +341,3 @@ def _distinct(name: str, taken: set[str]) -> str:
         found = f"{name}~{count}"
     taken.add(found)
     return found
-
-
-def _with_parents(path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

@@ -1,7 +1,7 @@
 """The parts that every model has: device, networks, optimizers, optimizer step, moving average, checkpoints."""
 
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class BaseModel:
         self.optimizers: list[torch.optim.Optimizer] = []
         self.log: dict[str, Tensor] = {}
         """the losses of the last step by name."""
+        self.on_scores: Callable[[str, Mapping[str, float]], None] | None = None
+        """called in a validation with the name and the scores of each image of this process, as they come."""
         self.training_step = TrainingStep(self, PLANS.recorded)
         self._saved_weights: dict[str, tuple[int, str]] = {}  # iteration and digest of the last file of each network
         self._schedule = build_schedule(opt.train.scheduler if opt.train else None)

@@ -1,5 +1,6 @@
 """A short fine-tuning by which masks are compared: the training loop without its commands, and the score on images."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -8,7 +9,9 @@ from torch.utils.data import DataLoader
 
 from basicsr.config.schema import Options
 from basicsr.data.loaders import TestLoader, batches, build_test_loader, build_train_loader
+from basicsr.engine.distributed import gather_objects
 from basicsr.engine.random_state import random_state_kept, seed_everything
+from basicsr.errors import ImageReadError
 from basicsr.models.base_model import BaseModel
 from basicsr.pruning.compaction import network_spec
 from basicsr.pruning.finalize import network_to_finetune
@@ -17,14 +20,17 @@ from basicsr.pruning.next_stages import longest_warmup, recovery_options, recove
 from basicsr.pruning.pick import Tried, pick_mask
 from basicsr.pruning.search import MaskSearch
 
+logger = logging.getLogger("basicsr")
+
 
 class HeldImages(list[dict[str, Any]]):
-    """The images of a `TestLoader`, read once, for many validations."""
+    """The images of a `TestLoader`, read once, for many validations. Those that cannot be read are left out of all."""
 
     def __init__(self, loader: TestLoader):
         super().__init__(loader)
         self.name = loader.name
         self.root = loader.root
+        self.left_out = sorted(image.path for share in gather_objects(loader.unreadable) for image in share)
 
 
 def fine_tune(model: BaseModel, loader: DataLoader[Any], on_step: Callable[[], object] = lambda: None) -> None:
@@ -47,8 +53,17 @@ def fine_tune(model: BaseModel, loader: DataLoader[Any], on_step: Callable[[], o
 
 
 def mean_scores(model: BaseModel, sets: Sequence[Iterable[dict[str, Any]]]) -> dict[str, float]:
-    """Return the mean of each metric, over the sets if there are several; all processes call it with their shares."""
-    means = [model.validation(held, 0, False).mean() for held in sets]
+    """Return the mean of each metric, over the sets if there are several; all processes call it with their shares.
+
+    Raises:
+        ImageReadError: when an image has no scores, as the means of two models would then be of different images.
+    """
+    scores = [model.validation(held, 0, False) for held in sets]
+    for one in scores:
+        if one.failed or not one.per_image:
+            reason = next(iter(one.failed.values()), "no image can be read")
+            raise ImageReadError(f"{one.dataset}: {reason}; mend that, then go on with --auto_resume")
+    means = [one.mean() for one in scores]
     return {metric: sum(mean[metric] for mean in means) / len(means) for metric in means[0]}
 
 
@@ -103,6 +118,9 @@ def try_masks(
 
     values = opt.to_minimal_dict()
     scoring = {"val_sets": {key: values["datasets"][key] for key in val_keys}, "metrics": values["val"]["metrics"]}
+    if left_out := [path for held in sets for path in held.left_out]:
+        logger.warning("All masks are compared without %d images that cannot be read", len(left_out))
+        scoring["left_out"] = left_out
     settings = {**recovery_settings(base), **scoring, "mlp_dim": opt.compact.mlp_dim}
     with random_state_kept():
         return pick_mask(opt, search, settings, recover)

@@ -148,7 +148,18 @@ class SRModel(BaseModel):
         on_image = self._image_writer(name, current_iter) if save_img else None
         hidden = not val.pbar or self.opt.rank != 0 or None  # None: also where stderr is no terminal
         bar = tqdm(loader, desc=f"Test {name}", unit="image", leave=False, disable=hidden)
-        return evaluate(predict, bar, metrics, name, on_image, root=root, gather=gather)
+        unreadable = getattr(loader, "unreadable", ())
+        return evaluate(
+            predict,
+            bar,
+            metrics,
+            name,
+            on_image,
+            on_scores=self.on_scores,
+            unreadable=unreadable,
+            root=root,
+            gather=gather,
+        )
 
     def _image_writer(self, dataset: str, current_iter: int | None) -> Callable[[str, Tensor], None]:
         """Return a function that writes an output, given its name and SR (1, C, H, W)."""

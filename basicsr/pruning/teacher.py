@@ -175,8 +175,16 @@ class TeacherCheck:
         metrics = {key: spec for key, spec in (val.metrics or {}).items() if "psnr" in spec["type"]}
         with torch.inference_mode():
             scores = evaluate(
-                lambda lq: self.teacher(lq.to(self.device)), loader, metrics, name, root=getattr(loader, "root", None)
+                lambda lq: self.teacher(lq.to(self.device)),
+                loader,
+                metrics,
+                name,
+                unreadable=getattr(loader, "unreadable", ()),
+                root=getattr(loader, "root", None),
             )
+        if scores.failed:
+            logger.warning("Teacher on %s: not compared, as only %s images have scores", name, scores.count)
+            return
         found = next(iter(scores.mean().values()), float("nan"))
         logger.info("Teacher on %s: %.4f dB", name, found)
         if not abs(found - psnr) <= tolerance:

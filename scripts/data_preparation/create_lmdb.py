@@ -3,19 +3,21 @@
 Every image is decoded once and stored as a PNG that decodes fast. The LMDB has BasicSR's layout: `data.mdb`,
 `lock.mdb`, and `meta_info.txt` with a line `name.png (height,width,channels) level` for each image, whose key is its
 name without the suffix. It appears when it is complete. A stopped run continues when it is started again with the
-same names, sizes and --compression.
+same names, sizes and --compression. Images that cannot be read are named at the end, with exit code 2; all others are
+encoded by then, and are not encoded again.
 """
 
 import argparse
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from basicsr.data.storage import META_INFO, FolderImages, lmdb_key
-from basicsr.engine.parallel import in_parallel
+from basicsr.engine.parallel import Fault, in_parallel, raise_if_any_failed, result_or_fault
 from basicsr.images.files import encode_image, read_image
 from basicsr.text import tolerate_encoding
 
@@ -91,7 +93,7 @@ def fill(part: Path, source: Path, names: Sequence[str], level: int, workers: in
     """Store the images `names` that are missing in the LMDB `part`, which can grow to `room` bytes.
 
     Raises:
-        ValueError: when an image is damaged, or without the package `lmdb`.
+        ValueError: at the end, when images are damaged, or without the package `lmdb`.
     """
     try:
         import lmdb
@@ -100,10 +102,12 @@ def fill(part: Path, source: Path, names: Sequence[str], level: int, workers: in
     with lmdb.open(str(part), map_size=room) as environment:
         with environment.begin(buffers=True) as transaction:
             names = [name for name in names if transaction.get(lmdb_key(name)) is None]
-        encoded = in_parallel(encode, [Job(source / name, level) for name in names], workers)
-        pairs = zip(names, encoded, strict=True)
+        encoded = in_parallel(partial(result_or_fault, encode), [Job(source / name, level) for name in names], workers)
+        pairs, faults = zip(names, encoded, strict=True), []
         while batch := list(islice(pairs, COMMIT_EVERY)):
-            put(environment, batch)
+            put(environment, [(name, data) for name, data in batch if not isinstance(data, Fault)])
+            faults += [fault.text for _, fault in batch if isinstance(fault, Fault)]
+    raise_if_any_failed(faults, len(names))
 
 
 def put(environment: Any, images: Iterable[tuple[str, bytes]]) -> None:

@@ -1,7 +1,8 @@
 """Make low-resolution images from high-resolution ones, equal in every pixel to MATLAB's `imresize(image, 1/scale)`.
 
 `name.png` becomes `OUT/X2/namex2.png` and so on. Images are first cut at the bottom right to a multiple of the
-scale. Subfolders are kept. Existing files are kept, so a stopped run can be started again.
+scale. Subfolders are kept. Existing files are kept, so a stopped run can be started again. An image that cannot be read
+does not stop the others; it is named at the end, with exit code 2.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from basicsr.engine.parallel import in_parallel
+from basicsr.engine.parallel import all_in_parallel
 from basicsr.images.files import list_images, read_image, write_image
 from basicsr.images.matlab_resize import imresize
 from basicsr.text import tolerate_encoding
@@ -51,8 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         if not args.overwrite:
             jobs = [job._replace(targets=[t for t in job.targets if not t.path.exists()]) for job in jobs]
         jobs = [job for job in jobs if job.targets]
-        for _ in in_parallel(make, jobs, args.workers):
-            pass
+        all_in_parallel(make, jobs, args.workers)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     made = sum(len(job.targets) for job in jobs)

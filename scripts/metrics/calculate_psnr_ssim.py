@@ -8,9 +8,9 @@ the scale ("mod-crop"). PSNR and SSIM are those of 8-bit files. Papers that scor
 (CATANet; ATD-U for PSNR) cannot be reproduced from files to the last digit; the output marks them.
 
 Names match when they are equal, or differ by a suffix such as _x4, _SRx4, _HR or _<network>. Images without a match, in
-name or size, are left out with a warning.
+name or size, are left out with a warning, as are those that cannot be read.
 
-Exit code: 0, images were scored; 2, none were.
+Exit code: 0, images were scored; 2, none were, or some cannot be read.
 """
 
 import argparse
@@ -72,6 +72,8 @@ class Result(NamedTuple):
     warning: str
     divides: bool
     """both sides of the ground truth are multiples of the scale, so that mod-crop makes no difference."""
+    failure: str = ""
+    """why a file cannot be read; the warning says it as well."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,13 +118,15 @@ def main(argv: list[str] | None = None) -> int:
     shared = [key for key in scored[0].scores if all(key in result.scores for result in scored)]
     if all(result.divides for result in scored):
         shared = [key for key in shared if "multiple" not in key]
-    scores = Scores(args.restored.name, {r.name: {key: r.scores[key] for key in shared} for r in scored})
+    failed = {result.name: result.failure for result in results if result.failure}
+    per_image = {result.name: {key: result.scores[key] for key in shared} for result in scored}
+    scores = Scores(args.restored.name, per_image, failed=failed)
     if args.json:
         scores.to_json(args.json)
     if args.per_image:
         print(scores.table(), end="\n\n")
     print("\n".join(summary(scores, scale, args.paper)))
-    return 0
+    return 2 if failed else 0
 
 
 def papers() -> list[str]:
@@ -194,7 +198,11 @@ def score(pair: Pair) -> Result:
 
     Without mod-crop there is no score where the restored image is smaller by less than the scale, as from networks.
     """
-    gt, restored = _gray_if_gray(read_image(pair.gt), read_image(pair.restored))
+    try:
+        images = read_image(pair.gt), read_image(pair.restored)
+    except (ValueError, OSError) as error:
+        return Result(pair.name, {}, f"{error}; it is left out", True, str(error))
+    gt, restored = _gray_if_gray(*images)
     if gt.dtype != np.uint8 or restored.dtype != np.uint8:
         return Result(
             pair.name, {}, f"{pair.name}: has 16 bits a channel; protocols are of 8 bits, it is left out", True
@@ -213,11 +221,11 @@ def score(pair: Pair) -> Result:
         if protocol.multiple == 1 and size != other and pair.scale > 1:
             continue
         height, width = (side - side % protocol.multiple for side in size)
-        images = gt[:height, :width], restored[:height, :width]
+        parts = gt[:height, :width], restored[:height, :width]
         how = {"crop_border": protocol.crop, "test_y_channel": protocol.luma}
         for name, metric in (("psnr", calculate_psnr), ("ssim", calculate_ssim)):
             try:
-                scores[f"{name} {protocol}"] = metric(*images, **how)  # type: ignore[arg-type]
+                scores[f"{name} {protocol}"] = metric(*parts, **how)  # type: ignore[arg-type]
             except ValueError as error:
                 warning = f"{pair.name}: {error}"
     return Result(pair.name, scores, warning, divides)
@@ -227,7 +235,8 @@ def summary(scores: Scores, scale: int, paper: str | None) -> Iterator[str]:
     """Yield the lines of a Markdown table of means, with the papers that use each protocol."""
     means = scores.mean()
     keys = list(dict.fromkeys(key.split(" ", 1)[1] for key in means))
-    yield f"{scores.dataset}: {len(scores.per_image)} images, scale {scale}\n"
+    count = scores.count if scores.failed else len(scores.per_image)
+    yield f"{scores.dataset}: {count} images, scale {scale}\n"
     yield "| protocol (8 bits) | PSNR | SSIM | used by |"
     yield "|---|---:|---:|---|"
     for key in keys:

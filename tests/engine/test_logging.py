@@ -1,9 +1,12 @@
 """Log lines, where messages go before there is a file, and trackers."""
 
 import logging
+import os
 import sys
 import types
 from importlib.machinery import ModuleSpec
+
+import pytest
 
 from basicsr.config.schema import LoggerOptions, Options, WandbOptions
 from basicsr.config.section import Spec
@@ -40,6 +43,19 @@ def test_messages_from_before_the_file_are_in_it_once(tmp_path, capsys):
     lines = (tmp_path / "new" / "run.log").read_text().splitlines()
     assert [line.split(maxsplit=2)[2] for line in lines] == ["INFO: early", "WARNING: late"]
     assert capsys.readouterr().err.splitlines() == lines
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_said_once_without_a_traceback(capsys):
+    init_logging()
+    log_to_file("/dev/full")
+    LOGGER.info("first")
+    LOGGER.info("second")
+    for handler in list(LOGGER.handlers):  # what the file has not taken fails again when it is closed
+        LOGGER.removeHandler(handler)
+    err = capsys.readouterr().err
+    assert "first" in err and "second" in err and "Traceback" not in err
+    assert err.count("/dev/full: cannot be written (No space left on device)") == 1
 
 
 def test_other_ranks_show_errors_only(capsys):

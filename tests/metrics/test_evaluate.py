@@ -1,13 +1,16 @@
 import csv
+import errno
 import json
 import math
+import os
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 
 from basicsr.config.registry import METRIC_REGISTRY
-from basicsr.metrics.evaluate import Best, Scores, evaluate
+from basicsr.images.unreadable import Unreadable
+from basicsr.metrics.evaluate import Best, Record, Scores, evaluate, merge_records
 
 PSNR = {"type": "calculate_psnr", "crop_border": 0}
 PSNR_PT = {"type": "calculate_psnr_pt", "crop_border": 0}
@@ -71,9 +74,65 @@ def test_equal_stems_keep_their_scores_apart():
     assert list(rooted.per_image.values()) == list(scores.per_image.values())
 
 
-def test_an_error_names_the_image():
-    with pytest.raises(ValueError, match=r"Toy, image b: calculate_psnr: .* got \(4, 4, 3\) and \(8, 8, 3\)"):
-        evaluate(lambda lq: lq[..., :4, :4], make_batches(["b.png"]), {"psnr": PSNR}, "Toy")
+def test_an_image_that_fails_is_named_and_the_others_are_scored(caplog):
+    def predict(lq):
+        return lq[..., :4, :4] if lq[0, 0, 0, 0] == broken else lq
+
+    batches = make_batches(["a.png", "b.png", "c.png"])
+    broken = batches[1]["lq"][0, 0, 0, 0]
+    rows = []
+    scores = evaluate(predict, batches, {"psnr": PSNR}, "Toy", on_scores=lambda *row: rows.append(row))
+    reason = "gt/b.png: calculate_psnr: the images differ in shape, got (4, 4, 3) and (8, 8, 3)"
+    assert list(scores.per_image) == ["a", "c"] and scores.failed == {"b": reason}
+    assert rows == list(scores.per_image.items())
+    assert f"Toy: {reason}. It has no scores; the run goes on" in caplog.text
+    assert scores.problems == "Toy: 1 images failed"
+    assert scores.mean()["psnr"] == sum(row["psnr"] for _, row in rows) / 2
+
+
+@pytest.mark.parametrize("error", [MemoryError("not even in tiles of 64 px"), ValueError("too small")])
+def test_an_image_that_the_network_does_not_take_has_no_scores(error):
+    def predict(lq):
+        raise error
+
+    scores = evaluate(predict, make_batches(["a.png"]), {"psnr": PSNR}, "Toy")
+    assert scores.per_image == {} and str(error) in scores.failed["a"] and "gt/a.png" in scores.failed["a"]
+    assert scores.table().splitlines() == ["| Toy |", "| --- |", "| a |"]
+
+
+def test_images_that_the_loader_passed_over_keep_their_places():
+    paths = [f"{k}.png" for k in range(6)]
+    batches = make_batches(paths)
+    unreadable = [Unreadable(1, "gt/1.png", "cut off"), Unreadable(2, "gt/2.png", "gone")]
+    read = [batches[0], *batches[3:]]
+    scores = evaluate(lambda lq: lq, read, {"psnr": PSNR_PT}, "Toy", unreadable=unreadable)
+    assert list(scores.per_image) == ["0", "3", "4", "5"]
+    assert scores.failed == {"1": "cut off", "2": "gone"} and scores.count == "4 of 6"
+
+    def records(names, missing=()):
+        return [Record(name, name, None if name in missing else {}, "gone" * (name in missing)) for name in names]
+
+    merged = merge_records([records("ace", "c"), records("bdf")])
+    assert "".join(record.name for record in merged) == "abcdef"
+
+
+def test_a_picture_that_cannot_be_written_costs_no_score(caplog):
+    def write(name, sr):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    scores = evaluate(lambda lq: lq, make_batches(["a.png"]), {"psnr": PSNR_PT}, "Toy", write)
+    assert list(scores.per_image) == ["a"] and not scores.failed
+    assert scores.problems == "Toy: 1 pictures could not be written"
+    assert "the picture of a is not written: No space left on device; make room" in caplog.text
+
+
+def test_a_mistake_in_a_metric_is_not_hidden():
+    @METRIC_REGISTRY.register(name="calculate_mistake_test")
+    def mistake(img, img2, **kwargs):
+        return img.no_such_name
+
+    with pytest.raises(AttributeError):
+        evaluate(lambda lq: lq, make_batches(["a.png"]), {"x": {"type": "calculate_mistake_test"}}, "Toy")
 
 
 def test_a_plug_in_metric_needs_no_attributes():
@@ -111,6 +170,20 @@ def test_files(tmp_path):
     rows = list(csv.reader((tmp_path / "new" / "scores.csv").open(newline="")))
     assert rows[:3] == [["image", "psnr", "ssim"], ["a", "30.0", "0.9"], ["b", "inf", "1.0"]]
     assert rows[3][0] == "mean" and float(rows[3][1]) == math.inf
+
+
+def test_incomplete_scores_are_marked_everywhere(tmp_path):
+    scores = Scores("Set5", {"a": {"psnr": 30.0}, "b": {"psnr": 32.0}}, failed={"c": "c.png: cut off"})
+    assert scores.table().splitlines()[2:] == [
+        "| a | 30.0000 |", "| b | 32.0000 |", "| c | - |", "| **mean of 2 of 3** | 31.0000 |",
+    ]  # fmt: skip
+    scores.to_csv(tmp_path / "scores.csv")
+    rows = list(csv.reader((tmp_path / "scores.csv").open(newline="")))
+    assert rows[3:] == [["c", ""], ["mean of 2 of 3", "31.0"]]
+    assert scores.to_plain()["failed"] == {"c": "c.png: cut off"}
+    best = Best({"psnr": PSNR})
+    assert best.update(scores, 5) == [] and best.get("Set5", "psnr") is None
+    assert best.report(scores) == "Validation Set5\n\t # incomplete, 2 of 3 images, psnr: 31.0000"
 
 
 def scores_of(**values):

@@ -132,7 +132,7 @@ def test_a_request_after_the_last_iteration_postpones_the_last_validation(train,
     with monkeypatch.context() as patch:
         patch.setattr(basicsr.train.Trainer, "save", save_and_signal)
         assert train(stopped) == 143
-    assert "stopped by SIGTERM; all iterations are saved; validate with --auto_resume" in capsys.readouterr().err
+    assert "stopped by SIGTERM; iteration 6 of 6 is saved; go on with --auto_resume" in capsys.readouterr().err
     assert train(stopped, "--auto_resume") == 0
     assert stopped.result() == straight.result()
 

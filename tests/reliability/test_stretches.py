@@ -80,7 +80,7 @@ def test_a_validation_is_interrupted_and_done_in_the_next_stretch(val_freq, tmp_
     assert len(taken) < 5
     if val_freq is not None:  # a stretch that is too short for a validation stays where it is
         assert train(short, *SHORT) == 75
-        assert "iteration 2 is saved, as it was, and still to be validated" in capsys.readouterr().err
+        assert "iteration 2 of 3 is saved and still to be validated" in capsys.readouterr().err
     assert train(short) == 0
     assert short.result() == straight.result()  # the best scores are part of it
 

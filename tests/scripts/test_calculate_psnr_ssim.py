@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import damage_pixels
 
 from basicsr.images.files import write_image
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim
@@ -138,3 +139,16 @@ def test_what_cannot_be_done_is_refused(folders, refused, script):
     (sr / "img0.png").unlink()
     (sr / "img0_x4.png").rename(sr / "something.png")
     assert refused(*both) == f"{sr}: no image has the name of one in {gt}; try --suffix"
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_said(folders, script, capsys, tmp_path):
+    gt, sr, _ = folders([(40, 40)] * 3)
+    arguments = ["--gt", str(gt), "--restored", str(sr), "--scale", "4", "--workers", "1"]
+    arguments += ["--json", str(tmp_path / "out.json"), "--per-image"]
+    damage_pixels(sr / "img1.png")
+    assert script.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert f"warning: {sr / 'img1.png'}: cannot be decoded as an image; replace the file; it is left out" in printed.err
+    assert "sr: 2 of 3 images, scale 4" in printed.out and "| **mean of 2 of 3** |" in printed.out
+    scores = json.loads((tmp_path / "out.json").read_text())
+    assert list(scores["per_image"]) == ["img0", "img2"] and list(scores["failed"]) == ["img1"]

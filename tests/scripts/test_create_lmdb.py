@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers import damage_pixels
 
 from basicsr.data.storage import LmdbImages
 from basicsr.images.files import list_images, read_image, write_image
@@ -125,3 +126,16 @@ class TestMistakes:
         (tmp_path / "in/a.png").write_bytes(data)
         assert "1 of 1 images cannot be used" in refused("-i", tmp_path / "in", "-o", tmp_path / "a.lmdb")
         assert not (tmp_path / "a.lmdb").exists()
+
+    def test_an_unreadable_image_does_not_stop_the_others(self, run, encoded, refused, photos, tmp_path):
+        source, target = tmp_path / "in", tmp_path / "a.lmdb"
+        shutil.copytree(photos, source)
+        damage_pixels(source / "coffee.png")
+        message = refused("-i", source, "-o", target, "--workers", 1)
+        assert message.startswith("1 of 5 images failed") and "coffee.png: cannot be decoded" in message
+        assert not target.exists() and len(encoded) == 5
+        shutil.copy(photos / "coffee.png", source)
+        assert run(source, target) == (0, f"{target}: 5 images")
+        assert encoded[5:] == ["coffee.png"]  # the others were kept
+        for name in list_images(photos):
+            np.testing.assert_array_equal(LmdbImages(target).read(name), read_image(photos / name))

@@ -1,7 +1,9 @@
 import os
+import shutil
 
 import numpy as np
 import pytest
+from helpers import damage_pixels
 
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.images.files import list_images, read_image, write_image
@@ -84,6 +86,20 @@ def test_without_folders_div2k_is_cut(run, pairs, tmp_path, monkeypatch):
     squares = list_images(tmp_path / "datasets/DIV2K/DIV2K_train_HR_sub")
     assert squares == list_images(tmp_path / "datasets/DIV2K/DIV2K_train_LR_bicubic/X4_sub")
     assert len(squares) > 2
+
+
+def test_an_image_that_cannot_be_read_does_not_stop_the_others(run, refused, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "hr")
+    damage_pixels(tmp_path / "hr/astronaut.png")
+    arguments = ("-i", tmp_path / "hr", "-o", tmp_path / "out", *SMALL)
+    message = refused(*arguments, "--workers", 1)
+    assert message.startswith("1 of 5 images failed, the others are done; mend these and start again: ")
+    assert message.endswith("hr/astronaut.png: cannot be decoded as an image; replace the file")
+    others = list_images(tmp_path / "out")
+    assert {name.split("_s")[0] for name in others} == {path.stem for path in photos.iterdir()} - {"astronaut"}
+    shutil.copy(photos / "astronaut.png", tmp_path / "hr")
+    code, text = run(*arguments)
+    assert code == 0 and text.endswith(f"{len(others)} existed already")
 
 
 def test_a_second_run_leaves_files_alone(run, photos, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import TINY_CATANET
+from helpers import TINY_CATANET, damage_pixels
 
 from basicsr import Upscaler
 from basicsr.archs import build_network
@@ -137,6 +137,17 @@ def test_a_new_member_takes_one_command(zoo_test):
         change("pretrained_models/zoo.json", f'"psnr": {psnr},', f'"psnr": {psnr + difference:.4f},')
         code, text = zoo_test()
         assert (code, "| differs, tolerance 0.005 |" in text) == ((0, False) if agrees else (1, True))
+
+
+def test_a_set_with_an_unreadable_image_has_no_scores(zoo_test, zoo):
+    assert zoo_test("--update")[0] == 0
+    before = Path("pretrained_models/zoo.json").read_text()
+    damage_pixels(zoo / "datasets/Set5/HR/coffee.png")
+    for flags in ([], ["--update"]):
+        code, text = zoo_test(*flags)
+        assert code == 1 and f"wrong: {NAME}: Set5: datasets/Set5/HR/coffee.png: cannot be decoded" in text
+        assert "| Set5 |" not in text and "4 of 4 scores of 1 networks agree" in text
+    assert Path("pretrained_models/zoo.json").read_text() == before
 
 
 def test_what_is_wrong_is_named(zoo_test, zoo):

@@ -1,11 +1,12 @@
 """`prune.pick: best_of_topk`: the most probable masks are tried at the end of a search, and the best one stays."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import run_python, write_options
+from helpers import damage_pixels, run_python, write_options
 from models.prune_steps import run
 
 import basicsr.train
@@ -69,6 +70,36 @@ def test_the_mode_may_lose(values, tmp_path, monkeypatch):
     assert [(one["psnr_before"], one["psnr_after"]) for one in report["tried"]] == [(20, 21), (20, 23), (20, 22)]
     state = torch.load(tmp_path / "experiments/s/training_states/3.state")
     assert state["search"]["mode"] == report["tried"][1]["mask"]
+
+
+@pytest.mark.usefixtures("short")
+def test_masks_are_compared_without_an_unreadable_image(values, tmp_path):
+    options = values()
+    options["datasets"]["val"]["cache_mb"] = 0
+    held = tmp_path / "held"
+    shutil.copytree(options["datasets"]["val"]["dataroot_gt"], held)
+    options["datasets"]["val"]["dataroot_gt"] = str(held)
+    damage_pixels(sorted(held.iterdir())[0])
+    assert run(basicsr.train, tmp_path, options) == 0
+    record = json.loads((tmp_path / "experiments/s" / RECORD).read_text())
+    assert record["settings"]["left_out"] == [str(sorted(held.iterdir())[0])]
+    assert len(record["tried"]) == 3
+    (log,) = (tmp_path / "experiments/s").glob("train_*.log")
+    assert "All masks are compared without 1 images that cannot be read" in log.read_text()
+
+
+@pytest.mark.usefixtures("short")
+def test_without_any_readable_image_the_choice_waits(values, tmp_path, capsys):
+    options = values()
+    held = tmp_path / "held"
+    shutil.copytree(options["datasets"]["val"]["dataroot_gt"], held)
+    options["datasets"]["val"] |= {"dataroot_gt": str(held), "cache_mb": 0}
+    for image in held.iterdir():
+        damage_pixels(image)
+    assert run(basicsr.train, tmp_path, options) == 2
+    (log,) = (tmp_path / "experiments/s").glob("train_*.log")
+    assert "Photos: no image can be read; mend that, then go on with --auto_resume" in log.read_text()
+    assert (tmp_path / "experiments/s/training_states/3.state").exists()
 
 
 class StopError(RuntimeError):
