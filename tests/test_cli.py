@@ -275,7 +275,7 @@ def misspell(options, folder):
 
 def write_a_number_as_text(options, folder):
     options["logger"]["print_freq"] = "often"
-    return "print_freq", "logger.print_freq: expected a whole number, got 'often'"
+    return "print_freq", "logger.print_freq: expected a whole number in [1, 1e9], got 'often'"
 
 
 def lose_the_folder(options, folder):
@@ -410,7 +410,7 @@ class TestMistakes:
         done = spawn("train", tmp_path, options(total_iter="many"))
         assert (done.returncode, done.stdout) == (2, "")
         (line,) = done.stderr.splitlines()
-        assert line.endswith("train.total_iter: expected a whole number, got 'many'")
+        assert line.endswith("train.total_iter: expected a whole number in [1, 1e9], got 'many'")
         assert files(tmp_path) == {"tiny.yml"}
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
+from basicsr.config.ranges import Megabytes, PixelDeviation, PixelMean, Scale, Seed
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.cache import CachedImages
 from basicsr.data.data_sampler import SampleIndex, locate
@@ -40,13 +41,13 @@ class SingleImageDataset(Dataset[dict[str, Any]]):
         dataroot_lq: str,
         meta_info_file: str | None = None,
         io_backend: dict | None = None,
-        scale: int = 4,
+        scale: Scale = 4,
         phase: str = "test",
         color: Literal["y"] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        cache_mb: int = 0,
-        seed: int = 0,
+        mean: Sequence[PixelMean] | None = None,
+        std: Sequence[PixelDeviation] | None = None,
+        cache_mb: Megabytes = 0,
+        seed: Seed = 0,
     ) -> None:
         self._to_input = ToInput(color, mean, std)
         store = open_store(dataroot_lq, io_backend)
