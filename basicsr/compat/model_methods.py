@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.engine.distributed import reduce_mean_dict
 from basicsr.engine.optimizer_groups import build_optimizer
 from basicsr.engine.step_graphs import methods_of_plugins
@@ -19,6 +20,7 @@ from basicsr.models.sr_model import SRModel
 logger = logging.getLogger("basicsr")
 # What plug-ins override to run their networks; where none is overridden, `predictor` does it.
 TEST_METHODS = ("feed_data", "test", "pre_process", "process", "post_process", "get_current_visuals")
+PICTURE_METHODS = ("post_process", "get_current_visuals")  # in which plug-ins undo the normalisation of their data sets
 
 if TYPE_CHECKING:
     _SRModel = SRModel
@@ -235,6 +237,12 @@ class TestedBatches:
 
     def __len__(self) -> int:
         return len(self._loader)
+
+    @property
+    def form(self) -> InputForm:
+        """The form of the images: plain where the plug-in's methods make the pictures, else that of the data set."""
+        own = methods_of_plugins(type(self._model), PICTURE_METHODS)
+        return PLAIN_RGB if own else getattr(self._loader, "form", PLAIN_RGB)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
+from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.location import Location
 from basicsr.config.pruning import BudgetOptions, CompactOptions, DistillOptions, PruneOptions
 from basicsr.config.ranges import Decibels, Images, Iterations, Range, Scale, Seed
@@ -66,7 +67,11 @@ class DatasetOptions(Section):
             hints = signature_hints(DATASET_REGISTRY.get(data["type"]), cls.SUPPLIED)
         except UnknownNameError as error:
             raise (where / "type").error(str(error)) from error
-        return None if set(hints.types) == {"opt"} else hints
+        if set(hints.types) == {"opt"}:
+            return None
+        # Files of BasicSR may repeat what the run decides; see `data_checks.py`.
+        supplied = {"scale": Scale, "phase": Literal["train", "val", "test"], "seed": Seed}
+        return hints._replace(types={**hints.types, **supplied})
 
     @property
     def spec(self) -> Spec:
@@ -128,6 +133,10 @@ class ValOptions(Section):
         "expected PSNR of the teacher on a data set and tolerance in dB, e.g. {Set5: [38.28, 0.05]}; the run ends with "
         "an error when the measured PSNR differs by more",
     )
+
+    def __post_init__(self) -> None:
+        if self.suffix is not None and (os.sep in self.suffix or "\0" in self.suffix):
+            raise ValueError(f"suffix: is part of a file's name, so it has no {os.sep!r}, got {self.suffix!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +254,16 @@ class Options(Section):
         for key in self.datasets:
             if key.split("_")[0] not in ("train", "val", "test"):
                 raise ValueError(f"datasets.{key}: must be train, val, val_1, ... or test, test_1, ...; rename it")
+
+    @property
+    def input_form(self) -> InputForm:
+        """How the network takes its images, as the training set says; without one, the first of the others."""
+        for section in (*self.datasets_of("train").values(), *self.datasets_of("val", "test").values()):
+            try:
+                return InputForm.of(section)
+            except (TypeError, ValueError):  # of a plug-in, whose `mean` is another thing
+                return PLAIN_RGB
+        return PLAIN_RGB
 
     def datasets_of(self, *phases: str) -> dict[str, DatasetOptions]:
         """Return the data sets of these phases (train, val, test), sorted by key."""

@@ -29,6 +29,15 @@ SchedulerSpec = Annotated[Spec, Component(SCHEDULER_REGISTRY)]
 PUBLISHED_GRAD_CLIP = 0.01  # gradient norm that `use_grad_clip: true` stands for
 
 
+def loss_name(key: str) -> str:
+    """Return the name under which a loss is logged.
+
+    `pixel_opt` -> `l_pix`, `perceptual_opt` -> `l_percep`, `x_opt` -> `l_x`.
+    """
+    stem = key.removesuffix("_opt")
+    return "l_" + {"pixel": "pix", "perceptual": "percep"}.get(stem, stem)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Section):
     """The optimization. Every key that ends in `_opt` is a loss; the losses are summed."""
@@ -76,6 +85,10 @@ class TrainOptions(Section):
     key_patterns: ClassVar[Mapping[str, Any]] = {"*_opt": LossSpec, "optim_*": OptimizerSpec}
 
     def __post_init__(self) -> None:
+        names: dict[str, str] = {}
+        for key in self.losses:
+            if (other := names.setdefault(loss_name(key), key)) != key:
+                raise ValueError(f"{key}: is logged as {loss_name(key)}, like {other}; give one of them another name")
         if self.use_fp16 and self.amp == "bf16":
             raise ValueError("use_fp16: means amp: fp16, but amp is bf16; remove one of them")
 

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, SequentialSampler, Subset
 
+from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.schema import DatasetOptions, Options
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.device_cache import DeviceCacheError, DeviceLoader
+from basicsr.data.network_input import input_form
 from basicsr.engine.device import pick_device
 from basicsr.errors import OptionError
 
@@ -74,14 +76,23 @@ class TestLoader:
         name: name of the data set.
         root: its folder; image names are relative to it.
         dataset: the whole data set, with its options in `opt`.
+        form: how its images were made network inputs.
     """
 
     __test__ = False  # not a test class for pytest
 
-    def __init__(self, name: str, root: Path | None, loader: DataLoader[Any], dataset: Any = None):
+    def __init__(
+        self,
+        name: str,
+        root: Path | None,
+        loader: DataLoader[Any],
+        dataset: Any = None,
+        form: InputForm = PLAIN_RGB,
+    ):
         self.name = name
         self.root = root
         self.dataset = dataset
+        self.form = form
         self._loader = loader
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -95,7 +106,7 @@ class TestLoader:
         if len(self._loader) == len(self.dataset):
             return self
         loader = build_dataloader(self.dataset, phase="test", sampler=SequentialSampler(self.dataset))
-        return TestLoader(self.name, self.root, loader, self.dataset)
+        return TestLoader(self.name, self.root, loader, self.dataset, self.form)
 
 
 def build_test_loader(opt: Options, key: str) -> TestLoader:
@@ -115,7 +126,11 @@ def build_test_loader(opt: Options, key: str) -> TestLoader:
         timeout=LOADER_TIMEOUT_FRACTION * opt.dist_params.timeout,
     )
     root = options.get("dataroot_gt") or options.get("dataroot_lq")
-    return TestLoader(options.name or key, Path(root) if root else None, loader, dataset)
+    try:
+        form = input_form(dataset, options)
+    except ValueError as error:
+        raise OptionError(f"{options.where}: {error}") from error
+    return TestLoader(options.name or key, Path(root) if root else None, loader, dataset, form)
 
 
 def _dataset(options: DatasetOptions, opt: Options, phase: str) -> Any:

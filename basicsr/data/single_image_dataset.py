@@ -49,7 +49,7 @@ class SingleImageDataset(Dataset[dict[str, Any]]):
         cache_mb: Megabytes = 0,
         seed: Seed = 0,
     ) -> None:
-        self._to_input = ToInput(color, mean, std)
+        self.to_input = ToInput(color, mean, std)
         store = open_store(dataroot_lq, io_backend)
         images = [StoredImage(store, name) for name in chosen_names(store, meta_info_file)]
         self.lq_paths = [image.path for image in images]
@@ -65,4 +65,4 @@ class SingleImageDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: int | SampleIndex) -> dict[str, Any]:
         position = locate(key, len(self))[1]
-        return {"lq": self._to_input(self._images[position]), "lq_path": str(self.lq_paths[position])}
+        return {"lq": self.to_input(self._images[position]), "lq_path": str(self.lq_paths[position])}

@@ -67,6 +67,7 @@ def both_protocols(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
         result[name] = dict(spec)
         kind = spec["type"]
         twin = {**spec, "type": kind.removesuffix("_pt") if kind.endswith("_pt") else f"{kind}_pt"}
+        twin.pop("input_order", None)  # of images as arrays alone, and HWC by default
         if twin["type"] in METRIC_REGISTRY and twin not in listed:
             twin_name = f"{name}_{protocol(twin)}"
             if twin_name not in metrics:

@@ -127,6 +127,10 @@ class Best:
         }
 
 
+def _as_they_are(images: Tensor) -> Tensor:
+    return images
+
+
 @torch.no_grad()
 def evaluate(
     predict: Callable[[Tensor], Tensor],
@@ -137,6 +141,7 @@ def evaluate(
     *,
     root: str | Path | None = None,
     gather: bool = True,
+    to_images: Callable[[Tensor], Tensor] = _as_they_are,
 ) -> Scores:
     """Score every image once. This is the only validation loop: train.py, test.py and every model call it.
 
@@ -144,7 +149,8 @@ def evaluate(
     to that folder without the suffix. A second image of the same name becomes `name~2`.
 
     Args:
-        predict: maps LQ (B, 3, h, w) to SR (B, 3, s*h, s*w), RGB in [0, 1], and moves it to its device.
+        predict: maps LQ (B, 3, h, w) to SR (B, 3, s*h, s*w), RGB in [0, 1] or what `to_images` makes that of, and moves
+            it to its device.
         batches: of a data loader; those without `gt` are predicted but not scored. Each of several processes passes its
             own share; an image in two shares, as padded samplers make, counts once.
         metrics: metric name -> spec. "uint8" metrics get clamped and rounded images, "float" ones the raw tensors.
@@ -153,6 +159,7 @@ def evaluate(
         root: the data set's folder; needed for distinct names in `on_image` when several processes share a set whose
             subfolders repeat file names.
         gather: merge the shares of all processes; False: only this process calls `evaluate`.
+        to_images: applied to SR and GT before they are scored or handed on, where a data set has normalised its images.
 
     Returns:
         The same scores in every process, in the order of the data set if image k was dealt to process k mod world_size.
@@ -164,8 +171,8 @@ def evaluate(
     taken: set[str] = set()
     channels = 0
     for batch in batches:
-        sr_batch = predict(batch["lq"])
-        gt_batch = batch["gt"].to(sr_batch.device) if "gt" in batch else None
+        sr_batch = to_images(predict(batch["lq"]))
+        gt_batch = to_images(batch["gt"].to(sr_batch.device)) if "gt" in batch else None
         paths = batch["gt_path"] if gt_batch is not None and "gt_path" in batch else batch["lq_path"]
         for k, path in enumerate(paths):
             name = _distinct(_name(path, root), taken)

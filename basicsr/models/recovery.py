@@ -25,6 +25,7 @@ class HeldImages(list[dict[str, Any]]):
         super().__init__(loader)
         self.name = loader.name
         self.root = loader.root
+        self.form = loader.form
 
 
 def fine_tune(model: BaseModel, loader: DataLoader[Any], on_step: Callable[[], object] = lambda: None) -> None:

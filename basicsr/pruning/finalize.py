@@ -178,7 +178,7 @@ def write_compact(folder: Path, opt: Options, small: nn.Module, mask: list[int],
     content = {
         "params": {name: value.detach().cpu() for name, value in small.state_dict().items()},
         "network_g": spec,
-        "meta": {**meta, "teacher": opt.path.pretrain_network_t},
+        "meta": {**meta, "teacher": opt.path.pretrain_network_t, "input": opt.input_form.to_plain()},
     }
     np.save(folder / "mask.npy", np.array(mask, dtype=np.uint8))
     write_option_file(folder / "network_g.yml", {"network_g": spec}, "The compact network.")

@@ -9,6 +9,7 @@ from torch import nn
 
 from basicsr.archs import build_network
 from basicsr.archs.prunable import Prunable
+from basicsr.config.input_form import PLAIN_RGB
 from basicsr.config.pruning import DistillOptions
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_weights
@@ -173,9 +174,10 @@ class TeacherCheck:
             return
         psnr, tolerance = expected
         metrics = {key: spec for key, spec in (val.metrics or {}).items() if "psnr" in spec["type"]}
+        form, root = getattr(loader, "form", PLAIN_RGB), getattr(loader, "root", None)
         with torch.inference_mode():
             scores = evaluate(
-                lambda lq: self.teacher(lq.to(self.device)), loader, metrics, name, root=getattr(loader, "root", None)
+                lambda lq: self.teacher(lq.to(self.device)), loader, metrics, name, root=root, to_images=form.undo
             )
         found = next(iter(scores.mean().values()), float("nan"))
         logger.info("Teacher on %s: %.4f dB", name, found)

@@ -316,9 +316,9 @@ class TestAverages:
         content, folder = files
         path = {"pretrain_network_g": str(folder / "net_g_2.pth")}
         with pytest.raises(CheckpointError):
-            build_model(options(ema_decay=0.9, network={"in_chans": 1}, path=path))
+            build_model(options({"in_ch": 1}, ema_decay=0.9, network={"in_chans": 1}, path=path))
         path["strict_load_g"] = False
-        model = build_model(options(ema_decay=0.9, network={"in_chans": 1}, path=path))
+        model = build_model(options({"in_ch": 1}, ema_decay=0.9, network={"in_chans": 1}, path=path))
         for net, key in ((model.net_g, "params"), (model.ema.module, "params_ema")):
             assert net.conv_first.weight.shape[1] == 1
             torch.testing.assert_close(net.middle_blks.block.td, content[key]["middle_blks.block.td"])
