@@ -28,13 +28,17 @@ def check_datasets(options: Options, model: Any, is_train: bool) -> None:
     used = options.datasets_of("train", "val", "test") if is_train else options.datasets_of("val", "test")
     for key, section in used.items():
         phase = key.split("_")[0]
-        if not is_plugin(DATASET_REGISTRY.get(section.type)):
+        given = section.to_minimal_dict()
+        if is_plugin(DATASET_REGISTRY.get(section.type)):
+            # what it makes of other keys is its own matter
+            given = {name: given[name] for name in section.field_names() if name in given}
+        else:
             _check_dataset(options, section, phase)
         if phase == "train":
             if not options.where.for_plugin:
                 check_read_by(model, section, STAGE_KEYS)
         else:
-            warn_of_no_effect("datasets.*", "val" if is_train else "test", section, section.to_minimal_dict())
+            warn_of_no_effect("datasets.*", "val" if is_train else "test", section, given)
     _check_forms(options, used)
 
 

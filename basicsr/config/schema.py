@@ -13,7 +13,7 @@ from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.location import Location
 from basicsr.config.pruning import BudgetOptions, CompactOptions, DistillOptions, PruneOptions
 from basicsr.config.ranges import Decibels, Images, Iterations, Range, Scale, Seed
-from basicsr.config.registry import ARCH_REGISTRY, DATASET_REGISTRY, METRIC_REGISTRY
+from basicsr.config.registry import ARCH_REGISTRY, DATASET_REGISTRY, METRIC_REGISTRY, is_plugin
 from basicsr.config.section import Component, Hints, Section, Spec, option, signature_hints
 from basicsr.config.training import TrainOptions
 from basicsr.errors import UnknownNameError
@@ -64,11 +64,14 @@ class DatasetOptions(Section):
         if not isinstance(data.get("type"), str):
             return Hints({})
         try:
-            hints = signature_hints(DATASET_REGISTRY.get(data["type"]), cls.SUPPLIED)
+            make = DATASET_REGISTRY.get(data["type"])
         except UnknownNameError as error:
             raise (where / "type").error(str(error)) from error
+        hints = signature_hints(make, cls.SUPPLIED)
         if set(hints.types) == {"opt"}:
             return None
+        if is_plugin(make):
+            return hints
         # Files of BasicSR may repeat what the run decides; see `data_checks.py`.
         supplied = {"scale": Scale, "phase": Literal["train", "val", "test"], "seed": Seed}
         return hints._replace(types={**hints.types, **supplied})

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from basicsr.config.construction import TooLargeError, build_for_shapes
+from basicsr.config.convert import build_section
 from basicsr.config.data_checks import check_datasets, check_read_by
 from basicsr.config.registry import (
     ARCH_REGISTRY,
@@ -86,6 +87,9 @@ def _check_training(options: Options, model: Any) -> None:
         _check_sections(options, model)
     _check_losses(options, train, getattr(model, "own_losses", ()))
     _check_optimizer(train)
+    if options.compact.finetune:  # keys of the section `train` of a later run
+        values = {key: value for key, value in train.to_minimal_dict().items() if key != "optim_m"}
+        build_section(TrainOptions, {**values, **options.compact.finetune}, options.compact.where / "finetune")
     if train.scheduler is not None:
         SCHEDULER_REGISTRY.build(train.scheduler)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from basicsr.archs import build_network
-from basicsr.archs.prunable import Prunable
+from basicsr.archs.prunable import Prunable, image_channels
 from basicsr.config.input_form import PLAIN_RGB
 from basicsr.config.pruning import DistillOptions
 from basicsr.config.schema import Options
@@ -143,7 +143,7 @@ def group_channels(net: nn.Module) -> tuple[int, int, int]:
     was_training = net.training
     device = next(net.parameters()).device
     with torch.no_grad():
-        _, features = net.eval()(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=device), taps=[0])
+        _, features = net.eval()(torch.zeros(1, image_channels(net), PROBE_SIDE, PROBE_SIDE, device=device), taps=[0])
     net.train(was_training)
     channels, height, width = features[0].shape[1:]
     return channels, height, width

@@ -18,7 +18,7 @@ from basicsr.archs.image_network import ImageNetwork
 from basicsr.archs.published import read_network
 from basicsr.config.input_form import InputForm
 from basicsr.config.load import load_options
-from basicsr.config.registry import DATASET_REGISTRY
+from basicsr.config.registry import DATASET_REGISTRY, MODEL_REGISTRY
 from basicsr.data.loaders import build_test_loader
 from basicsr.engine.checkpoint import load_file
 from basicsr.errors import CheckpointError, OptionError
@@ -28,6 +28,7 @@ from basicsr.images.matlab_resize import imresize
 from basicsr.inference.upscaler import Upscaler
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_psnr_pt
 from basicsr.models import build_model
+from basicsr.models.sr_model import SRModel
 from basicsr.runtimes.build import read_export_network
 
 NORMAL = {"mean": [0.4488, 0.4371, 0.404], "std": [0.25, 0.3, 0.2]}
@@ -224,3 +225,37 @@ def test_the_form_is_inverted():
     torch.testing.assert_close(form.undo(form.normalise(images)), images)
     torch.testing.assert_close(form.clamp(form.normalise(4 * images - 1)), form.normalise((4 * images - 1).clamp(0, 1)))
     assert InputForm(None, [0, 0, 0], [1, 1, 1]).to_plain() == {} and not InputForm(None, [0, 0, 0]).is_normalised
+
+
+@pytest.mark.parametrize("undoes", [False, True])
+def test_a_model_of_an_old_project_that_runs_the_network_by_itself(values, tmp_path, monkeypatch, undoes):
+    """Its outputs are normalised, unless its pictures, like its ground truth, are not."""
+    import basicsr.compat.plugins  # noqa: F401
+
+    form = InputForm(None, *NORMAL.values())
+
+    class OldModel(SRModel):
+        def test(self):
+            self.output = self.net_g(self.lq)
+
+        def post_process(self):  # in many projects it cuts what was padded
+            pass
+
+        def get_current_visuals(self):
+            visuals = {"lq": self.lq, "result": self.output.detach(), "gt": self.gt}
+            return {key: form.undo(image) if undoes else image for key, image in visuals.items()}
+
+    OldModel.__module__ = "project.models"
+    monkeypatch.setitem(MODEL_REGISTRY._items, "OldModel", OldModel)
+    bicubic = {"network_g": {"type": "Bicubic", "upscale": 2}}
+    scores, _ = results_of(tmp_path, values(NORMAL, "old", is_train=False, model_type="OldModel", **bicubic))
+    expected, _ = results_of(tmp_path, values({}, "plain", is_train=False, **bicubic))
+    for name, found in scores.items():
+        assert found == pytest.approx(expected[name], abs=1e-3)
+
+
+def test_the_suffix_of_pictures_counts_in_training_too(values, tmp_path):
+    options = values({})
+    options["val"]["suffix"] = "mine"
+    trained(tmp_path, options)
+    assert len(list((tmp_path / "experiments/x/visualization/chelsea").glob("chelsea_6_mine.png"))) == 1
