@@ -57,17 +57,19 @@ def check_read_by(model: Any, section: Any, keys: tuple[str, ...]) -> None:
 
 
 def _check_dataset(options: Options, section: DatasetOptions, phase: str) -> None:
-    where = section.where
+    where, make = section.where, DATASET_REGISTRY.get(section.type)
     supplied = {"scale": options.scale, "phase": phase}
     for key, value in supplied.items():
         if section.get(key, value) != value:
             raise (where / key).error(f"is {section[key]!r}, but that of this data set is {value!r}; remove it")
     if "seed" in section:
         raise (where / "seed").error("follows from manual_seed; set that instead")
+    if section.get("gray") is not None and section.get("in_ch", _default_of(make, "in_ch")) != 1:
+        raise (where / "gray").error("is how colours become gray; set in_ch: 1, or remove it")
     if phase == "train":
         if "dataroot_gt" not in section:
             raise (where / "type").error(f"{section.type} has no ground truth to train on; use PairedImageDataset")
-        if section.get("gray") == "swapped_luma" and section.get("in_ch", 1) == 1:
+        if section.get("gray") == "swapped_luma":
             raise (where / "gray").error(
                 "swapped_luma is to compare tests with published figures; train on opencv, as inference takes it"
             )

@@ -56,7 +56,7 @@ STAGES: dict[str, dict[str, Stages]] = {
         "cache": Stages(YES, REFUSED, REFUSED, note="`device` is refused outside training"),
         "dataroot_gt": Stages(YES, YES, YES, YES),
         "dataroot_lq": Stages(YES, YES, YES, note="made from dataroot_gt by data sets that degrade; a warning says so"),
-        "filename_tmpl": LOADING,
+        "filename_tmpl": LOADING._replace(note="with dataroot_lq; not used by data sets that degrade"),
         "meta_info_file": LOADING,
         "io_backend": LOADING,
         "cache_mb": LOADING,

@@ -64,6 +64,8 @@ REFUSALS = [
     (both(PAIRED, mean=[0.5, 0.5]), r"datasets\.train: mean: needs one number for each of 3"),
     ({**both(JPEG), **COLOUR}, r"datasets\.train\.in_ch: gives images of 1 channel, but network_g takes 3"),
     ({"train_set": {**JPEG, "gray": "swapped_luma"}, "val_set": JPEG, **GRAY}, r"datasets\.train\.gray: swapped_luma"),
+    ({"train_set": {**JPEG, "in_ch": 3}, "val_set": {**JPEG, "in_ch": 3, "gray": "opencv"}, **COLOUR},
+     r"datasets\.val\.gray: is how colours become gray; set in_ch: 1"),
     ({"val_set": {**PAIRED, "phase": "train"}}, r"datasets\.val\.phase: is 'train', but that of .* is 'val'"),
     ({"train_set": {**PAIRED, "scale": 4}}, r"datasets\.train\.scale: is 4, but that of this data set is 2"),
     ({"train_set": {**PAIRED, "seed": 3}}, r"datasets\.train\.seed: follows from manual_seed"),
