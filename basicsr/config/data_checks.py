@@ -58,8 +58,8 @@ def check_read_by(model: Any, section: Any, keys: tuple[str, ...]) -> None:
 
 def _check_dataset(options: Options, section: DatasetOptions, phase: str) -> None:
     where, make = section.where, DATASET_REGISTRY.get(section.type)
-    supplied = {"scale": options.scale, "phase": phase}
-    for key, value in supplied.items():
+    supplied = {"phase": phase} if options.where.for_plugin else {"phase": phase, "scale": options.scale}
+    for key, value in supplied.items():  # models of plug-ins may validate at another scale
         if section.get(key, value) != value:
             raise (where / key).error(f"is {section[key]!r}, but that of this data set is {value!r}; remove it")
     if "seed" in section:

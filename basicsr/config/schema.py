@@ -4,7 +4,7 @@ Nothing writes to options. Values that a run decides (rank, folders) are set onc
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.location import Location
 from basicsr.config.pruning import BudgetOptions, CompactOptions, DistillOptions, PruneOptions
-from basicsr.config.ranges import Decibels, Images, Iterations, Range, Scale, Seed
+from basicsr.config.ranges import Decibels, Images, Iterations, Pixels, Range, Scale, Seed
 from basicsr.config.registry import ARCH_REGISTRY, DATASET_REGISTRY, METRIC_REGISTRY, is_plugin
 from basicsr.config.section import Component, Hints, Section, Spec, option, signature_hints
 from basicsr.config.training import TrainOptions
@@ -57,6 +57,16 @@ class DatasetOptions(Section):
     )
 
     SUPPLIED: ClassVar = ("scale", "phase", "seed")
+    CHECKED_LATER: ClassVar[Mapping[str, Any]] = {
+        # what the run decides, but files of BasicSR may repeat; see `data_checks.py`
+        "scale": Scale,
+        "phase": Literal["train", "val", "test"],
+        "seed": Seed,
+        # stages of progressive training, which the model reads
+        "mini_batch_sizes": Sequence[Images] | None,
+        "iters": Sequence[Iterations] | None,
+        "gt_sizes": Sequence[Pixels] | None,
+    }
 
     @classmethod
     def extra_hints(cls, data: Mapping[str, Any], where: Location) -> Hints | None:
@@ -72,9 +82,7 @@ class DatasetOptions(Section):
             return None
         if is_plugin(make):
             return hints
-        # Files of BasicSR may repeat what the run decides; see `data_checks.py`.
-        supplied = {"scale": Scale, "phase": Literal["train", "val", "test"], "seed": Seed}
-        return hints._replace(types={**hints.types, **supplied})
+        return hints._replace(types={**cls.CHECKED_LATER, **hints.types})
 
     @property
     def spec(self) -> Spec:

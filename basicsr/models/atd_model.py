@@ -118,6 +118,8 @@ def stages_of(data: DatasetOptions, opt: Options) -> list[Stage]:
         if len(given.get(key, ())) != len(next(iter(given.values()))):
             found = ", ".join(f"{name} {values}" for name, values in given.items())
             raise (data.where / key).error(f"needs one number for each stage, like {' and '.join(keys)}; got {found}")
+        if min(given[key]) < 1:  # data sets that do not declare these keys give them unchecked
+            raise (data.where / key).error(f"must be at least 1 in every stage, got {given[key]}")
     limits = {
         "mini_batch_sizes": ("batch_size_per_gpu", data.batch_size_per_gpu),
         "gt_sizes": ("gt_size", data.get("gt_size") or 0),

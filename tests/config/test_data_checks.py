@@ -75,6 +75,8 @@ REFUSALS = [
     ({"val_set": {**PAIRED, "cache": "device"}}, r"datasets\.val\.cache: device is only for training sets"),
     ({"train_set": STAGED, "val_set": NOISE_TEST, **COLOUR},
      r"datasets\.train\.mini_batch_sizes: is read by ATDUNetModel, not by SRModel; set model_type: ATDUNetModel"),
+    ({"train_set": {**PAIRED, "iters": 5}}, r"datasets\.train\.iters: expected a list of whole numbers in \[1, 1e9\]"),
+    ({"train_set": {**PAIRED, "iters": [5]}}, r"datasets\.train\.iters: is read by ATDUNetModel, not by SRModel"),
     ({"val": {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0, "input_order": "CHW"}}}},
      r"val\.metrics\.psnr\.input_order: must be HWC"),
     (PSNR_OF_TEACHER, r"val\.expect_teacher_psnr: is read by PruneDistillModel, not by SRModel"),
