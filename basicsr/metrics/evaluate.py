@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.registry import METRIC_REGISTRY
 from basicsr.engine.distributed import gather_objects
 from basicsr.images.files import to_pixels
@@ -127,10 +128,6 @@ class Best:
         }
 
 
-def _as_they_are(images: Tensor) -> Tensor:
-    return images
-
-
 @torch.no_grad()
 def evaluate(
     predict: Callable[[Tensor], Tensor],
@@ -141,7 +138,7 @@ def evaluate(
     *,
     root: str | Path | None = None,
     gather: bool = True,
-    to_images: Callable[[Tensor], Tensor] = _as_they_are,
+    form: InputForm = PLAIN_RGB,
 ) -> Scores:
     """Score every image once. This is the only validation loop: train.py, test.py and every model call it.
 
@@ -149,8 +146,8 @@ def evaluate(
     to that folder without the suffix. A second image of the same name becomes `name~2`.
 
     Args:
-        predict: maps LQ (B, 3, h, w) to SR (B, 3, s*h, s*w), RGB in [0, 1] or what `to_images` makes that of, and moves
-            it to its device.
+        predict: maps LQ (B, 3, h, w) to SR (B, 3, s*h, s*w), RGB in [0, 1] or in another `form`, and moves it to its
+            device.
         batches: of a data loader; those without `gt` are predicted but not scored. Each of several processes passes its
             own share; an image in two shares, as padded samplers make, counts once.
         metrics: metric name -> spec. "uint8" metrics get clamped and rounded images, "float" ones the raw tensors.
@@ -159,7 +156,7 @@ def evaluate(
         root: the data set's folder; needed for distinct names in `on_image` when several processes share a set whose
             subfolders repeat file names.
         gather: merge the shares of all processes; False: only this process calls `evaluate`.
-        to_images: applied to SR and GT before they are scored or handed on, where a data set has normalised its images.
+        form: of LQ, SR and GT. Images are scored and handed on as they were before they were normalised.
 
     Returns:
         The same scores in every process, in the order of the data set if image k was dealt to process k mod world_size.
@@ -171,8 +168,8 @@ def evaluate(
     taken: set[str] = set()
     channels = 0
     for batch in batches:
-        sr_batch = to_images(predict(batch["lq"]))
-        gt_batch = to_images(batch["gt"].to(sr_batch.device)) if "gt" in batch else None
+        sr_batch = form.undo(predict(batch["lq"]))
+        gt_batch = form.undo(batch["gt"].to(sr_batch.device)) if "gt" in batch else None
         paths = batch["gt_path"] if gt_batch is not None and "gt_path" in batch else batch["lq_path"]
         for k, path in enumerate(paths):
             name = _distinct(_name(path, root), taken)
@@ -186,7 +183,7 @@ def evaluate(
             if on_image is not None:
                 on_image(name, sr)
     channels = max(gather_objects(channels) if gather else [channels]) or 3  # a process may have no images
-    protocols = {metric: describe(spec, channels) for metric, spec in metrics.items()}
+    protocols = {metric: describe(spec, channels, luma=form.color == "y") for metric, spec in metrics.items()}
     return Scores(dataset, gather_scores(records, everywhere=gather), protocols)
 
 

@@ -176,7 +176,7 @@ class SRModel(BaseModel):
         on_image = self._image_writer(name, current_iter, form) if save_img else None
         hidden = not val.pbar or self.opt.rank != 0 or None  # None: also where stderr is no terminal
         bar = tqdm(loader, desc=f"Test {name}", unit="image", leave=False, disable=hidden)
-        return evaluate(predict, bar, metrics, name, on_image, root=root, gather=gather, to_images=form.undo)
+        return evaluate(predict, bar, metrics, name, on_image, root=root, gather=gather, form=form)
 
     def _image_writer(self, dataset: str, current_iter: int | None, form: InputForm) -> Callable[[str, Tensor], None]:
         """Return a function that writes an output, given its name and SR (1, C, H, W) in [0, 1]."""

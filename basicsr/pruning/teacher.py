@@ -176,9 +176,7 @@ class TeacherCheck:
         metrics = {key: spec for key, spec in (val.metrics or {}).items() if "psnr" in spec["type"]}
         form, root = getattr(loader, "form", PLAIN_RGB), getattr(loader, "root", None)
         with torch.inference_mode():
-            scores = evaluate(
-                lambda lq: self.teacher(lq.to(self.device)), loader, metrics, name, root=root, to_images=form.undo
-            )
+            scores = evaluate(lambda lq: self.teacher(lq.to(self.device)), loader, metrics, name, root=root, form=form)
         found = next(iter(scores.mean().values()), float("nan"))
         logger.info("Teacher on %s: %.4f dB", name, found)
         if not abs(found - psnr) <= tolerance:

@@ -121,6 +121,8 @@ def test_scores_pictures_and_inference_agree(values, windows, tmp_path, form):
 def test_bicubic_keeps_its_known_scores(values, tmp_path, windows, form):
     """Bicubic enlargement of normalised images is that of plain ones, so scores and pictures must not change."""
     scores, pictures = results_of(tmp_path, values(form, is_train=False, network_g={"type": "Bicubic", "upscale": 2}))
+    heading = "psnr (uint8, Y, crop 2)" if "color" in form else "psnr (uint8, RGB, crop 2)"
+    assert heading in (tmp_path / "results/x/scores.md").read_text()
     for name, gt, lq in photographs(windows):
         sr = imresize(to_tensor(lq)[None], 2)
         expected = calculate_psnr_pt(sr, to_tensor(gt)[None], 2, test_y_channel="color" in form)
