@@ -25,6 +25,8 @@ from basicsr.config.registry import (
     Registry,
 )
 from basicsr.config.section import Section, signature_hints
+from basicsr.config.stages import STAGES, Stages
+from basicsr.config.training import TORCH_ARGUMENTS
 from basicsr.text import tolerate_encoding
 
 TARGET = Path(__file__).parents[1] / "docs" / "options.md"
@@ -69,6 +71,13 @@ All keys of a YAML file, with type, default and meaning. This page is generated 
 - Relative paths are relative to the current folder.
 """
 
+STAGES_HEAD = """## Where each option counts
+
+yes: honoured. no effect: a warning names the option. refused: an error when the options are checked. -: there is
+nothing that it could mean. Saved pictures are those of `val.save_img`; inference is `basicsr-infer` and `Upscaler` with
+the weights of the training.
+"""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Write the page, or check with `--check` that it is up to date; return the exit code."""
@@ -100,12 +109,23 @@ def page() -> str:
         documented = [(name, target) for name, target in registry if not target.__module__.startswith("torch.")]
         if others := [name for name, _ in registry if name not in dict(documented)]:
             parts.append(
-                f"\n{_code_list(others)} are PyTorch's classes, with the arguments documented for `torch.optim`.\n"
+                f"\n{_code_list(others)} are PyTorch's classes, with the arguments documented for `torch.optim`, and "
+                f"these ranges: {'; '.join(f'`{k}` {describe(hint)}' for k, hint in TORCH_ARGUMENTS.items())}.\n"
             )
         shared = {k: v for _, target in documented for k, v in _documented_arguments(target).items()}
         for name, target in documented:
             parts += [f"\n### {name}\n\n{_summary(target)}\n\n", *_component_table(target, supplied, shared)]
+    parts += [f"\n{STAGES_HEAD}", *_stages_tables()]
     return "".join(parts)
+
+
+def _stages_tables() -> Iterator[str]:
+    """Yield, for each part of `stages.py`, a table of its options by stage."""
+    for path, options_of_path in STAGES.items():
+        yield f"\n| `{path}` | training | validation | test | saved pictures | inference | note |\n"
+        yield f"|---|{'---|' * len(Stages._fields)}\n"
+        for key, stages in options_of_path.items():
+            yield f"| `{key}` | {' | '.join(_escape(cell or '-') for cell in stages)} |\n"
 
 
 def _summary(target: Any) -> str:

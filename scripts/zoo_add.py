@@ -58,7 +58,9 @@ def add(folder: Path) -> None:
     weights_of(name).parent.mkdir(exist_ok=True)
     shutil.copyfile(folder / f"{name}.yml", ZOO / f"{name}.yml")
     (ZOO / f"{name}.log").write_text("".join(log.read_text(encoding="utf-8") for log in logs), encoding="utf-8")
-    save_atomically({"params": weights, "network_g": content["network_g"]}, weights_of(name))
+    form = (content.get("meta") or {}).get("input")  # how it takes its images; nothing for plain ones
+    meta = {"meta": {"input": form}} if form else {}
+    save_atomically({"params": weights, "network_g": content["network_g"], **meta}, weights_of(name))
     print(f"{weights_of(name)}: written. Next: its card, {ZOO / name}.md; then scripts/zoo_test.py --update {name}")
 
 

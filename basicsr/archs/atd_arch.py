@@ -42,6 +42,7 @@ from basicsr.archs.layers.setup import initialise
 from basicsr.archs.layers.shifted_windows import relative_position_index, window_grids
 from basicsr.archs.layers.tokens import channels_last, map_to_tokens, mirrored_to_multiple, tokens_to_map
 from basicsr.archs.prunable import Gate, GroupInfo, check_gates
+from basicsr.config.ranges import Channels, Index, Layers, Pixels, Positive, Scale
 from basicsr.config.registry import ARCH_REGISTRY
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
@@ -115,22 +116,22 @@ class ATD(ATDFamily):
     def __init__(
         self,
         *,
-        upscale: int = 2,
-        in_chans: int = 3,
-        img_size: int = 64,
-        patch_size: int = 1,
-        embed_dim: int | None = None,
-        depths: Sequence[int] | None = None,
-        num_heads: Sequence[int] | None = None,
-        window_size: int | None = None,
-        dim_ffn_td: int | None = None,
-        category_size: int | None = None,
-        num_tokens: int | None = None,
-        reducted_dim: int | None = None,
-        convffn_kernel_size: int | None = None,
-        mlp_ratio: float | None = None,
+        upscale: Scale = 2,
+        in_chans: Channels = 3,
+        img_size: Pixels = 64,
+        patch_size: Pixels = 1,
+        embed_dim: Channels | None = None,
+        depths: Sequence[Layers] | None = None,
+        num_heads: Sequence[Layers] | None = None,
+        window_size: Pixels | None = None,
+        dim_ffn_td: Channels | None = None,
+        category_size: Channels | None = None,
+        num_tokens: Channels | None = None,
+        reducted_dim: Channels | None = None,
+        convffn_kernel_size: Pixels | None = None,
+        mlp_ratio: Positive | None = None,
         upsampler: Upsampler | None = None,
-        img_range: float = 1.0,
+        img_range: Positive = 1.0,
         resi_connection: Connection = "1conv",
         qkv_bias: bool = True,
         patch_norm: bool = True,
@@ -138,7 +139,7 @@ class ATD(ATDFamily):
         use_checkpoint: bool = False,
         version: Version | None = None,
         prune_unit: Unit = "group",
-        kept_layers: Sequence[Sequence[int]] | None = None,
+        kept_layers: Sequence[Sequence[Index]] | None = None,
     ):
         super().__init__()
         self._options = complete_options(
@@ -372,21 +373,25 @@ class ATD(ATDFamily):
 
 
 @ARCH_REGISTRY.register(name="ATD-light")
-def atd_light(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False, prune_unit: Unit = "group") -> ATD:
+def atd_light(
+    *, upscale: Scale = 4, in_chans: Channels = 3, use_checkpoint: bool = False, prune_unit: Unit = "group"
+) -> ATD:
     """Build ATD-light of 2026: 760,956 / 767,451 / 776,544 parameters at x2 / x3 / x4."""
     sizes = SIZES["ATD-light", 2]
     return ATD(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, prune_unit=prune_unit, **sizes)
 
 
 @ARCH_REGISTRY.register(name="ATD-v1")
-def atd_v1(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False, prune_unit: Unit = "group") -> ATD:
+def atd_v1(
+    *, upscale: Scale = 4, in_chans: Channels = 3, use_checkpoint: bool = False, prune_unit: Unit = "group"
+) -> ATD:
     """Build ATD of CVPR 2024: 20,113,217 / 20,297,857 / 20,260,929 parameters at x2 / x3 / x4."""
     return ATD(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint, prune_unit=prune_unit, version=1)
 
 
 @ARCH_REGISTRY.register(name="ATD-v1-light")
 def atd_v1_light(
-    *, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False, prune_unit: Unit = "group"
+    *, upscale: Scale = 4, in_chans: Channels = 3, use_checkpoint: bool = False, prune_unit: Unit = "group"
 ) -> ATD:
     """Build ATD-light of CVPR 2024: 753,204 / 759,699 / 768,792 parameters at x2 / x3 / x4."""
     sizes = SIZES["ATD-light", 1]

@@ -30,6 +30,7 @@ from basicsr.archs.layers.tokens import (
     pixel_unshuffle,
     tokens_to_map,
 )
+from basicsr.config.ranges import Channels, Layers, Pixels, Positive, Scale
 from basicsr.config.registry import ARCH_REGISTRY
 
 # Sizes that the contract tests build the network with, and the scales that it has.
@@ -122,23 +123,23 @@ class ATDUNet(ATDFamily):
     def __init__(
         self,
         *,
-        in_chans: int = 1,
-        out_chans: int | None = None,
-        embed_dim: int = 40,
-        depths: Sequence[int] = (6, 8, 8, 6),
-        num_heads: Sequence[int] = (1, 2, 4, 8),
-        window_size: Sequence[int] = (16, 16, 16, 8),
-        dim_ffn_td: Sequence[int] = (4, 8, 16, 16),
-        category_size: Sequence[int] = (128, 128, 128, 128),
-        num_tokens: Sequence[int] = (256, 256, 256, 256),
-        reducted_dim: Sequence[int] = (4, 8, 16, 16),
-        convffn_kernel_size: int = 5,
-        mlp_ratio: float = 4,
+        in_chans: Channels = 1,
+        out_chans: Channels | None = None,
+        embed_dim: Channels = 40,
+        depths: Sequence[Layers] = (6, 8, 8, 6),
+        num_heads: Sequence[Layers] = (1, 2, 4, 8),
+        window_size: Sequence[Pixels] = (16, 16, 16, 8),
+        dim_ffn_td: Sequence[Channels] = (4, 8, 16, 16),
+        category_size: Sequence[Channels] = (128, 128, 128, 128),
+        num_tokens: Sequence[Channels] = (256, 256, 256, 256),
+        reducted_dim: Sequence[Channels] = (4, 8, 16, 16),
+        convffn_kernel_size: Pixels = 5,
+        mlp_ratio: Positive = 4,
         bias: bool = False,
         patch_norm: bool = False,
         use_checkpoint: bool = False,
-        upscale: int = 1,
-        img_range: float = 1.0,
+        upscale: Scale = 1,
+        img_range: Positive = 1.0,
     ):
         super().__init__()
         _check_fixed({"upscale": upscale, "img_range": img_range}, in_chans, out_chans)
@@ -290,7 +291,7 @@ def _check_levels(in_chans: int, embed_dim: int, per_level: Mapping[str, Sequenc
 
 
 @ARCH_REGISTRY.register(name="ATD-U")
-def atd_u(*, in_chans: int = 3, use_checkpoint: bool = False, upscale: int = 1) -> ATDUNet:
+def atd_u(*, in_chans: Channels = 3, use_checkpoint: bool = False, upscale: Scale = 1) -> ATDUNet:
     """Build ATD-U as published for all tasks: 24,905,120 parameters in colour, 24,903,392 in gray (`in_chans: 1`)."""
     return ATDUNet(
         upscale=upscale,

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from basicsr.config.ranges import Scale
 from basicsr.config.registry import ARCH_REGISTRY
 from basicsr.images.matlab_resize import imresize
 
@@ -22,7 +23,7 @@ class Bicubic(nn.Module):
     min_side = 1
     multiple_of = 1
 
-    def __init__(self, *, upscale: int = 4):
+    def __init__(self, *, upscale: Scale = 4):
         super().__init__()
         if upscale < 1:
             raise ValueError(f"upscale: must be at least 1, got {upscale}")

@@ -27,6 +27,7 @@ from basicsr.archs.layers.setup import check_at_least, initialise
 from basicsr.archs.layers.token_aggregation import CENTRE_DECAY, TAB
 from basicsr.archs.layers.tokens import channels_last, map_to_tokens, recomputed, tokens_to_map
 from basicsr.archs.prunable import Gate, GroupInfo, check_gates, gated
+from basicsr.config.ranges import Channels, Index, Layers, Pixels, Scale
 from basicsr.config.registry import ARCH_REGISTRY
 
 Tail = Literal["original", "direct"]
@@ -93,17 +94,17 @@ class CATANet(nn.Module):
     def __init__(
         self,
         *,
-        upscale: int = 4,
-        in_chans: int = 3,
-        dim: int = 40,
-        block_num: int = 8,
-        qk_dim: int = 36,
-        mlp_dim: int = 96,
-        heads: int = 4,
-        patch_size: int | Sequence[int] = PATCH_SIZES,
-        num_tokens: int | Sequence[int] = TOKEN_NUMBERS,
-        group_size: int | Sequence[int] = GROUP_SIZES,
-        n_iters: int | Sequence[int] = 5,
+        upscale: Scale = 4,
+        in_chans: Channels = 3,
+        dim: Channels = 40,
+        block_num: Layers = 8,
+        qk_dim: Channels = 36,
+        mlp_dim: Channels = 96,
+        heads: Layers = 4,
+        patch_size: Pixels | Sequence[Pixels] = PATCH_SIZES,
+        num_tokens: Channels | Sequence[Channels] = TOKEN_NUMBERS,
+        group_size: Channels | Sequence[Channels] = GROUP_SIZES,
+        n_iters: Layers | Sequence[Layers] = 5,
         tail: Tail = "original",
         use_checkpoint: bool = False,
     ):
@@ -269,13 +270,13 @@ def _per_group(name: str, value: int | Sequence[int], block_num: int, at_least: 
 
 
 @ARCH_REGISTRY.register(name="CATANet-L")
-def catanet_l(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False) -> CATANet:
+def catanet_l(*, upscale: Scale = 4, in_chans: Channels = 3, use_checkpoint: bool = False) -> CATANet:
     """Build CATANet-L, the network of the paper's tables: 477K / 550K / 535K parameters at x2 / x3 / x4."""
     return CATANet(upscale=upscale, in_chans=in_chans, use_checkpoint=use_checkpoint)
 
 
 @ARCH_REGISTRY.register(name="CATANet-M")
-def catanet_m(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False) -> CATANet:
+def catanet_m(*, upscale: Scale = 4, in_chans: Channels = 3, use_checkpoint: bool = False) -> CATANet:
     """Build CATANet-M: 306,471 parameters at x2. The paper gives no sizes; these are chosen to match its 306K."""
     return CATANet(
         upscale=upscale,
@@ -291,7 +292,7 @@ def catanet_m(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = Fal
 
 
 @ARCH_REGISTRY.register(name="CATANet-S")
-def catanet_s(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = False) -> CATANet:
+def catanet_s(*, upscale: Scale = 4, in_chans: Channels = 3, use_checkpoint: bool = False) -> CATANet:
     """Build CATANet-S: 230,079 parameters at x2. The paper gives no sizes; these are chosen to match its 230K."""
     return CATANet(
         upscale=upscale,
@@ -307,7 +308,7 @@ def catanet_s(*, upscale: int = 4, in_chans: int = 3, use_checkpoint: bool = Fal
 
 @ARCH_REGISTRY.register(name="CATANet-XS")
 def catanet_xs(
-    *, upscale: int = 4, in_chans: int = 3, keep: Sequence[int] = (0, 1, 2), use_checkpoint: bool = False
+    *, upscale: Scale = 4, in_chans: Channels = 3, keep: Sequence[Index] = (0, 1, 2), use_checkpoint: bool = False
 ) -> CATANet:
     """Build CATANet-XS: the groups `keep` of CATANet-L, by default three; 216,515 parameters at x2.
 
@@ -321,7 +322,7 @@ def catanet_xs(
 
 @ARCH_REGISTRY.register(name="CATANet-XS-D")
 def catanet_xs_d(
-    *, upscale: int = 4, in_chans: int = 3, keep: Sequence[int] = (0, 1, 2, 7), use_checkpoint: bool = False
+    *, upscale: Scale = 4, in_chans: Channels = 3, keep: Sequence[Index] = (0, 1, 2, 7), use_checkpoint: bool = False
 ) -> CATANet:
     """Build CATANet-XS-D: by default four groups, with a direct tail.
 
@@ -337,7 +338,7 @@ def catanet_xs_d(
 
 @ARCH_REGISTRY.register(name="CATANet-XXS")
 def catanet_xxs(
-    *, upscale: int = 4, in_chans: int = 3, keep: Sequence[int] = (0, 4, 7), use_checkpoint: bool = False
+    *, upscale: Scale = 4, in_chans: Channels = 3, keep: Sequence[Index] = (0, 4, 7), use_checkpoint: bool = False
 ) -> CATANet:
     """Build CATANet-XXS, the fastest: by default three groups, all with patches of 16 px, and a direct tail.
 

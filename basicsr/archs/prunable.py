@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from basicsr.archs.layers.multiply_adds import MultiplyAdds
 
@@ -66,6 +66,11 @@ def missing_members(net: object) -> list[str]:
     """Return the members of the protocol that a network lacks."""
     members = ("prunable_groups", "compact_kwargs", "set_state_tracking", "tail_prefixes")
     return [name for name in members if not hasattr(net, name)]
+
+
+def image_channels(net: nn.Module) -> int:
+    """Return the channels of a network's input: those of its first convolution."""
+    return next((parameter.shape[1] for parameter in net.parameters() if parameter.ndim == 4), 3)
 
 
 def gated(x: Tensor, gate: Gate, residual: Callable[[], Tensor]) -> Tensor:

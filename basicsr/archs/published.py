@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
+from basicsr.archs.image_network import ImageNetwork
 from basicsr.archs.layers.atd_family import describe_state
 from basicsr.config.construction import build_for_shapes
 from basicsr.config.convert import convert_spec
+from basicsr.config.input_form import InputForm
 from basicsr.config.location import NO_LOCATION
 from basicsr.config.registry import ARCH_REGISTRY
 from basicsr.config.section import Component
@@ -50,7 +52,8 @@ def read_network(path: str | Path) -> tuple[nn.Module, dict[str, Any], bool]:
     """Return the network of a weight file, on the CPU, its spec, and whether it was recognised by its weights alone.
 
     Its `network_g` describes it or, in a published file, the shapes of its weights. The weights are `params_ema` or,
-    where the file has none, `params`.
+    where the file has none, `params`. One that was trained on luma, or on normalised images, is inside an
+    `ImageNetwork`.
 
     Raises:
         CheckpointError: when the file is missing or damaged, its `network_g` describes no network, or its weights do
@@ -63,6 +66,14 @@ def read_network(path: str | Path) -> tuple[nn.Module, dict[str, Any], bool]:
     spec: dict[str, Any] = published_spec(weights, path) if is_published else content["network_g"]
     net = build_network_for(weights, spec, path)
     load_weights(net, path, key)
+    try:
+        form = InputForm.of_weights(content)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its meta.input is damaged ({error})") from error
+    if form is not None and form.to_plain():
+        if form.channels != input_channels(spec):
+            raise CheckpointError(f"{path}: its meta.input ({form}) does not fit the {input_channels(spec)} channels")
+        net = ImageNetwork(net, form, int(spec.get("upscale", getattr(net, "upscale", 1))))
     return net, dict(spec), is_published
 
 

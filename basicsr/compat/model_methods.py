@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from basicsr.config.input_form import InputForm
 from basicsr.engine.distributed import reduce_mean_dict
 from basicsr.engine.optimizer_groups import build_optimizer
 from basicsr.engine.step_graphs import methods_of_plugins
 from basicsr.engine.wrapper import bare_network
 from basicsr.metrics import direction
 from basicsr.metrics.evaluate import Scores
-from basicsr.models.sr_model import SRModel
+from basicsr.models.sr_model import SRModel, form_of
 
 logger = logging.getLogger("basicsr")
 # What plug-ins override to run their networks; where none is overridden, `predictor` does it.
@@ -231,10 +232,23 @@ class TestedBatches:
             self._model.test()
             visuals = self._model.get_current_visuals()
             images = {"lq": visuals["result"], **({"gt": visuals["gt"]} if "gt" in visuals else {})}
+            if not self._undone(images.get("gt"), batch.get("gt")):
+                images = {key: form_of(self._loader).undo(image) for key, image in images.items()}
             yield {**{key: value for key, value in batch.items() if key != "gt"}, **images}
+
+    def _undone(self, shown: Tensor | None, fed: Tensor | None) -> bool:
+        """Return whether the plug-in has undone the normalisation by itself, as its ground truth, if any, shows."""
+        if shown is None or fed is None:
+            return bool(methods_of_plugins(type(self._model), ("get_current_visuals",)))
+        return not torch.equal(shown.cpu(), fed[..., : shown.shape[-2], : shown.shape[-1]].cpu())  # it may be cropped
 
     def __len__(self) -> int:
         return len(self._loader)
+
+    @property
+    def form(self) -> InputForm:
+        """The form of the images, which are no longer normalised."""
+        return InputForm(form_of(self._loader).color)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)

@@ -6,6 +6,7 @@ One converter serves the fields of sections and the signatures of registered cla
 
 import inspect
 import logging
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,8 @@ from typing import Annotated, Any, Literal, Union
 
 from basicsr.config.describe import describe, has_fixed_length
 from basicsr.config.location import MAX_VALUE_CHARS, Location, format_value
-from basicsr.config.section import Component, Hints, Section, Spec, signature_hints, to_plain
+from basicsr.config.ranges import Range
+from basicsr.config.section import Component, Hints, Section, Spec, to_plain
 from basicsr.config.yaml_file import MAX_INT
 from basicsr.errors import OptionError, UnknownNameError
 
@@ -85,7 +87,7 @@ def convert_spec(value: Any, component: Component, where: Location) -> Spec:
         target = component.registry.get(value["type"])
     except UnknownNameError as error:
         raise (where / "type").error(str(error)) from error
-    hints = signature_hints(target, component.supplied)
+    hints = component.hints(target)
     known = {**hints.types, **component.extra_keys}
     values: dict[str, Any] = {"type": value["type"]}
     for key, item in value.items():
@@ -116,8 +118,18 @@ def convert(value: Any, hint: Any, where: Location) -> Any:
     return _CONVERTERS.get(kind, _convert_instance)(value, hint, where)
 
 
-def _convert_annotated(value: Any, hint: Any, where: Location) -> Spec:
-    return convert_spec(value, typing.get_args(hint)[1], where)
+def _convert_annotated(value: Any, hint: Any, where: Location) -> Any:
+    base, *notes = typing.get_args(hint)
+    for note in notes:
+        if isinstance(note, Component):
+            return convert_spec(value, note, where)
+        if isinstance(note, Range) and _is_number(value) and value not in note:
+            raise where.error(f"must be in {note}, got {format_value(value)}")
+    return _CONVERTERS[base](value, hint, where) if base in (int, float) else convert(value, base, where)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _convert_none(value: Any, hint: Any, where: Location) -> None:
@@ -126,8 +138,7 @@ def _convert_none(value: Any, hint: Any, where: Location) -> None:
 
 
 def _convert_float(value: Any, hint: Any, where: Location) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or value != value:  # nan would pass any check of a range
+    if not _is_number(value) or not math.isfinite(value):  # of plug-ins, too, whose numbers have no range
         raise _type_error(value, hint, where)
     return float(value)
 

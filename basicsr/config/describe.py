@@ -6,7 +6,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union
 
-from basicsr.config.section import Section
+from basicsr.config.ranges import Range
+from basicsr.config.section import Component, Section
 
 _WORDS: dict[Any, str] = {
     int: "a whole number",
@@ -29,12 +30,15 @@ def describe(hint: Any) -> str:
     """Return a type in words, for error messages and docs/options.md."""
     kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind is Annotated:
-        return f"{{type: <{arguments[1].registry.kind}>, ...}}"
+        component = next((note for note in arguments if isinstance(note, Component)), None)
+        return f"{{type: <{component.registry.kind}>, ...}}" if component else describe(arguments[0]) + _range(hint)
     if kind in (Union, types.UnionType, Literal):
         *others, last = dict.fromkeys(_alternatives(hint))
         return f"{', '.join(others)} or {last}" if others else last
     if kind in (list, tuple, Sequence) and arguments:
         return f"a list of {_describe_items(hint)}"
+    if kind in (dict, Mapping) and arguments and arguments[-1] is not Any:
+        return f"keys and values, each {describe(arguments[-1])}"
     if inspect.isclass(kind) and issubclass(kind, Section):
         return "a section"
     return _WORDS.get(kind) or str(getattr(hint, "__name__", hint))
@@ -61,7 +65,14 @@ def _describe_items(hint: Any) -> str:
     return f"{len(arguments)}: {', '.join(describe(argument) for argument in arguments)}"
 
 
+def _range(hint: Any) -> str:
+    """Return the range of an annotated number with a word before it, e.g. " in [0, 1)"; "" without one."""
+    return "".join(f" in {note}" for note in typing.get_args(hint)[1:] if isinstance(note, Range))
+
+
 def _plural(hint: Any) -> str:
+    if typing.get_origin(hint) is Annotated and typing.get_args(hint)[0] in _PLURALS:
+        return _PLURALS[typing.get_args(hint)[0]] + _range(hint)
     if typing.get_origin(hint) in (list, tuple, Sequence):
         return f"lists of {_describe_items(hint)}"
     return _PLURALS.get(hint) or f"values, each {describe(hint)}"

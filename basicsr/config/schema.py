@@ -4,20 +4,24 @@ Nothing writes to options. Values that a run decides (rank, folders) are set onc
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
+from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.location import Location
 from basicsr.config.pruning import BudgetOptions, CompactOptions, DistillOptions, PruneOptions
-from basicsr.config.registry import ARCH_REGISTRY, DATASET_REGISTRY, METRIC_REGISTRY
-from basicsr.config.section import Component, Hints, Section, Spec, at_least, option, signature_hints
+from basicsr.config.ranges import Decibels, Images, Iterations, Pixels, Range, Scale, Seed
+from basicsr.config.registry import ARCH_REGISTRY, DATASET_REGISTRY, METRIC_REGISTRY, is_plugin
+from basicsr.config.section import Component, Hints, Section, Spec, option, signature_hints
 from basicsr.config.training import TrainOptions
 from basicsr.errors import UnknownNameError
 
 NetworkSpec = Annotated[Spec, Component(ARCH_REGISTRY)]
-MetricSpec = Annotated[Spec, Component(METRIC_REGISTRY, ("img", "img2"), {"better": Literal["higher", "lower"]})]
+MetricSpec = Annotated[
+    Spec, Component(METRIC_REGISTRY, ("img", "img2"), extra_keys={"better": Literal["higher", "lower"]})
+]
 
 MatmulPrecision = Literal["highest", "high", "medium"]
 
@@ -28,13 +32,19 @@ class DatasetOptions(Section):
 
     name: str = option("", "name of the data set in logs, score tables and folders")
     type: str = option(doc="registered class, e.g. PairedImageDataset")
-    batch_size_per_gpu: int = option(1, "samples per process (GPU) and training step")
-    num_worker_per_gpu: int = option(0, "loader processes per training process; 0: load in the training process itself")
-    dataset_enlarge_ratio: int = option(1, "passes over the data set that make one epoch, each with new crops")
+    batch_size_per_gpu: Images = option(1, "samples per process (GPU) and training step")
+    num_worker_per_gpu: Annotated[int, Range(0, 256)] = option(
+        0, "loader processes per training process; 0: load in the training process itself"
+    )
+    dataset_enlarge_ratio: Annotated[int, Range(1, 100_000)] = option(
+        1, "passes over the data set that make one epoch, each with new crops"
+    )
     prefetch_mode: Literal["cpu", "cuda"] | None = option(
         None, "has no effect: batches are always prefetched; accepted for files of BasicSR"
     )
-    num_prefetch_queue: int = option(2, "batches that each loader process prepares in advance")
+    num_prefetch_queue: Annotated[int, Range(1, 1000)] = option(
+        2, "batches that each loader process prepares in advance"
+    )
     pin_memory: bool | None = option(
         None, "put training batches in page-locked memory, for asynchronous copies to the GPU; null: only on CUDA"
     )
@@ -47,10 +57,16 @@ class DatasetOptions(Section):
     )
 
     SUPPLIED: ClassVar = ("scale", "phase", "seed")
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "batch_size_per_gpu", "dataset_enlarge_ratio", "num_prefetch_queue")
-        at_least(0, self, "num_worker_per_gpu")
+    CHECKED_LATER: ClassVar[Mapping[str, Any]] = {
+        # what the run decides, but files of BasicSR may repeat; see `data_checks.py`
+        "scale": Scale,
+        "phase": Literal["train", "val", "test"],
+        "seed": Seed,
+        # stages of progressive training, which the model reads
+        "mini_batch_sizes": Sequence[Images] | None,
+        "iters": Sequence[Iterations] | None,
+        "gt_sizes": Sequence[Pixels] | None,
+    }
 
     @classmethod
     def extra_hints(cls, data: Mapping[str, Any], where: Location) -> Hints | None:
@@ -58,10 +74,15 @@ class DatasetOptions(Section):
         if not isinstance(data.get("type"), str):
             return Hints({})
         try:
-            hints = signature_hints(DATASET_REGISTRY.get(data["type"]), cls.SUPPLIED)
+            make = DATASET_REGISTRY.get(data["type"])
         except UnknownNameError as error:
             raise (where / "type").error(str(error)) from error
-        return None if set(hints.types) == {"opt"} else hints
+        hints = signature_hints(make, cls.SUPPLIED)
+        if set(hints.types) == {"opt"}:
+            return None
+        if is_plugin(make):
+            return hints
+        return hints._replace(types={**cls.CHECKED_LATER, **hints.types})
 
     @property
     def spec(self) -> Spec:
@@ -99,7 +120,7 @@ class PathOptions(Section):
 class ValOptions(Section):
     """Validation during training, and testing."""
 
-    val_freq: int | None = option(None, "iterations between validations; null: validate only at the end")
+    val_freq: Iterations | None = option(None, "iterations between validations; null: validate only at the end")
     save_img: bool = option(False, "save the output images")
     suffix: str | None = option(
         None, "suffix of the file names of output images; null: the name of the run in a test, none in training"
@@ -118,15 +139,15 @@ class ValOptions(Section):
     self_ensemble: bool = option(
         False, "average the outputs for the 8 flips and rotations of the input; 8 times slower"
     )
-    expect_teacher_psnr: dict[str, tuple[float, float]] | None = option(
+    expect_teacher_psnr: dict[str, tuple[Decibels, Decibels]] | None = option(
         None,
         "expected PSNR of the teacher on a data set and tolerance in dB, e.g. {Set5: [38.28, 0.05]}; the run ends with "
         "an error when the measured PSNR differs by more",
     )
 
     def __post_init__(self) -> None:
-        if self.val_freq is not None:
-            at_least(1, self, "val_freq")
+        if self.suffix is not None and (os.sep in self.suffix or "\0" in self.suffix):
+            raise ValueError(f"suffix: is part of a file's name, so it has no {os.sep!r}, got {self.suffix!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +168,9 @@ class WandbOptions(Section):
 class LoggerOptions(Section):
     """Logs and checkpoints of a training run."""
 
-    print_freq: int = option(100, "iterations between log lines")
-    save_checkpoint_freq: int = option(5000, "iterations between checkpoints")
-    keep_checkpoints: int | None = option(
+    print_freq: Iterations = option(100, "iterations between log lines")
+    save_checkpoint_freq: Iterations = option(5000, "iterations between checkpoints")
+    keep_checkpoints: Iterations | None = option(
         None, "number of newest checkpoints to keep; those with the best scores are always kept; null: keep all"
     )
     checkpoint_format: Literal["pth", "safetensors", "both"] = option(
@@ -161,9 +182,6 @@ class LoggerOptions(Section):
     wandb: WandbOptions | None = option(None, "Weights & Biases; null: off")
 
     def __post_init__(self) -> None:
-        at_least(1, self, "print_freq", "save_checkpoint_freq")
-        if self.keep_checkpoints is not None:
-            at_least(1, self, "keep_checkpoints")
         if self.checkpoint_format != "pth" and find_spec("safetensors") is None:
             raise ValueError(
                 f"checkpoint_format: {self.checkpoint_format} needs the package safetensors; install it with "
@@ -183,16 +201,12 @@ class DistOptions(Section):
     backend: Literal["nccl", "gloo"] | None = option(
         None, "communication library; null: nccl on GPUs, gloo on CPUs. On CPUs, nccl is replaced by gloo"
     )
-    port: int | None = option(None, "rendezvous port under SLURM")
-    timeout: float = option(
+    port: Annotated[int, Range(1, 65_535)] | None = option(None, "rendezvous port under SLURM")
+    timeout: Annotated[float, Range(1, 1_000_000)] = option(
         1800.0,
         "seconds to wait for another process, or for a batch from the loader processes, before the run ends with an "
         "error",
     )
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.timeout <= 1_000_000:
-            raise ValueError(f"timeout: must be in [1, 1000000] seconds, got {self.timeout}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,11 +217,11 @@ class Options(Section):
         doc="name of the run and its folder; a name that contains `debug` makes it a debug run with short intervals"
     )
     model_type: str = option("SRModel", "registered class of the model, e.g. SRModel or CATANetModel")
-    scale: int = option(doc="upscaling factor")
-    num_gpu: int | Literal["auto"] = option(
+    scale: Scale = option(doc="upscaling factor")
+    num_gpu: Annotated[int, Range(0, 10_000)] | Literal["auto"] = option(
         "auto", "0: run on the CPU; any other value: each process uses its GPU if there is one"
     )
-    manual_seed: int = option(0, "seed of all random numbers")
+    manual_seed: Seed = option(0, "seed of all random numbers")
     deterministic: bool = option(
         False,
         "use only operations that repeat bit for bit, so that runs on the same hardware give the same weights; slower",
@@ -246,12 +260,21 @@ class Options(Section):
     key_patterns: ClassVar[Mapping[str, Any]] = {"network_*": NetworkSpec}
 
     def __post_init__(self) -> None:
-        at_least(1, self, "scale")
         if not self.name or os.sep in self.name or self.name in (".", ".."):
             raise ValueError(f"name: must be usable as the name of a folder, got {self.name!r}")
         for key in self.datasets:
             if key.split("_")[0] not in ("train", "val", "test"):
                 raise ValueError(f"datasets.{key}: must be train, val, val_1, ... or test, test_1, ...; rename it")
+
+    @property
+    def input_form(self) -> InputForm:
+        """How the network takes its images, as the training set says; without one, the first of the others."""
+        for section in (*self.datasets_of("train").values(), *self.datasets_of("val", "test").values()):
+            try:
+                return InputForm.of(section)
+            except (TypeError, ValueError):  # of a plug-in, whose `mean` is another thing
+                return PLAIN_RGB
+        return PLAIN_RGB
 
     def datasets_of(self, *phases: str) -> dict[str, DatasetOptions]:
         """Return the data sets of these phases (train, val, test), sorted by key."""

@@ -19,7 +19,7 @@ def option(default: Any = _MISSING, doc: str = "", *, factory: Any = _MISSING, r
     """Declare a field of a `Section`.
 
     Args:
-        doc: meaning, unit and range, for docs/options.md.
+        doc: meaning and unit, for docs/options.md; the range of a number is part of its type (see `ranges.py`).
         factory: makes the default, for mutable types.
         run: whether the run fills it in, so that a YAML file cannot set it.
     """
@@ -95,17 +95,6 @@ def _to_minimal(value: Any) -> Any:
     return to_plain(value)
 
 
-def at_least(least: int, section: Section, *names: str) -> None:
-    """Check, in a section's `__post_init__`, that the fields `names` are at least `least`.
-
-    Raises:
-        ValueError: naming the field.
-    """
-    for name in names:
-        if section[name] < least:
-            raise ValueError(f"{name}: must be at least {least}, got {section[name]}")
-
-
 class Spec(Mapping):
     """A component described in a YAML file, `{type: L1Loss, loss_weight: 1.0}`, checked and frozen.
 
@@ -141,8 +130,17 @@ class Component:
     registry: Registry
     supplied: tuple[str, ...] = ()
     """parameters that the caller passes, so that the YAML file cannot"""
+    foreign: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """types, with ranges, of parameters of other packages' classes, which declare no ranges"""
     extra_keys: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """types of further keys, which the caller reads"""
+
+    def hints(self, target: Callable[..., Any]) -> "Hints":
+        """Return the hints of the keys that a spec of `target`, an entry of the registry, may have."""
+        hints = signature_hints(target, self.supplied)
+        if not target.__module__.startswith("torch."):
+            return hints
+        return hints._replace(types={key: self.foreign.get(key, hint) for key, hint in hints.types.items()})
 
 
 class Hints(NamedTuple):
@@ -158,7 +156,7 @@ def signature_hints(target: Callable[..., Any], supplied: Sequence[str] = ()) ->
     """Return the hints of the keyword arguments of a class or function, without those named in `supplied`."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
-        annotations = typing.get_type_hints(function)
+        annotations = typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, SyntaxError, AttributeError):
         # An annotation of a plug-in cannot be resolved, such as `x: "list of int"`: its arguments are not checked.
         annotations = {}

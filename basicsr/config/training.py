@@ -4,14 +4,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+from basicsr.config.ranges import Decay, Epsilon, Images, Iteration, Iterations, Positive, Range, Rate
 from basicsr.config.registry import LOSS_REGISTRY, OPTIMIZER_REGISTRY, SCHEDULER_REGISTRY
-from basicsr.config.section import Component, Section, Spec, at_least, option
+from basicsr.config.section import Component, Section, Spec, option
 
 LossSpec = Annotated[Spec, Component(LOSS_REGISTRY)]
-OptimizerSpec = Annotated[Spec, Component(OPTIMIZER_REGISTRY, ("params",))]
+# Arguments of the optimizers in `torch.optim`, whose signatures have no ranges.
+TORCH_ARGUMENTS: dict[str, Any] = {
+    "lr": Rate,
+    "betas": tuple[Decay, Decay],
+    "eps": Epsilon,
+    "weight_decay": Rate,
+    "momentum": Decay,
+    "dampening": Epsilon,
+    "alpha": Decay,
+    "rho": Decay,
+    "lr_decay": Rate,
+    "initial_accumulator_value": Rate,
+    "momentum_decay": Epsilon,
+}
+OptimizerSpec = Annotated[Spec, Component(OPTIMIZER_REGISTRY, ("params",), TORCH_ARGUMENTS)]
 SchedulerSpec = Annotated[Spec, Component(SCHEDULER_REGISTRY)]
 
 PUBLISHED_GRAD_CLIP = 0.01  # gradient norm that `use_grad_clip: true` stands for
+
+
+def loss_name(key: str) -> str:
+    """Return the name under which a loss is logged.
+
+    `pixel_opt` -> `l_pix`, `perceptual_opt` -> `l_percep`, `x_opt` -> `l_x`.
+    """
+    stem = key.removesuffix("_opt")
+    return "l_" + {"pixel": "pix", "perceptual": "percep"}.get(stem, stem)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +44,17 @@ class TrainOptions(Section):
 
     optim_g: OptimizerSpec = option(doc="optimizer of network_g, e.g. {type: Adam, lr: 2e-4, betas: [0.9, 0.99]}")
     scheduler: SchedulerSpec | None = option(None, "learning-rate schedule; null: constant learning rate")
-    total_iter: int = option(doc="number of optimizer steps in the whole run")
-    warmup_iter: int = option(-1, "steps of linear warm-up; the last one has the configured learning rate; -1: none")
+    total_iter: Iterations = option(doc="number of optimizer steps in the whole run")
+    warmup_iter: Annotated[int, Range(-1, 10**9)] = option(
+        -1, "steps of linear warm-up; the last one has the configured learning rate; -1: none"
+    )
     pixel_opt: LossSpec | None = option(None, "loss on the output, compared with the ground truth")
     perceptual_opt: LossSpec | None = option(
         None, "loss on VGG features of the output, compared with those of the ground truth"
     )
-    ema_decay: float = option(
-        0.0, "decay per step of the exponential moving average of the weights, in [0, 1); 0: no average"
-    )
-    accum_iter: int = option(1, "number of batches whose gradients are averaged for each optimizer step")
-    grad_clip: float | None = option(
+    ema_decay: Decay = option(0.0, "decay per step of the exponential moving average of the weights; 0: no average")
+    accum_iter: Images = option(1, "number of batches whose gradients are averaged for each optimizer step")
+    grad_clip: Positive | None = option(
         None, "maximum L2 norm of the gradient, which is scaled down when it is larger; null: no clipping"
     )
     use_grad_clip: bool = option(
@@ -52,7 +76,7 @@ class TrainOptions(Section):
         "when a loss or gradient is not finite, end the run or skip the step; in both cases the log names the files "
         "of the batch",
     )
-    nan_limit: int = option(10, "with nan: skip, the maximum number of skipped steps; the next one ends the run")
+    nan_limit: Iteration = option(10, "with nan: skip, the maximum number of skipped steps; the next one ends the run")
     mixing_augs: dict[str, Any] | None = option(
         None,
         "has no effect, with a warning: published files of ATD-U configure MixUp here, but their code never ran it",
@@ -61,12 +85,10 @@ class TrainOptions(Section):
     key_patterns: ClassVar[Mapping[str, Any]] = {"*_opt": LossSpec, "optim_*": OptimizerSpec}
 
     def __post_init__(self) -> None:
-        at_least(1, self, "total_iter", "accum_iter")
-        at_least(0, self, "nan_limit")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay: must be in [0, 1), got {self.ema_decay}; 0 turns EMA off")
-        if self.grad_clip is not None and self.grad_clip <= 0:
-            raise ValueError(f"grad_clip: must be above 0, got {self.grad_clip}; null turns clipping off")
+        names: dict[str, str] = {}
+        for key in self.losses:
+            if (other := names.setdefault(loss_name(key), key)) != key:
+                raise ValueError(f"{key}: is logged as {loss_name(key)}, like {other}; give one of them another name")
         if self.use_fp16 and self.amp == "bf16":
             raise ValueError("use_fp16: means amp: fp16, but amp is bf16; remove one of them")
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import Dataset
 
+from basicsr.config.ranges import Images, Iterations, Megabytes, Pixels, Scale, Seed
 from basicsr.data.cache import CachedImages
 from basicsr.data.crops import flip_and_rotate, pad_to_side, random_window
 from basicsr.data.data_sampler import SampleIndex, locate
@@ -50,7 +51,7 @@ class DegradedImageDataset(Dataset[dict[str, Any]]):
     gray: Literal["opencv", "swapped_luma"] = "opencv"
     """with in_ch 1, the conversion of colours to gray: by OpenCV, or, to compare with the published JPEG figures of
     Urban100 only, by a luma with the weights of red and blue swapped."""
-    gt_size: int | None = None
+    gt_size: Pixels | None = None
     """side of a training crop; smaller images are mirrored at the bottom and the right; null: whole images."""
     geometric_augs: bool = True
     """flip and rotate training samples at random, according to use_hflip and use_rot; false: neither."""
@@ -58,19 +59,19 @@ class DegradedImageDataset(Dataset[dict[str, Any]]):
     """mirror training samples at random."""
     use_rot: bool = True
     """turn training samples by multiples of 90 degrees at random."""
-    mini_batch_sizes: Sequence[int] | None = None
+    mini_batch_sizes: Sequence[Images] | None = None
     """of progressive training, read by the model: samples a step, for each of its stages."""
-    iters: Sequence[int] | None = None
+    iters: Sequence[Iterations] | None = None
     """of progressive training, read by the model: iterations of each stage."""
-    gt_sizes: Sequence[int] | None = None
+    gt_sizes: Sequence[Pixels] | None = None
     """of progressive training, read by the model: side of a crop in each stage, up to gt_size."""
-    cache_mb: int = 2048
+    cache_mb: Megabytes = 2048
     """limit in MiB for decoded images in memory, shared by the workers; 0: decode every time."""
-    scale: int = 1
+    scale: Scale = 1
     """of the run; must be 1."""
     phase: str = "train"
     """train, val or test."""
-    seed: int = 0
+    seed: Seed = 0
     """of crops, flips, rotations and, in training, of the degradation."""
 
     def __post_init__(self) -> None:

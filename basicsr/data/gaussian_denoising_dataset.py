@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from basicsr.config.ranges import Levels
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.degraded_image_dataset import DegradedImageDataset
 
@@ -24,9 +25,9 @@ class GaussianDenoisingDataset(DegradedImageDataset):
     sigma_type: Literal["constant", "random", "choice"] = "constant"
     """the sigma of a training sample: constant, the number sigma_range; random, anything between its two numbers;
     choice, one of its numbers."""
-    sigma_range: float | Sequence[float] | None = None
+    sigma_range: Levels | Sequence[Levels] | None = None
     """standard deviations of the noise in training, in 8-bit levels; see sigma_type."""
-    sigma_test: float | None = None
+    sigma_test: Levels | None = None
     """standard deviation of the noise in validation and test, in 8-bit levels."""
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from basicsr.config.ranges import Quality
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.degraded_image_dataset import DegradedImageDataset, eight_bits
 from basicsr.images.jpeg import jpeg_copy
@@ -22,8 +23,8 @@ class JPEGArtifactDataset(DegradedImageDataset):
     Gray images make gray JPEGs; colour ones have colour in half the resolution (4:2:0), OpenCV's default.
     """
 
-    quality_factor: int
-    """of the JPEG, from 1 (worst) to 100."""
+    quality_factor: Quality
+    """of the JPEG; 1: worst."""
     in_ch: Literal[1, 3] = 1
     """channels: 3, RGB, or 1, gray."""
 

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, SequentialSampler, Subset
 
+from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.schema import DatasetOptions, Options
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.device_cache import DeviceCacheError, DeviceLoader
 from basicsr.data.guard import GuardedDataset
+from basicsr.data.network_input import input_form
 from basicsr.engine.device import pick_device
 from basicsr.errors import ImageReadError, OptionError
 from basicsr.images.unreadable import Unreadable
@@ -83,15 +85,24 @@ class TestLoader:
         root: its folder; image names are relative to it.
         dataset: the whole data set, with its options in `opt`.
         unreadable: the images that were passed over since the last `iter`, which the log names.
+        form: how its images were made network inputs.
     """
 
     __test__ = False  # not a test class for pytest
 
-    def __init__(self, name: str, root: Path | None, loader: DataLoader[Any], dataset: Any = None):
+    def __init__(
+        self,
+        name: str,
+        root: Path | None,
+        loader: DataLoader[Any],
+        dataset: Any = None,
+        form: InputForm = PLAIN_RGB,
+    ):
         self.name = name
         self.root = root
         self.dataset = dataset
         self.unreadable: list[Unreadable] = []
+        self.form = form
         self._loader = loader
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -112,7 +123,7 @@ class TestLoader:
             return self
         dataset = GuardedDataset(self.dataset)
         loader = build_dataloader(dataset, phase="test", sampler=SequentialSampler(dataset))
-        return TestLoader(self.name, self.root, loader, self.dataset)
+        return TestLoader(self.name, self.root, loader, self.dataset, self.form)
 
 
 def build_test_loader(opt: Options, key: str) -> TestLoader:
@@ -132,7 +143,11 @@ def build_test_loader(opt: Options, key: str) -> TestLoader:
         timeout=LOADER_TIMEOUT_FRACTION * opt.dist_params.timeout,
     )
     root = options.get("dataroot_gt") or options.get("dataroot_lq")
-    return TestLoader(options.name or key, Path(root) if root else None, loader, dataset)
+    try:
+        form = input_form(dataset, options)
+    except ValueError as error:
+        raise OptionError(f"{options.where}: {error}") from error
+    return TestLoader(options.name or key, Path(root) if root else None, loader, dataset, form)
 
 
 def _dataset(options: DatasetOptions, opt: Options, phase: str) -> Any:

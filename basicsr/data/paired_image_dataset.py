@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
+from basicsr.config.ranges import Megabytes, PixelDeviation, PixelMean, Pixels, Scale, Seed
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.cache import CachedImages
 from basicsr.data.crops import UPRIGHT, Orientation, Window, downscale_window, random_orientation, random_window
@@ -71,16 +72,16 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
         filename_tmpl: str = "{}",
         meta_info_file: str | None = None,
         io_backend: dict | None = None,
-        scale: int = 4,
+        scale: Scale = 4,
         phase: str = "train",
-        gt_size: int | None = None,
+        gt_size: Pixels | None = None,
         use_hflip: bool = True,
         use_rot: bool = True,
         color: Literal["y"] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        cache_mb: int = 2048,
-        seed: int = 0,
+        mean: Sequence[PixelMean] | None = None,
+        std: Sequence[PixelDeviation] | None = None,
+        cache_mb: Megabytes = 2048,
+        seed: Seed = 0,
     ) -> None:
         if scale < 1:
             raise ValueError(f"scale: must be at least 1, got {scale}")

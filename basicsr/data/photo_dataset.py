@@ -1,16 +1,19 @@
 """Photographs, and small copies such as phones and the web keep: downscaled, noisy, compressed as JPEG."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from basicsr.config.ranges import Megabytes, PixelDeviation, PixelMean, Pixels, Probability, Quality, Range, Scale, Seed
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.crops import Window
 from basicsr.data.data_sampler import SampleIndex, locate
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.photo_degradation import PhotoDegradation, with_jpeg_margin
 
+BlurSigma = Annotated[float, Range(0, 10)]  # in ground-truth pixels
+NoiseSigma = Annotated[float, Range(0, 100)]  # in 8-bit levels
 DEGRADATION_STREAM = 1  # tells the generator of degradations from that of crops and flips
 
 
@@ -38,14 +41,14 @@ class PhotoDataset(PairedImageDataset):
         mean: subtracted from each channel.
         std: divides each channel.
         cache_mb: limit in MiB for decoded images in memory, shared by the workers; 0: decode every time.
-        blur_sigma: lowest and highest standard deviation of the blur, in ground-truth pixels, 0 to 10.
+        blur_sigma: lowest and highest standard deviation of the blur, in ground-truth pixels.
         blur_prob: probability of a blur.
         kernels: ways of downscaling, one of which is drawn: bicubic, that of MATLAB; area, the mean of scale x scale
             pixels; bilinear and lanczos, of Pillow, widened by the scale against aliasing.
-        noise_sigma: lowest and highest standard deviation of the noise, in 8-bit levels, 0 to 100.
+        noise_sigma: lowest and highest standard deviation of the noise, in 8-bit levels.
         noise_prob: probability of noise.
         luma_noise_prob: probability that noise is the same in the three channels.
-        jpeg_quality: lowest and highest quality of the JPEG, 1 to 100, both included.
+        jpeg_quality: lowest and highest quality of the JPEG, both included.
         jpeg_prob: probability of a JPEG; other images stay uncompressed.
         chroma_420_prob: probability that the JPEG has colour in half the resolution (4:2:0); the others have 4:4:4.
         seed: of crops, flips, rotations and degradations.
@@ -61,30 +64,30 @@ class PhotoDataset(PairedImageDataset):
         dataroot_gt: str,
         meta_info_file: str | None = None,
         io_backend: dict | None = None,
-        scale: int = 4,
+        scale: Scale = 4,
         phase: str = "train",
-        gt_size: int | None = None,
+        gt_size: Pixels | None = None,
         use_hflip: bool = True,
         use_rot: bool = True,
         color: Literal["y"] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        cache_mb: int = 2048,
-        blur_sigma: tuple[float, float] = (0, 0.8),
-        blur_prob: float = 0.5,
+        mean: Sequence[PixelMean] | None = None,
+        std: Sequence[PixelDeviation] | None = None,
+        cache_mb: Megabytes = 2048,
+        blur_sigma: tuple[BlurSigma, BlurSigma] = (0, 0.8),
+        blur_prob: Probability = 0.5,
         kernels: Sequence[Literal["bicubic", "area", "bilinear", "lanczos"]] = (
             "bicubic",
             "area",
             "bilinear",
             "lanczos",
         ),
-        noise_sigma: tuple[float, float] = (0, 3),
-        noise_prob: float = 0.5,
-        luma_noise_prob: float = 0.5,
-        jpeg_quality: tuple[int, int] = (40, 98),
-        jpeg_prob: float = 0.9,
-        chroma_420_prob: float = 0.7,
-        seed: int = 0,
+        noise_sigma: tuple[NoiseSigma, NoiseSigma] = (0, 3),
+        noise_prob: Probability = 0.5,
+        luma_noise_prob: Probability = 0.5,
+        jpeg_quality: tuple[Quality, Quality] = (40, 98),
+        jpeg_prob: Probability = 0.9,
+        chroma_420_prob: Probability = 0.7,
+        seed: Seed = 0,
     ) -> None:
         self.degradation = PhotoDegradation(
             blur_sigma=blur_sigma,

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
+from basicsr.config.ranges import Megabytes, PixelDeviation, PixelMean, Scale, Seed
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.cache import CachedImages
 from basicsr.data.data_sampler import SampleIndex, locate
@@ -40,15 +41,15 @@ class SingleImageDataset(Dataset[dict[str, Any]]):
         dataroot_lq: str,
         meta_info_file: str | None = None,
         io_backend: dict | None = None,
-        scale: int = 4,
+        scale: Scale = 4,
         phase: str = "test",
         color: Literal["y"] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        cache_mb: int = 0,
-        seed: int = 0,
+        mean: Sequence[PixelMean] | None = None,
+        std: Sequence[PixelDeviation] | None = None,
+        cache_mb: Megabytes = 0,
+        seed: Seed = 0,
     ) -> None:
-        self._to_input = ToInput(color, mean, std)
+        self.to_input = ToInput(color, mean, std)
         store = open_store(dataroot_lq, io_backend)
         images = [StoredImage(store, name) for name in chosen_names(store, meta_info_file)]
         self.lq_paths = [image.path for image in images]
@@ -64,4 +65,4 @@ class SingleImageDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: int | SampleIndex) -> dict[str, Any]:
         position = locate(key, len(self))[1]
-        return {"lq": self._to_input(self._images[position]), "lq_path": str(self.lq_paths[position])}
+        return {"lq": self.to_input(self._images[position]), "lq_path": str(self.lq_paths[position])}

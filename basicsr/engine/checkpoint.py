@@ -1,8 +1,9 @@
 """Write weight files and training states atomically; read them without running code in them.
 
 A weight file holds `params` (and `params_ema` with a moving average), as BasicSR's do, and also `network_g`, the spec
-that rebuilds the network, and `meta` (iteration, version, name of the run). A state file `<iter>.state` holds what a
-run needs besides its weights to continue. The two are a checkpoint.
+that rebuilds the network, and `meta` (iteration, version, name of the run; as `input`, the color, mean and std of the
+images that it takes). A state file `<iter>.state` holds what a run needs besides its weights to continue. The two are a
+checkpoint.
 
 A `.safetensors` file holds the same: the weights under their own names or, if there are two sets, under `params.` and
 `params_ema.`; `network_g` and `meta` as JSON in its header, with a checksum.

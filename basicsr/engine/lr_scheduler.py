@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from basicsr.config.ranges import Iteration, Iterations, Positive, Rate, Weight
 from basicsr.config.registry import SCHEDULER_REGISTRY
 
 Schedule = Callable[[int, float], float]
@@ -42,9 +43,9 @@ def learning_rate(it: int, base_lr: float, schedule: Schedule, warmup_iter: int 
 class MultiStepLR:
     """Multiply the rate by `gamma` after each milestone."""
 
-    milestones: Sequence[int]
+    milestones: Sequence[Iterations]
     """iterations, ascending."""
-    gamma: float = 0.1
+    gamma: Positive = 0.1
     """factor at each milestone."""
 
     def __post_init__(self) -> None:
@@ -62,9 +63,9 @@ class MultiStepLR:
 class MultiStepRestartLR(MultiStepLR):
     """`MultiStepLR` that, after iteration `restarts[k]`, starts again from `restart_weights[k]` times the rate."""
 
-    restarts: Sequence[int] = (0,)
+    restarts: Sequence[Iteration] = (0,)
     """iterations, ascending; before the first, the weight is 1."""
-    restart_weights: Sequence[float] = (1,)
+    restart_weights: Sequence[Weight] = (1,)
     """factor on the rate from each restart on."""
 
     def __post_init__(self) -> None:
@@ -89,11 +90,11 @@ class CosineAnnealingRestartLR:
     Source: Loshchilov and Hutter, "SGDR", ICLR 2017, eq. 5, with the weight on the amplitude.
     """
 
-    periods: Sequence[int]
+    periods: Sequence[Iterations]
     """iterations of each period."""
-    restart_weights: Sequence[float] = (1,)
+    restart_weights: Sequence[Weight] = (1,)
     """factor on the rate from each restart on."""
-    eta_min: float = 0
+    eta_min: Rate = 0
     """the lowest rate, absolute."""
 
     def __post_init__(self) -> None:

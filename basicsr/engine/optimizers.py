@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from basicsr.config.ranges import Decay, Epsilon, Rate
 from basicsr.config.registry import OPTIMIZER_REGISTRY
 
 NEWTON_SCHULZ_STEPS = 5
@@ -49,11 +50,11 @@ class MUON(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[tuple[str, Tensor]],
-        lr: tuple[float, float],
-        weight_decay: float = 0.01,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-10,
+        lr: tuple[Rate, Rate],
+        weight_decay: Rate = 0.01,
+        momentum: Decay = 0.95,
+        betas: tuple[Decay, Decay] = (0.9, 0.95),
+        eps: Epsilon = 1e-10,
         capturable: bool = False,
     ) -> None:
         if not isinstance(lr, Sequence) or len(lr) != 2 or min(lr) < 0:

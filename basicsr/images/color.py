@@ -42,6 +42,12 @@ def rgb2ycbcr_pt(img: Tensor, y_only: bool = False) -> Tensor:
     return (torch.einsum("oc,nchw->nohw", matrix, img) + offset.view(1, -1, 1, 1)) / 255
 
 
+def ycbcr2rgb_pt(img: Tensor) -> Tensor:
+    """Return RGB (N, 3, H, W) in [0, 1] of YCbCr (N, 3, H, W) divided by 255: inverse of `rgb2ycbcr_pt`."""
+    matrix, offset = torch.from_numpy(np.linalg.inv(YCBCR_FROM_RGB)).to(img), torch.from_numpy(OFFSET).to(img)
+    return torch.einsum("oc,nchw->nohw", matrix, img * 255 - offset.view(1, -1, 1, 1))
+
+
 def rgb_to_y_pt(img: Tensor) -> Tensor:
     """Return the luma (N, 1, H, W) in [16, 235] / 255 of RGB (N, 3, H, W) in [0, 1]."""
     return rgb2ycbcr_pt(img, y_only=True)

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from basicsr.archs.image_network import ImageNetwork
 from basicsr.archs.published import input_channels, read_network
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.device import matmul_precision as precision_of_block
@@ -110,7 +111,7 @@ class Upscaler:
         self.matmul_precision = matmul_precision
         self.tile, self.overlap = resolve_tile(tile, overlap)
         self.upscale = int(getattr(net, "upscale", spec.get("upscale", 1)))
-        self.channels = input_channels(spec)
+        self.channels = net.in_chans if isinstance(net, ImageNetwork) else input_channels(spec)
         self._run = inference_forward(net.to(self.device).eval(), self.dtype, self.upscale, self_ensemble)
         self._run_or_tile = tiles_when_full(self.predict)
         self._graphed = GraphedForward(self._forward, self.device, keep=PLANS.recorded)

@@ -1,11 +1,12 @@
 """Pixel losses and the perceptual loss."""
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from basicsr.archs.vgg_arch import VGGFeatures, VGGType
+from basicsr.config.ranges import Range, Weight
 from basicsr.config.registry import LOSS_REGISTRY
 from basicsr.losses.loss_util import Reduction, weight_reduce_loss
 
@@ -27,7 +28,7 @@ class PixelLoss(nn.Module):
         ValueError: for an unknown reduction, or when `pred` and `target` differ in shape.
     """
 
-    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
+    def __init__(self, loss_weight: Weight = 1.0, reduction: Reduction = "mean") -> None:
         super().__init__()
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction: must be one of {', '.join(get_args(Reduction))}, got {reduction!r}")
@@ -71,12 +72,17 @@ class CharbonnierLoss(PixelLoss):
     Args:
         loss_weight: factor on the result.
         reduction: "none" keeps one value for each pixel and channel.
-        eps: > 0; the loss of equal images is its root.
+        eps: the loss of equal images is its root.
 
     Source: Lai et al., LapSRN, CVPR 2017, section 3.3. Note: the paper's epsilon (1e-3) is squared; this one is not.
     """
 
-    def __init__(self, loss_weight: float = 1.0, reduction: Reduction = "mean", eps: float = 1e-12) -> None:
+    def __init__(
+        self,
+        loss_weight: Weight = 1.0,
+        reduction: Reduction = "mean",
+        eps: Annotated[float, Range(0, 1, open_low=True)] = 1e-12,
+    ) -> None:
         super().__init__(loss_weight=loss_weight, reduction=reduction)
         if eps <= 0:
             raise ValueError(f"eps: must be above 0, got {eps}; at 0 the gradient of equal pixels is not finite")
@@ -114,13 +120,13 @@ class PerceptualLoss(nn.Module):
     def __init__(
         self,
         *,
-        layer_weights: dict[str, float],
+        layer_weights: dict[str, Weight],
         weights: str,
         vgg_type: VGGType = "vgg19",
         use_input_norm: bool = True,
         range_norm: bool = False,
-        perceptual_weight: float = 1.0,
-        style_weight: float = 0.0,
+        perceptual_weight: Weight = 1.0,
+        style_weight: Weight = 0.0,
         criterion: Criterion = "l1",
     ) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ Shapes: B batch, C channels, H x W map size, n = H*W positions, R rows of an n x
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from basicsr.archs.layers.tokens import full_precision
+from basicsr.config.ranges import Channels, Pixels, Positive, Range, Weight
 from basicsr.config.registry import LOSS_REGISTRY
 
 AffinityMode = Literal["exact", "gram"]
@@ -41,7 +42,7 @@ class FeatureLoss(nn.Module):
 
     same_channels = False  # True: C must be equal, too
 
-    def __init__(self, *, loss_weight: float = 1.0) -> None:
+    def __init__(self, *, loss_weight: Weight = 1.0) -> None:
         super().__init__()
         self.loss_weight = loss_weight
 
@@ -105,11 +106,11 @@ class SpatialAffinityLoss(FeatureLoss):
     def __init__(
         self,
         *,
-        loss_weight: float = 1.0,
+        loss_weight: Weight = 1.0,
         mode: AffinityMode = "exact",
-        chunk: int = 512,
-        pool: int = 1,
-        anchors: int = 0,
+        chunk: Annotated[int, Range(1, 10**6)] = 512,
+        pool: Pixels = 1,
+        anchors: Annotated[int, Range(0, 10**6)] = 0,
     ) -> None:
         super().__init__(loss_weight=loss_weight)
         if mode not in get_args(AffinityMode):
@@ -204,10 +205,10 @@ class MaskedFeatureLoss(FeatureLoss):
     def __init__(
         self,
         *,
-        loss_weight: float = 1.0,
-        sigma: float = 2.0,
-        student_channels: int | None = None,
-        teacher_channels: int | None = None,
+        loss_weight: Weight = 1.0,
+        sigma: Positive = 2.0,
+        student_channels: Channels | None = None,
+        teacher_channels: Channels | None = None,
     ) -> None:
         super().__init__(loss_weight=loss_weight)
         if sigma <= 0:

@@ -45,13 +45,14 @@ def calculate_niqe(*_: Any, **__: Any) -> float:
     raise NotImplementedError(UNSUPPORTED_NAMES["calculate_niqe"])
 
 
-def describe(spec: Mapping[str, Any], channels: int = 3) -> str:
+def describe(spec: Mapping[str, Any], channels: int = 3, luma: bool = False) -> str:
     """Return the whole protocol as the heading of a table, such as "uint8, Y, crop 4".
 
     Args:
         channels: of the images; of those with one, that one is scored, with or without `test_y_channel`.
+        luma: that channel is the luma, not gray.
     """
-    scored = "gray" if channels == 1 else "Y" if spec.get("test_y_channel") else "RGB"
+    scored = "Y" if luma else "gray" if channels == 1 else "Y" if spec.get("test_y_channel") else "RGB"
     return f"{protocol(spec)}, {scored}, crop {spec.get('crop_border', 0)}"
 
 
@@ -67,6 +68,7 @@ def both_protocols(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
         result[name] = dict(spec)
         kind = spec["type"]
         twin = {**spec, "type": kind.removesuffix("_pt") if kind.endswith("_pt") else f"{kind}_pt"}
+        twin.pop("input_order", None)  # of images as arrays alone, and HWC by default
         if twin["type"] in METRIC_REGISTRY and twin not in listed:
             twin_name = f"{name}_{protocol(twin)}"
             if twin_name not in metrics:

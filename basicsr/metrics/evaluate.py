@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.registry import METRIC_REGISTRY
 from basicsr.engine.atomic import write_atomically
 from basicsr.engine.distributed import gather_objects
@@ -191,6 +192,7 @@ def evaluate(
     unreadable: Sequence[Unreadable] = (),
     root: str | Path | None = None,
     gather: bool = True,
+    form: InputForm = PLAIN_RGB,
 ) -> Scores:
     """Score every image once. This is the only validation loop: train.py, test.py and every model call it.
 
@@ -201,7 +203,8 @@ def evaluate(
     go on, as they do where a picture cannot be written.
 
     Args:
-        predict: maps LQ (B, 3, h, w) to SR (B, 3, s*h, s*w), RGB in [0, 1], and moves it to its device.
+        predict: maps LQ (B, 3, h, w) to SR (B, 3, s*h, s*w), RGB in [0, 1] or in another `form`, and moves it to its
+            device.
         batches: of a data loader; those without `gt` are predicted but not scored. Each of several processes passes its
             own share; an image in two shares, as padded samplers make, counts once.
         metrics: metric name -> spec. "uint8" metrics get clamped and rounded images, "float" ones the raw tensors.
@@ -211,6 +214,7 @@ def evaluate(
         unreadable: the images that `batches` has passed over and logged; looked at after the last batch.
         root: the data set's folder; needed for distinct names in `on_image` when processes share a set with subfolders.
         gather: merge the shares of all processes; False: only this process calls `evaluate`.
+        form: of LQ, SR and GT. Images are scored and handed on as they were before they were normalised.
 
     Returns:
         The same scores in every process, in the order of the data set if image k was dealt to process k mod world_size.
@@ -220,8 +224,8 @@ def evaluate(
     taken: set[str] = set()
     channels = 0
     for batch in batches:
-        sr_batch = _predicted(predict, batch["lq"])
-        gt_batch = batch.get("gt")
+        sr_batch = _predicted(lambda lq: form.undo(predict(lq)), batch["lq"])
+        gt_batch = form.undo(batch["gt"]) if "gt" in batch else None
         channels = channels if gt_batch is None else gt_batch.shape[1]
         paths = batch["gt_path"] if gt_batch is not None and "gt_path" in batch else batch["lq_path"]
         for k, path in enumerate(paths):
@@ -239,7 +243,7 @@ def evaluate(
     for image in unreadable:  # at their places, by which the shares of all processes are put in order
         name = _distinct(_name(image.path, root), taken)
         records.insert(image.position, Record(image.path, name, None, image.reason))
-    return _gathered(dataset, records, unsaved, metrics, channels, gather)
+    return _gathered(dataset, records, unsaved, metrics, channels, gather, form)
 
 
 def _predicted(predict: Callable[[Tensor], Tensor], lq: Tensor) -> Tensor | Exception:
@@ -279,6 +283,7 @@ def _gathered(
     metrics: Mapping[str, Mapping[str, Any]],
     channels: int,
     gather: bool,
+    form: InputForm,
 ) -> Scores:
     """Return the scores in the records of all processes, of this one alone without `gather`."""
     shares = gather_objects((records, unsaved, channels)) if gather else [(records, unsaved, channels)]
@@ -287,7 +292,7 @@ def _gathered(
     return Scores(
         dataset,
         {record.name: record.scores for record in merged if record.scores is not None},
-        {metric: describe(spec, channels) for metric, spec in metrics.items()},
+        {metric: describe(spec, channels, luma=form.color == "y") for metric, spec in metrics.items()},
         {record.name: record.failure for record in merged if record.failure},
         {name: reason for share in shares for name, reason in share[1].items()},
     )

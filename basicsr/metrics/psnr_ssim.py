@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from basicsr.config.ranges import Border
 from basicsr.config.registry import METRIC_REGISTRY
 from basicsr.images.channel_order import as_rgb
 from basicsr.images.color import rgb_to_y, rgb_to_y_pt
@@ -40,7 +41,7 @@ def _metric(protocol: Literal["uint8", "float"], better: Literal["higher", "lowe
 def calculate_psnr(
     img: np.ndarray,
     img2: np.ndarray,
-    crop_border: int,
+    crop_border: Border,
     input_order: Literal["HWC", "CHW"] = "HWC",
     test_y_channel: bool = False,
 ) -> float:
@@ -66,7 +67,7 @@ def calculate_psnr(
 def calculate_ssim(
     img: np.ndarray,
     img2: np.ndarray,
-    crop_border: int,
+    crop_border: Border,
     input_order: Literal["HWC", "CHW"] = "HWC",
     test_y_channel: bool = False,
 ) -> float:
@@ -83,7 +84,7 @@ def calculate_ssim(
 
 
 @_metric(protocol="float", better="higher")
-def calculate_psnr_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
+def calculate_psnr_pt(img: Tensor, img2: Tensor, crop_border: Border, test_y_channel: bool = False) -> Tensor:
     """Return the peak signal-to-noise ratio in dB of each image, neither clamped nor rounded.
 
     Args:
@@ -107,7 +108,7 @@ def calculate_psnr_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channe
 
 
 @_metric(protocol="float", better="higher")
-def calculate_ssim_pt(img: Tensor, img2: Tensor, crop_border: int, test_y_channel: bool = False) -> Tensor:
+def calculate_ssim_pt(img: Tensor, img2: Tensor, crop_border: Border, test_y_channel: bool = False) -> Tensor:
     """Return the structural similarity of each image, neither clamped nor rounded.
 
     Arguments, shapes and errors are those of `calculate_psnr_pt`.

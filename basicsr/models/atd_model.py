@@ -2,10 +2,9 @@
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import DatasetOptions, Options
-from basicsr.models.sr_model import SRModel
+from basicsr.metrics.evaluate import Scores
+from basicsr.models.sr_model import SRModel, form_of
 
 logger = logging.getLogger("basicsr")
 
@@ -54,6 +54,8 @@ class ATDUNetModel(ATDModel):
     Outputs are clamped to [0, 1] before they are scored, as for the published figures.
     """
 
+    extra_options: ClassVar = frozenset({"iters", "mini_batch_sizes", "gt_sizes"})
+
     def __init__(self, opt: Options):
         super().__init__(opt)
         self.stages = stages_of(opt.datasets["train"], opt) if self.is_train else []
@@ -89,11 +91,17 @@ class ATDUNetModel(ATDModel):
 
         return {key: part(value) for key, value in self.batch.items()}
 
-    @contextmanager
-    def predictor(self) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Give a function from LQ (B, C, h, w) to restored images of the same shape, clamped to [0, 1]."""
-        with super().predictor() as predict:
-            yield lambda lq: predict(lq).clamp(0, 1)
+    def score(
+        self,
+        predict: Callable[[Tensor], Tensor],
+        loader: Iterable[Mapping[str, Any]],
+        current_iter: int | None,
+        save_img: bool,
+        gather: bool = True,
+    ) -> Scores:
+        """As in `SRModel`, of outputs clamped to images in [0, 1]."""
+        clamp = form_of(loader).clamp
+        return super().score(lambda lq: clamp(predict(lq)), loader, current_iter, save_img, gather)
 
 
 def stages_of(data: DatasetOptions, opt: Options) -> list[Stage]:
@@ -110,7 +118,7 @@ def stages_of(data: DatasetOptions, opt: Options) -> list[Stage]:
         if len(given.get(key, ())) != len(next(iter(given.values()))):
             found = ", ".join(f"{name} {values}" for name, values in given.items())
             raise (data.where / key).error(f"needs one number for each stage, like {' and '.join(keys)}; got {found}")
-        if min(given[key]) < 1:
+        if min(given[key]) < 1:  # data sets that do not declare these keys give them unchecked
             raise (data.where / key).error(f"must be at least 1 in every stage, got {given[key]}")
     limits = {
         "mini_batch_sizes": ("batch_size_per_gpu", data.batch_size_per_gpu),

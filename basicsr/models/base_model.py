@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,10 @@ class BaseModel:
     """
 
     net_g: nn.Module
+    extra_options: ClassVar[frozenset[str]] = frozenset()
+    """Sections and keys of the options that only some models read, of those that this one reads."""
+    own_losses: ClassVar[frozenset[str]] = frozenset()
+    """Names under which it logs losses of its own, so that none of `train.*_opt` may have them."""
 
     def __init__(self, opt: Options):
         self.opt = opt
@@ -230,6 +234,8 @@ class BaseModel:
         specs = self.opt.to_dict()
         content["network_g"] = specs.get(label.replace("net_", "network_"), specs["network_g"])
         meta = {"iter": current_iter, "basicsr": __version__, "name": self.opt.name}
+        if label == "net_g":
+            meta["input"] = self.opt.input_form.to_plain()
         content["meta"] = {**meta, **self.extra_meta()}
         if current_iter != -1:
             self._saved_weights[label] = current_iter, weights_digest(content)

@@ -10,7 +10,7 @@ Sources: TinySR (arXiv 2508.17434) and TinyFusion (CVPR 2025) for the learned ma
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ class PruneDistillModel(SRModel):
         opt: the resolved options of the run.
         begin: in fine-tuning, the network to train instead of `network_g`.
     """
+
+    extra_options: ClassVar = frozenset({"prune", "budget", "kd", "compact", "expect_teacher_psnr"})
+    own_losses: ClassVar = frozenset({"l_ts", "l_sa", "l_ca", "l_ia", "l_feat", "l_zoom", "l_budget", "l_entropy"})
 
     def __init__(self, opt: Options, begin: nn.Module | None = None):
         self.begin = begin

@@ -31,6 +31,7 @@ class HeldImages(list[dict[str, Any]]):
         self.name = loader.name
         self.root = loader.root
         self.left_out = sorted(image.path for share in gather_objects(loader.unreadable) for image in share)
+        self.form = loader.form
 
 
 def fine_tune(model: BaseModel, loader: DataLoader[Any], on_step: Callable[[], object] = lambda: None) -> None:

@@ -1,5 +1,6 @@
 """Super-resolution: a network learns to map LQ to GT. Each `train.*_opt` is a loss."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,13 +11,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from basicsr.archs import build_network
+from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import Options
+from basicsr.config.training import loss_name
+from basicsr.engine.checkpoint import load_file
 from basicsr.engine.compile import compile_for_all_sizes
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.ema import EMA
 from basicsr.engine.plan_cache import PLANS
 from basicsr.engine.wrapper import bare_network
+from basicsr.errors import CheckpointError
 from basicsr.images.files import to_pixels, write_image
 from basicsr.images.self_ensemble import self_ensemble
 from basicsr.images.tiling import tiles_when_full
@@ -24,6 +29,8 @@ from basicsr.losses import build_loss
 from basicsr.metrics import both_protocols
 from basicsr.metrics.evaluate import Scores, evaluate
 from basicsr.models.base_model import BaseModel
+
+logger = logging.getLogger("basicsr")
 
 
 @MODEL_REGISTRY.register()
@@ -47,7 +54,28 @@ class SRModel(BaseModel):
         path = self.opt.path
         if path.pretrain_network_g is not None:
             self.load_network(net, path.pretrain_network_g, path.strict_load_g, path.param_key_g)
+            self._check_input_form(path.pretrain_network_g)
         return net
+
+    def _check_input_form(self, weights: str) -> None:
+        """Check that the network gets images in the form that its weights were trained on, if their file names it.
+
+        In training a difference is only a warning: the network can learn another form.
+
+        Raises:
+            OptionError: in a test.
+        """
+        try:
+            trained = InputForm.of_weights(load_file(weights))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{weights}: its meta.input is damaged ({error})") from error
+        mine = self.opt.input_form
+        if trained is None or trained.to_plain() == mine.to_plain():
+            return
+        problem = f"{weights} was trained on images with {trained}, but the data sets have {mine}"
+        if not self.is_train:
+            raise (self.opt.where / "datasets").error(f"{problem}; make color, mean and std those of its training set")
+        logger.warning("%s", problem)
 
     def init_training_settings(self) -> None:
         """Make all that training needs besides the network: losses, moving average, optimizers."""
@@ -79,7 +107,7 @@ class SRModel(BaseModel):
 
     @contextmanager
     def predictor(self) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Give a function from LQ (B, C, h, w) to SR (B, C, s*h, s*w), in [0, 1], not clamped.
+        """Give a function from LQ (B, C, h, w) to SR (B, C, s*h, s*w), in the form of the LQ, not clamped.
 
         A network that has a faster form for inference (`prepared`) runs in it, and on CUDA, for images of a size that
         repeats, as a graph. An image for which memory does not suffice is done in tiles, with a message.
@@ -141,11 +169,11 @@ class SRModel(BaseModel):
             gather: put the shares of all processes together; False: only this process calls.
         """
         val = self.opt.val
-        name, root = getattr(loader, "name", ""), getattr(loader, "root", None)
+        name, root, form = getattr(loader, "name", ""), getattr(loader, "root", None), form_of(loader)
         metrics: Mapping[str, Any] = val.metrics or {}
         if current_iter is None:
             metrics = both_protocols(metrics)
-        on_image = self._image_writer(name, current_iter) if save_img else None
+        on_image = self._image_writer(name, current_iter, form) if save_img else None
         hidden = not val.pbar or self.opt.rank != 0 or None  # None: also where stderr is no terminal
         bar = tqdm(loader, desc=f"Test {name}", unit="image", leave=False, disable=hidden)
         unreadable = getattr(loader, "unreadable", ())
@@ -159,19 +187,21 @@ class SRModel(BaseModel):
             unreadable=unreadable,
             root=root,
             gather=gather,
+            form=form,
         )
 
-    def _image_writer(self, dataset: str, current_iter: int | None) -> Callable[[str, Tensor], None]:
-        """Return a function that writes an output, given its name and SR (1, C, H, W)."""
+    def _image_writer(self, dataset: str, current_iter: int | None, form: InputForm) -> Callable[[str, Tensor], None]:
+        """Return a function that writes an output, given its name and SR (1, C, H, W) in [0, 1]."""
         folder = Path(str(self.opt.path.visualization))
         suffix = self.opt.val.suffix
 
         def write(name: str, sr: Tensor) -> None:
             if current_iter is not None:
-                path = folder / name / f"{Path(name).name}_{current_iter}.png"
+                end = f"_{suffix}" if suffix else ""
+                path = folder / name / f"{Path(name).name}_{current_iter}{end}.png"
             else:
                 path = folder / dataset / f"{name}_{suffix or self.opt.name}.png"
-            write_image(path, to_pixels(sr[0]))
+            write_image(path, to_pixels(form.to_picture(sr[0])))
 
         return write
 
@@ -179,10 +209,6 @@ class SRModel(BaseModel):
 MODEL_REGISTRY.register(SRModel, name="CATANetModel")
 
 
-def loss_name(key: str) -> str:
-    """Return the name under which a loss is logged.
-
-    `pixel_opt` -> `l_pix`, `perceptual_opt` -> `l_percep`, `x_opt` -> `l_x`.
-    """
-    stem = key.removesuffix("_opt")
-    return "l_" + {"pixel": "pix", "perceptual": "percep"}.get(stem, stem)
+def form_of(loader: Any) -> InputForm:
+    """Return how the images of a loader were made network inputs; one of plain batches has plain RGB."""
+    return getattr(loader, "form", PLAIN_RGB)

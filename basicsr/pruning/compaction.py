@@ -12,10 +12,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.prunable import Gate, GroupInfo, Narrowable, Prunable
+from basicsr.archs.prunable import Gate, GroupInfo, Narrowable, Prunable, image_channels
 from basicsr.engine.checkpoint import mismatch
 
-SHAPES = ((1, 3, 64, 64), (2, 3, 48, 80), (1, 3, 33, 57))  # inputs of the check, with odd sizes
+SHAPES = ((1, 64, 64), (2, 48, 80), (1, 33, 57))  # batch, height, width of the check's inputs, with odd sizes
 NEW_CONV_STD = 1e-3  # of a new tail: its output starts near 0, so that the network starts as bilinear upscaling
 
 
@@ -187,7 +187,8 @@ def compaction_errors(net: nn.Module, small: nn.Module, keep: Sequence[int]) -> 
     net.eval(), small.eval()
     generator = torch.Generator().manual_seed(0)
     errors = {}
-    for shape in SHAPES:
+    for count, *size in SHAPES:
+        shape = (count, image_channels(net), *size)
         x = torch.rand(shape, generator=generator).to(reference)
         expected = small(x)
         multiply: list[Gate] = [torch.tensor(float(gate), device=device) for gate in skip]

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.prunable import GroupInfo, Prunable
+from basicsr.archs.prunable import GroupInfo, Prunable, image_channels
 from basicsr.config.pruning import BudgetOptions
 from basicsr.engine.run import read_on_rank0_and_broadcast
 
@@ -189,7 +189,7 @@ def _timer(net: nn.Module, size: tuple[int, int], device: torch.device) -> Calla
     copy = deepcopy(net).to(device).eval()
     reference = next(copy.parameters())
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(1, getattr(net, "in_chans", 3), *size, generator=generator).to(reference)
+    x = torch.rand(1, image_channels(net), *size, generator=generator).to(reference)
 
     def timed(mask: Sequence[int]) -> float:
         with torch.inference_mode():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
-from basicsr.archs.prunable import Prunable
+from basicsr.archs.prunable import Prunable, image_channels
 from basicsr.config.pruning import PruneOptions
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_weights, save_atomically, sha256_of
@@ -161,7 +161,8 @@ def recalibrate(net: nn.Module, lq: Iterator[Tensor], iterations: int, decay: fl
 @torch.no_grad()
 def first_difference(whole: nn.Module, small: nn.Module, kept: list[int]) -> str:
     """Return a sentence that names the first group whose output differs, for an error message."""
-    x = torch.rand(SHAPES[0]).to(next(whole.parameters()))
+    count, height, width = SHAPES[0]
+    x = torch.rand(count, image_channels(whole), height, width).to(next(whole.parameters()))
     number = len(cast(Prunable, whole).prunable_groups())
     _, expected = whole.eval()(x, [int(i in kept) for i in range(number)], kept)
     _, found = small.eval()(x, taps=range(len(kept)))
@@ -178,7 +179,7 @@ def write_compact(folder: Path, opt: Options, small: nn.Module, mask: list[int],
     content = {
         "params": {name: value.detach().cpu() for name, value in small.state_dict().items()},
         "network_g": spec,
-        "meta": {**meta, "teacher": opt.path.pretrain_network_t},
+        "meta": {**meta, "teacher": opt.path.pretrain_network_t, "input": opt.input_form.to_plain()},
     }
     np.save(folder / "mask.npy", np.array(mask, dtype=np.uint8))
     write_option_file(folder / "network_g.yml", {"network_g": spec}, "The compact network.")

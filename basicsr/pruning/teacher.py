@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from basicsr.archs import build_network
-from basicsr.archs.prunable import Prunable
+from basicsr.archs.prunable import Prunable, image_channels
+from basicsr.config.input_form import PLAIN_RGB
 from basicsr.config.pruning import DistillOptions
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_weights
@@ -142,7 +143,7 @@ def group_channels(net: nn.Module) -> tuple[int, int, int]:
     was_training = net.training
     device = next(net.parameters()).device
     with torch.no_grad():
-        _, features = net.eval()(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, device=device), taps=[0])
+        _, features = net.eval()(torch.zeros(1, image_channels(net), PROBE_SIDE, PROBE_SIDE, device=device), taps=[0])
     net.train(was_training)
     channels, height, width = features[0].shape[1:]
     return channels, height, width
@@ -173,6 +174,7 @@ class TeacherCheck:
             return
         psnr, tolerance = expected
         metrics = {key: spec for key, spec in (val.metrics or {}).items() if "psnr" in spec["type"]}
+        form, root = getattr(loader, "form", PLAIN_RGB), getattr(loader, "root", None)
         with torch.inference_mode():
             scores = evaluate(
                 lambda lq: self.teacher(lq.to(self.device)),
@@ -180,7 +182,8 @@ class TeacherCheck:
                 metrics,
                 name,
                 unreadable=getattr(loader, "unreadable", ()),
-                root=getattr(loader, "root", None),
+                root=root,
+                form=form,
             )
         if scores.failed:
             logger.warning("Teacher on %s: not compared, as only %s images have scores", name, scores.count)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from basicsr.archs.image_network import ImageNetwork
 from basicsr.archs.published import read_network
 from basicsr.errors import CheckpointError
 from basicsr.images.files import decode_gray, list_images, read_image
@@ -63,6 +64,11 @@ def read_export_network(path: Path) -> ExportNetwork:
         CheckpointError: as `read_network`.
     """
     net, spec, _ = read_network(path)
+    if isinstance(net, ImageNetwork):
+        raise CheckpointError(
+            f"{path}: was trained on images with {net.form}, which exported files cannot make; train without color, "
+            "mean and std of the data sets, or use basicsr-infer"
+        )
     net = net.eval()
     channels = next(p for p in net.parameters() if p.ndim == 4).shape[1]
     scale = int(getattr(net, "upscale", spec.get("upscale", 1)))

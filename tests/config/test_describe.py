@@ -4,6 +4,7 @@ from typing import Any, Literal
 import pytest
 
 from basicsr.config.describe import describe
+from basicsr.config.ranges import Decay, Probability, Scale
 from basicsr.config.schema import NetworkSpec, PathOptions
 
 
@@ -18,7 +19,11 @@ from basicsr.config.schema import NetworkSpec, PathOptions
         (list[bool], "a list of values, each true or false"),
         (tuple[str, ...], "a list of texts"),
         (Literal["a", "b"] | int | None, "'a', 'b', a whole number or null"),
-        (Mapping[str, int], "keys and values"),
+        (Mapping[str, int], "keys and values, each a whole number"),
+        (dict[str, Any], "keys and values"),
+        (Probability, "a number in [0, 1]"),
+        (Scale | None, "a whole number in [1, 64] or null"),
+        (Sequence[tuple[Decay, Decay]], "a list of lists of 2 numbers in [0, 1)"),
         (list, "a list"),
         (Any, "anything"),
         (NetworkSpec, "{type: <architecture>, ...}"),

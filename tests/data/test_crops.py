@@ -95,7 +95,7 @@ def test_to_input():
     ("arguments", "message"),
     [
         (("rgb",), "color: must be 'y' or null, got 'rgb'"),
-        ((None, [0.5]), r"mean: needs one number for each of 3 channels, got \[0.5\]"),
+        ((None, [0.5, 0.5]), r"mean: needs one number for each of 3 channels, got \[0.5, 0.5\]"),
         (("y", None, [1, 1, 1]), r"std: needs one number for each of 1 channels, got \[1, 1, 1\]"),
         ((None, None, [1, 0, 1]), r"std: must be positive, got \[1, 0, 1\]"),
     ],

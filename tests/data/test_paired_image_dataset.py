@@ -260,7 +260,7 @@ class TestInvalidArguments:
             ({"cache_mb": -1}, "cache_mb: must not be negative, got -1; 0 turns the cache off"),
             ({"io_backend": {"type": "zip"}}, "io_backend.type: must be 'disk' or 'lmdb', got 'zip'"),
             ({"color": "rgb"}, "color: must be 'y' or null, got 'rgb'"),
-            ({"mean": [0.5]}, "mean: needs one number for each of 3 channels"),
+            ({"mean": [0.5, 0.5]}, "mean: needs one number for each of 3 channels"),
         ],
     )
     def test_options(self, photos, options, message):

@@ -308,9 +308,9 @@ class TestModel:
     @pytest.mark.parametrize(
         ("lr", "message"),
         [
-            (1e-3, "train.optim_g.lr: expected a list of 2 numbers, got 0.001"),
+            (1e-3, "train.optim_g.lr: expected a list of 2 numbers in [0, 1000], got 0.001"),
             ([1e-3], "train.optim_g.lr: expected 2 values, got 1"),
-            ([1e-3, -1.0], "train.optim_g: lr: must be two numbers >= 0"),
+            ([1e-3, -1.0], "train.optim_g.lr[1]: must be in [0, 1000], got -1.0"),
         ],
     )
     def test_wrong_pairs_of_rates_are_named(self, options, lr, message):

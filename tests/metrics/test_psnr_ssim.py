@@ -194,3 +194,9 @@ def test_both_protocols_adds_the_twins():
         "float, RGB, crop 4",
     ]
     assert both_protocols(both) == both
+
+
+def test_a_twin_of_tensors_has_no_order_of_axes():
+    both = both_protocols({"psnr": {"type": "calculate_psnr", "crop_border": 2, "input_order": "HWC"}})
+    assert both["psnr_float"] == {"type": "calculate_psnr_pt", "crop_border": 2}
+    assert both["psnr"]["input_order"] == "HWC"

@@ -6,7 +6,7 @@ from torch import nn
 
 from basicsr.archs import build_network
 from basicsr.archs.layers.multiply_adds import MultiplyAdds
-from basicsr.archs.prunable import GroupInfo, check_gates, gated
+from basicsr.archs.prunable import GroupInfo, check_gates, gated, image_channels
 
 TINY = {"type": "CATANet", "upscale": 2, "dim": 16, "block_num": 6, "qk_dim": 12, "mlp_dim": 32, "heads": 4,
         "patch_size": 8, "num_tokens": [4, 8, 4, 8, 4, 8], "group_size": 32, "n_iters": 2}  # fmt: skip
@@ -76,7 +76,7 @@ def with_state(net):
     """The network with its state set, as a trained one has it, in evaluation."""
     with torch.no_grad():
         for _ in range(3):
-            net.train()(torch.rand(2, 3, 16, 16))
+            net.train()(torch.rand(2, image_channels(net), 16, 16))
     return net.eval()
 
 

@@ -174,7 +174,7 @@ class TestStages:
         [
             ({"gt_sizes": None}, "gt_sizes: needs one number for each stage, like iters and mini_batch_sizes and"),
             ({"iters": [3]}, "mini_batch_sizes: needs one number for each stage"),
-            ({"iters": [3, 0]}, "iters: must be at least 1 in every stage, got [3, 0]"),
+            ({"iters": [3, 0]}, "iters[1]: must be in [1, 1e9], got 0"),
             ({"mini_batch_sizes": [5, 2]}, "mini_batch_sizes: must not exceed batch_size_per_gpu (4), got [5, 2]"),
             ({"gt_sizes": [5, 13]}, "gt_sizes: must not exceed gt_size (12), got [5, 13]"),
             ({"gt_size": None}, "gt_sizes: must not exceed gt_size (0), got [5, 12]"),
@@ -316,9 +316,9 @@ class TestAverages:
         content, folder = files
         path = {"pretrain_network_g": str(folder / "net_g_2.pth")}
         with pytest.raises(CheckpointError):
-            build_model(options(ema_decay=0.9, network={"in_chans": 1}, path=path))
+            build_model(options({"in_ch": 1}, ema_decay=0.9, network={"in_chans": 1}, path=path))
         path["strict_load_g"] = False
-        model = build_model(options(ema_decay=0.9, network={"in_chans": 1}, path=path))
+        model = build_model(options({"in_ch": 1}, ema_decay=0.9, network={"in_chans": 1}, path=path))
         for net, key in ((model.net_g, "params"), (model.ema.module, "params_ema")):
             assert net.conv_first.weight.shape[1] == 1
             torch.testing.assert_close(net.middle_blks.block.td, content[key]["middle_blks.block.td"])

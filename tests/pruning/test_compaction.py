@@ -19,6 +19,7 @@ from basicsr.pruning.compaction import (
     network_spec,
     with_tail,
 )
+from basicsr.pruning.teacher import group_channels
 
 INPUTS = ((1, 3, 16, 16), (2, 3, 12, 20), (1, 3, 11, 9))
 PARAMETERS = {  # scale: parameters with 1, 2, 3, 4 groups of CATANet-L
@@ -283,3 +284,10 @@ class TestErrors:
             small.mid_convs[1].bias += 0.1
         assert min(compaction_errors(net, small, [0, 3]).values()) > 1e-4
         assert min(compaction_errors(net, compact(net, [0, 4]), [0, 3]).values()) > 1e-4
+
+
+def test_networks_of_luma_are_compared_and_measured():
+    net = catanet(in_chans=1)
+    small = compact(net, [1, 4])
+    assert max(compaction_errors(net, small, [1, 4]).values()) <= 1e-6
+    assert group_channels(net) == group_channels(small) == (16, 32, 32)

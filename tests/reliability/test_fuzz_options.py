@@ -182,7 +182,7 @@ def test_keys_that_are_not_text_are_rejected(tmp_path, key):
     [
         (
             "network_g={type: CATANet, upscale: 2, dim: 4611686018427387904}",
-            "network_g: cannot be built with these sizes",
+            "network_g.dim: must be in [1, 65536], got 4611686018427387904",
         ),
         ("train:optim_g={type: Adam, lr: 1e-4, foreach: true, fused: true}", "optim_g: "),
         ("name=\x07\ufeff", "--force_yml name="),

@@ -168,5 +168,5 @@ class TestBudgets:
             model_of(search_values("cnn", compact={"mlp_dim": 4}))
         with pytest.raises(OptionError, match=r"compact.mlp_dim: must be at most the 32 of network_g, got 40"):
             model_of(search_values(compact={"mlp_dim": 40}))
-        with pytest.raises(OptionError, match=r"mlp_dim: must be at least 1, got 0"):
+        with pytest.raises(OptionError, match=r"mlp_dim: must be in \[1, 65536\], got 0"):
             model_of(search_values(compact={"mlp_dim": 0}))

@@ -125,7 +125,7 @@ def features_without_adapter(values, folder):
 
 def sigma_of_0(values, folder):
     values["kd"].update(search_taps="last", feat={"weight": 0.1, "sigma": 0.0})
-    return "sigma", r"kd.feat.sigma: must be above 0, got 0.0"
+    return "sigma", r"kd.feat.sigma: must be in \(0, 1e9\], got 0.0"
 
 
 def anchors_of_gram(values, folder):
