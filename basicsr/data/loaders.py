@@ -14,6 +14,7 @@ from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.device_cache import DeviceCacheError, DeviceLoader
 from basicsr.engine.device import pick_device
 from basicsr.errors import OptionError
+from basicsr.images.names import distinct_names
 
 logger = logging.getLogger("basicsr")
 LOADER_TIMEOUT_FRACTION = 0.8  # of `dist_params.timeout`, so that a loader fails before the process group does
@@ -73,6 +74,7 @@ class TestLoader:
     Attributes:
         name: name of the data set.
         root: its folder; image names are relative to it.
+        names: path -> name of every image of the set, also of those that other processes score, all distinct.
         dataset: the whole data set, with its options in `opt`.
     """
 
@@ -82,6 +84,8 @@ class TestLoader:
         self.name = name
         self.root = root
         self.dataset = dataset
+        paths = getattr(dataset, "gt_paths", None) or getattr(dataset, "lq_paths", None)
+        self.names = distinct_names(paths if isinstance(paths, list) else (), root)
         self._loader = loader
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

@@ -171,6 +171,7 @@ class LmdbImages:
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file, so {root} is no LMDB of images; {LMDB_HINT}")
         self._sizes: dict[str, tuple[int, int]] = {}
+        owners: dict[bytes, str] = {}
         for number, line in enumerate(
             meta_info.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines(), 1
         ):
@@ -179,6 +180,9 @@ class LmdbImages:
                 raise ValueError(
                     f"{meta_info}:{number}: expected `name.png (height,width,channels) level`, got {line!r}"
                 )
+            owner = owners.setdefault(lmdb_key(match["name"]), match["name"])
+            if match["name"] in self._sizes or owner != match["name"]:
+                raise ValueError(f"{meta_info}:{number}: {match['name']} has the key of {owner}; {LMDB_HINT}")
             self._sizes[match["name"]] = int(match["height"]), int(match["width"])
         with _environment(root).begin(buffers=True) as transaction:
             missing = [name for name in self._sizes if transaction.get(lmdb_key(name)) is None]

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from pathlib import Path, PurePath
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from basicsr.config.registry import METRIC_REGISTRY
 from basicsr.engine.distributed import gather_objects
 from basicsr.images.files import to_pixels
+from basicsr.images.names import distinct, image_name
 from basicsr.metrics import calculate_metric, describe, direction, protocol
 from basicsr.text import ERRORS, write_text
 
@@ -136,6 +138,7 @@ def evaluate(
     on_image: Callable[[str, Tensor], None] | None = None,
     *,
     root: str | Path | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
     gather: bool = True,
 ) -> Scores:
     """Score every image once. This is the only validation loop: train.py, test.py and every model call it.
@@ -150,8 +153,9 @@ def evaluate(
         metrics: metric name -> spec. "uint8" metrics get clamped and rounded images, "float" ones the raw tensors.
         dataset: name of the data set in the result.
         on_image: called with the name and SR (1, 3, s*h, s*w) of each image, to save it or show it.
-        root: the data set's folder; needed for distinct names in `on_image` when several processes share a set whose
-            subfolders repeat file names.
+        root: the data set's folder.
+        names: path -> name of the images of all processes; needed for distinct names in `on_image` when several
+            processes share a set with several images of one name.
         gather: merge the shares of all processes; False: only this process calls `evaluate`.
 
     Returns:
@@ -168,7 +172,7 @@ def evaluate(
         gt_batch = batch["gt"].to(sr_batch.device) if "gt" in batch else None
         paths = batch["gt_path"] if gt_batch is not None and "gt_path" in batch else batch["lq_path"]
         for k, path in enumerate(paths):
-            name = _distinct(_name(path, root), taken)
+            name = names[path] if path in names else distinct(image_name(path, root), taken)
             sr = sr_batch[k : k + 1]
             if gt_batch is not None:
                 channels = gt_batch.shape[1]
@@ -196,7 +200,7 @@ def gather_scores(records: list[Record], everywhere: bool = True) -> dict[str, d
         if record is not None and record[0] not in seen:
             path, name, scores = record
             seen.add(path)
-            merged[_distinct(name, taken)] = scores
+            merged[distinct(name, taken)] = scores
     return merged
 
 
@@ -216,22 +220,6 @@ def conversion(spec: Mapping[str, Any]) -> Callable[[Tensor], Any]:
     """Return the function from a tensor (1, 3, H, W) to the input of a metric: its `convert`, or its protocol's."""
     convert = getattr(METRIC_REGISTRY.get(spec["type"]), "convert", None)
     return convert if convert is not None else CONVERSIONS[protocol(spec)]
-
-
-def _name(path: str, root: str | Path | None) -> str:
-    if root is None or not PurePath(path).is_relative_to(root):  # the paths of plug-ins' data sets may be anything
-        return PurePath(path).stem
-    return PurePath(path).relative_to(root).with_suffix("").as_posix()
-
-
-def _distinct(name: str, taken: set[str]) -> str:
-    """Return `name`, or `name~2`, `name~3`, ... when it is in `taken`; add the result to `taken`."""
-    found, count = name, 1
-    while found in taken:
-        count += 1
-        found = f"{name}~{count}"
-    taken.add(found)
-    return found
 
 
 def _with_parents(path: str | Path) -> Path:

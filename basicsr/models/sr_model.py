@@ -141,17 +141,19 @@ class SRModel(BaseModel):
             gather: put the shares of all processes together; False: only this process calls.
         """
         val = self.opt.val
-        name, root = getattr(loader, "name", ""), getattr(loader, "root", None)
+        name, root, names = getattr(loader, "name", ""), getattr(loader, "root", None), getattr(loader, "names", {})
         metrics: Mapping[str, Any] = val.metrics or {}
         if current_iter is None:
             metrics = both_protocols(metrics)
         on_image = self._image_writer(name, current_iter) if save_img else None
         bar = tqdm(loader, desc=f"Test {name}", unit="image", leave=False, disable=not val.pbar or self.opt.rank != 0)
-        return evaluate(predict, bar, metrics, name, on_image, root=root, gather=gather)
+        return evaluate(predict, bar, metrics, name, on_image, root=root, names=names, gather=gather)
 
     def _image_writer(self, dataset: str, current_iter: int | None) -> Callable[[str, Tensor], None]:
         """Return a function that writes an output, given its name and SR (1, C, H, W)."""
         folder = Path(str(self.opt.path.visualization))
+        if current_iter is not None and len(self.opt.datasets_of("val", "test")) > 1:
+            folder /= dataset  # the images of two sets may have one name
         suffix = self.opt.val.suffix
 
         def write(name: str, sr: Tensor) -> None:

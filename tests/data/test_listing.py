@@ -41,6 +41,15 @@ class TestPartners:
         assert partner_names(["a.png", "sub/b.png"], images, "{}x4") == ["ax4.jpg", "sub/bx4.png"]
         assert partner_names(["a.jpg"], images, "{}") == ["a.png"]
 
+    def test_two_suffixes_of_one_stem(self, tmp_path):
+        images = touch(tmp_path, "a.jpg", "a.png", "b.bmp")
+        assert partner_names(["a.jpg", "a.png"], images, "{}") == ["a.jpg", "a.png"]
+        with pytest.raises(ValueError, match=r"a\.bmp: its LQ image may be a\.jpg or a\.png; remove or rename one"):
+            partner_names(["a.bmp"], images, "{}")
+        with pytest.raises(ValueError, match=r"b\.png: has the same LQ image as b\.jpg, b\.bmp; rename"):
+            partner_names(["b.jpg", "b.png"], images, "{}")
+        assert partner_names(["b.jpg", "b.jpg"], images, "{}") == ["b.bmp", "b.bmp"]  # listed twice in a meta file
+
     def test_dots_in_names(self, tmp_path):
         images = touch(tmp_path, "img.v1x2.png")
         assert partner_names(["img.v1.png"], images, "{}x2") == ["img.v1x2.png"]
