@@ -1,12 +1,10 @@
 """Names of the images of a data set, and of their low-resolution partners, chosen before a run starts."""
 
-import hashlib
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from basicsr.data.storage import ImageStore, StoredImage, raise_for_faults
+from basicsr.data.storage import ImageStore, raise_for_faults
 
 META_SIZES = re.compile(r"(\s+\(.*|[\s,]+\d+([\s,x]+\d+)*)$")  # after a name in a meta file
 
@@ -93,20 +91,3 @@ def _of_same_suffix(name: str, candidates: list[str]) -> list[str]:
 def with_stem(name: PurePosixPath, template: str) -> PurePosixPath:
     """Return `name` with the stem that `template` makes of its own: "a/b.png" and "{}x4" give "a/bx4.png"."""
     return name.with_name(template.format(name.stem))
-
-
-def describe_files(dataset: Any) -> str | None:
-    """Return a line that changes when an image of a data set is added, removed, renamed, moved or changed in length.
-
-    The folder that they are in and times do not count, so it is equal for a copy of the images.
-
-    Args:
-        dataset: with `stored_images`; for one without, the result is None.
-    """
-    images: Sequence[StoredImage] | None = getattr(dataset, "stored_images", None)
-    if images is None:
-        return None
-    digest = hashlib.sha256()
-    for store, name in images:
-        digest.update(f"{store.length(name)} {name}\n".encode("utf-8", "surrogateescape"))
-    return f"{len(images)} files, {digest.hexdigest()[:16]}"

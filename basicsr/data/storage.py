@@ -1,12 +1,13 @@
 """Stores of the images of a data set: a folder, or an LMDB in BasicSR's layout."""
 
+import io
 import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -38,6 +39,9 @@ class ImageStore(Protocol):
 
     def length(self, name: str) -> int:
         """Return the bytes of one encoded image."""
+
+    def open(self, name: str) -> BinaryIO:
+        """Return the bytes of one encoded image, as a file to read."""
 
     def read(self, name: str, gray: bool = False) -> np.ndarray:
         """Return the pixels of one image as `read_image` does, or with `gray` as `decode_gray` does."""
@@ -129,7 +133,11 @@ class FolderImages:
 
     def length(self, name: str) -> int:
         """Return the bytes of one file."""
-        return (self.root / name).stat().st_size
+        return os.stat(f"{self.root}/{name}").st_size
+
+    def open(self, name: str) -> BinaryIO:
+        """Return one file."""
+        return open(f"{self.root}/{name}", "rb", buffering=0)
 
     def read(self, name: str, gray: bool = False) -> np.ndarray:
         """Return the pixels of one file.
@@ -202,6 +210,11 @@ class LmdbImages:
         """Return the bytes of one encoded image."""
         with _environment(self.root).begin(buffers=True) as transaction:
             return len(transaction.get(lmdb_key(name)))
+
+    def open(self, name: str) -> BinaryIO:
+        """Return the bytes of one encoded image, as a file to read."""
+        with _environment(self.root).begin() as transaction:
+            return io.BytesIO(transaction.get(lmdb_key(name)))
 
     def read(self, name: str, gray: bool = False) -> np.ndarray:
         """Return the pixels of one image.

@@ -1,10 +1,8 @@
-from types import SimpleNamespace
-
 import pytest
 
 from basicsr.data.data_sampler import SampleIndex, locate
-from basicsr.data.listing import chosen_names, describe_files, partner_names
-from basicsr.data.storage import FolderImages, StoredImage
+from basicsr.data.listing import chosen_names, partner_names
+from basicsr.data.storage import FolderImages
 
 
 def touch(folder, *names):
@@ -74,26 +72,6 @@ def test_locate():
     for key in (-1, 5):
         with pytest.raises(IndexError, match=f"sample {key} of a data set of 5 images"):
             locate(key, 5)
-
-
-class TestDescription:
-    def write(self, folder, **files):
-        for name, length in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(bytes(length))
-        store = FolderImages(folder)
-        return SimpleNamespace(stored_images=[StoredImage(store, name) for name in files])
-
-    def test_names_and_lengths_count_but_not_folders(self, tmp_path):
-        files = {"a.png": 3, "sub/b.png": 4}
-        first = describe_files(self.write(tmp_path / "1", **files))
-        assert first.startswith("2 files, ") and first == describe_files(self.write(tmp_path / "2", **files))
-        others = [{"a.png": 3}, {"a.png": 4, "sub/b.png": 3}, {"a.png": 3, "b.png": 4}, {"sub/b.png": 4, "a.png": 3}]
-        found = [describe_files(self.write(tmp_path / f"other{k}", **other)) for k, other in enumerate(others)]
-        assert len({first, *found}) == 5
-
-    def test_data_sets_of_others_are_not_described(self):
-        assert describe_files([1, 2]) is None
 
 
 @pytest.mark.parametrize(
