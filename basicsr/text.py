@@ -5,7 +5,9 @@ Neither must end a run, so all text is written by one error handler, which shows
 `\xe9`. In JSON files, these escapes read back as the same name.
 """
 
+import re
 import sys
+import unicodedata
 from pathlib import Path
 
 ERRORS = "backslashreplace"
@@ -30,3 +32,12 @@ def write_text(path: str | Path, text: str) -> None:
 def encodable(text: str) -> str:
     """Return the text with escapes for what UTF-8 cannot encode."""
     return text.encode("utf-8", ERRORS).decode("utf-8")
+
+
+def folded(name: str) -> str:
+    """Return what tells a name apart everywhere: without case, Unicode forms and the characters that are replaced.
+
+    Two names with an equal result may become one file or one TensorBoard tag: `Set5` and `set5` where file names have
+    no case, `Set 5` and `Set_5` where spaces are replaced.
+    """
+    return re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFKC", name).casefold()).rstrip(".")

@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from basicsr.config.command_line import parse_command_line
 from basicsr.config.load import dump_options, load_options, resolve, with_output_root
 from basicsr.config.schema import Options
-from basicsr.data.listing import describe_files
+from basicsr.data.files_record import FilesRecord, record_files
 from basicsr.data.loaders import batches, build_test_loader, build_train_loader
 from basicsr.engine.checkpoint import find_checkpoint, prune_checkpoints
 from basicsr.engine.curves import plot_curves, read_logs
@@ -107,16 +107,19 @@ class Trainer:
         self.loader = build_train_loader(opt)
         self.test_loaders = [build_test_loader(opt, key) for key in opt.datasets_of("val", "test")]
         self.model = build_model(opt)
-        samples, files = len(self.loader.sampler), describe_files(self.loader.dataset)  # type: ignore[arg-type]
-        facts = run_facts(opt, self.model.device, samples, files)
-        self.progress = progress = Progress(opt, state, len(self.loader), facts)
+        files, file_facts = read_on_rank0_and_broadcast(self.describe_files)
+        samples = len(self.loader.sampler)  # type: ignore[arg-type]
+        facts = run_facts(opt, self.model.device, samples, file_facts)
+        self.progress = progress = Progress(opt, state, len(self.loader), facts, files)
         if checkpoint:
             weights_path = str(checkpoint.weights_path)
             logger.info(
                 "Resuming training from epoch: %d, iter: %d, with %s", progress.epoch, progress.iter, weights_path
             )
             self.model.resume_training(state, checkpoint.weights, weights_path)
-            check_changes(opt, facts, state, checkpoint.path)
+            before = FilesRecord.from_tensor(state.get("training_files"))
+            changed_files = files.changes_since(before) if files and before else ""
+            check_changes(opt, facts, state, checkpoint.path, changed_files)
         make_folders(opt, keep_existing=progress.iter > 0)
         self.finished_file = Path(str(opt.path.log)) / "finished"  # for scripts: there is nothing left to do
         if opt.rank == 0:
@@ -125,6 +128,18 @@ class Trainer:
         self.start_iter = self.saved_iter = progress.iter
         self.stop = StopRequest(opt.dist_params.timeout, deadline)
         restore_random_state(state)  # again: set-up may have consumed random numbers
+
+    def describe_files(self) -> tuple[FilesRecord | None, dict[str, Any]]:
+        """Return the record of the training images, and the facts of all data sets for `run_facts`."""
+        sections = self.opt.datasets
+        files = record_files(self.loader.dataset, sections["train"].data_check == "content")
+        facts: dict[str, Any] = dict(files.facts()) if files else {}
+        found = {
+            loader.name: record_files(loader.dataset, sections[key].data_check == "content")
+            for key, loader in zip(self.opt.datasets_of("val", "test"), self.test_loaders, strict=True)
+        }
+        facts["validation"] = {name: " ".join(record.facts().values()) for name, record in found.items() if record}
+        return files, facts
 
     def run(self) -> None:
         """Iterate to `train.total_iter`: fetch, step, log, save, validate, and stop if requested."""
@@ -257,6 +272,7 @@ class Progress:
         state: the training state to continue from; empty for a new run.
         per_epoch: batches in an epoch.
         facts: see `run_facts`.
+        files: record of the training images, kept in the state to name those that change; None: nothing is known.
 
     Attributes:
         batches: number that this process has taken since the beginning of the run.
@@ -264,13 +280,21 @@ class Progress:
         finished: the last validation is done as well, so that there is nothing left to do.
     """
 
-    def __init__(self, opt: Options, state: Mapping[str, Any], per_epoch: int, facts: Mapping[str, Any]):
+    def __init__(
+        self,
+        opt: Options,
+        state: Mapping[str, Any],
+        per_epoch: int,
+        facts: Mapping[str, Any],
+        files: FilesRecord | None = None,
+    ):
         self.total_iter = opt.train.total_iter if opt.train else 0
         self.iter: int = state.get("iter", 0)
         self.epoch: int = state.get("epoch", 0)
         self.per_epoch = per_epoch
         self.batches = batches_taken(state, per_epoch)
         self.facts = facts
+        self.files = files.to_tensor() if files else None
         self.best = Best(opt.val.metrics or {})
         self.best.load_state_dict(state.get("best", {}))
         self.to_validate: bool = opt.val.val_freq is not None and state.get("to_validate", False)
@@ -284,7 +308,9 @@ class Progress:
     def state_dict(self) -> dict[str, Any]:
         """Return the part of a training state that a later `Progress` reads."""
         data = {"batches": self.batches, "per_epoch": self.per_epoch}
+        known = {} if self.files is None else {"training_files": self.files}
         return {
+            **known,
             "best": self.best.state_dict(),
             "data": data,
             "run": self.facts,

@@ -123,12 +123,20 @@ def read_index() -> dict[str, dict[str, Any]]:
     """Return the content of zoo.json, by the name of the member.
 
     Raises:
-        ValueError: when it is no JSON.
+        ValueError: when it is no JSON, or names a member twice.
     """
     try:
-        return json.loads(INDEX.read_text(encoding="utf-8")) if INDEX.exists() else {}
+        return json.loads(INDEX.read_text(encoding="utf-8"), object_pairs_hook=_once_each) if INDEX.exists() else {}
     except json.JSONDecodeError as error:
         raise ValueError(f"{INDEX}: is no JSON file ({error})") from error
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the mapping of an object in JSON, of which `json` alone would keep the last of equal keys."""
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise ValueError(f"{INDEX}: has two entries {twice[0]!r}; remove one")
+    return dict(pairs)
 
 
 def write_index(zoo: Mapping[str, Any]) -> None:

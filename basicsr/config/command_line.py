@@ -34,7 +34,9 @@ def parse_command_line(
     )
     parser.add_argument("--check", action="store_true", help="check the options, print them with defaults, and exit")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="ignored; accepted for old launchers")
-    parser.add_argument("--force_yml", nargs="+", default=[], metavar="a:b=value", help="override options of the file")
+    parser.add_argument(
+        "--force_yml", nargs="+", action="extend", default=[], metavar="a:b=value", help="override options of the file"
+    )
     if trains:
         parser.add_argument(
             "--minutes",

@@ -40,8 +40,9 @@ def load_options(path: str | Path, overrides: Sequence[str] = (), *, is_train: b
     path = find_options_file(path)
     values, places = load_yaml(path)
     places[()] = str(path)
+    given: dict[tuple[str, ...], str] = {}
     for override in overrides:
-        _apply_override(values, places, override)
+        _apply_override(values, places, override, given)
     if isinstance(files := values.get("path"), dict) and "param_key" in files:
         files.setdefault("param_key_g", files["param_key"])
     options = build_section(Options, values, Location(places, for_plugin=_names_plugin(values.get("model_type"))))
@@ -151,8 +152,10 @@ def copy_options_file(source: str | Path, folder: str | Path) -> None:
     write_text(Path(folder) / Path(source).name, header + text)
 
 
-def _apply_override(values: dict[str, Any], places: dict[KeyPath, str], override: str) -> None:
-    """Set one value in `values`, and its location in `places`."""
+def _apply_override(
+    values: dict[str, Any], places: dict[KeyPath, str], override: str, given: dict[tuple[str, ...], str]
+) -> None:
+    """Set one value in `values`, its location in `places` and its text in `given`, which holds earlier overrides."""
     place = f"--force_yml {format_key(override)}"
     dotted, equals, text = override.partition("=")
     keys = tuple(dotted.replace(".", ":").split(":"))
@@ -163,6 +166,12 @@ def _apply_override(values: dict[str, Any], places: dict[KeyPath, str], override
     except yaml.YAMLError as error:
         hint = f"put quotes around a text with such characters: --force_yml \"{format_key(dotted)}='...'\""
         raise OptionError(f"{place}: the value is not valid YAML; {hint}") from error
+    replaced = [earlier for keys_before, earlier in given.items() if keys_before[: len(keys)] == keys]
+    if replaced and replaced != [override]:
+        raise OptionError(
+            f"{place}: would replace --force_yml {format_key(replaced[0])} of the same command; leave one of them out"
+        )
+    given[keys] = override
     node: Any = values
     for depth, key in enumerate(keys[:-1]):
         node = node.setdefault(key, {})

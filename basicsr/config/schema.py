@@ -56,6 +56,12 @@ class DatasetOptions(Section):
         "there, a warning is logged and memory is used",
     )
 
+    data_check: Literal["samples", "content"] = option(
+        "samples",
+        "what a resumed run compares of a file, besides name and length. samples: 4 KiB at the start, the middle and "
+        "the end, or all bytes of a set of up to 512 MiB; content: all bytes, read at every start",
+    )
+
     SUPPLIED: ClassVar = ("scale", "phase", "seed")
     CHECKED_LATER: ClassVar[Mapping[str, Any]] = {
         # what the run decides, but files of BasicSR may repeat; see `data_checks.py`

@@ -21,6 +21,7 @@ from basicsr.config.section import Spec
 from basicsr.config.stages import warn_of_no_effect
 from basicsr.config.training import TrainOptions, loss_name
 from basicsr.errors import UnknownNameError
+from basicsr.text import folded
 
 logger = logging.getLogger("basicsr")
 MINUS_ONE_TO_ONE = {"mean": [0.5] * 3, "std": [0.5] * 3}
@@ -44,6 +45,7 @@ def check(options: Options, is_train: bool) -> None:
     upscale = options.network_g.get("upscale", options.scale)
     if upscale != options.scale:
         raise (where / "scale").error(f"is {options.scale}, but network_g.upscale is {upscale}; make them equal")
+    _check_test_set_names(options)
     for section in options.datasets_of("val", "test").values():
         if section.cache == "device":
             raise (section.where / "cache").error("device is only for training sets; remove it")
@@ -54,6 +56,24 @@ def check(options: Options, is_train: bool) -> None:
         _check_training(options, model)
     elif not options.datasets_of("val", "test"):
         raise (where / "datasets").error("has no test set; add `test_1: {type: PairedImageDataset, ...}`")
+
+
+def _check_test_set_names(options: Options) -> None:
+    """Check that the names of test sets, under which scores and images are kept and written, are distinct files."""
+    taken: dict[str, str] = {}
+    for key, section in options.datasets_of("val", "test").items():
+        name = section.name or key
+        where = section.where / "name"
+        if name in (".", "..") or any(c in name for c in "/\\\0"):
+            raise where.error(f"must be usable as the name of a folder, got {name!r}; leave out slashes")
+        other = taken.setdefault(folded(name), key)
+        if other != key:
+            same = options.datasets[other].name or other
+            alike = "has the same name" if same == name else f"is called {same!r}, which may be the same file name"
+            raise where.error(
+                f"is {name!r}, and datasets.{other} {alike}; scores and images of one would overwrite those of the "
+                f"other: give it a name of its own, such as {name}_2"
+            )
 
 
 def _check_network(spec: Spec) -> None:

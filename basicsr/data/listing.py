@@ -1,12 +1,10 @@
 """Names of the images of a data set, and of their low-resolution partners, chosen before a run starts."""
 
-import hashlib
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from basicsr.data.storage import ImageStore, StoredImage, raise_for_faults
+from basicsr.data.storage import ImageStore, raise_for_faults
 
 META_SIZES = re.compile(r"(\s+\(.*|[\s,]+\d+([\s,x]+\d+)*)$")  # after a name in a meta file
 
@@ -51,15 +49,18 @@ def partner_names(gt_names: Sequence[str], lq_store: ImageStore, filename_tmpl: 
     Args:
         gt_names: names of ground truth.
         lq_store: the low-resolution images.
-        filename_tmpl: template of the partner's stem: "{}x4" pairs `a/b.png` with `a/bx4.png` or `a/bx4.jpg`.
+        filename_tmpl: template of the partner's stem: "{}x4" pairs `a/b.png` with `a/bx4.png` or `a/bx4.jpg`; if
+            both are there, with the one of its own suffix.
 
     Raises:
-        ValueError: when the template holds no "{}".
+        ValueError: when the template holds no "{}", or two images have one partner, or one has two.
         FileNotFoundError: when a partner is missing.
     """
     if "{}" not in filename_tmpl:
         raise ValueError(f"filename_tmpl: must contain {{}} for the name of the GT image, got {filename_tmpl!r}")
-    by_stem = {str(PurePosixPath(name).with_suffix("")): name for name in lq_store.names()}
+    by_stem: dict[str, list[str]] = {}
+    for name in lq_store.names():
+        by_stem.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
     wanted = {name: str(with_stem(PurePosixPath(name), filename_tmpl)) for name in gt_names}
     missing = [
         f"{name}: its LQ image {stem}.* is missing; check filename_tmpl ({filename_tmpl!r})"
@@ -67,26 +68,26 @@ def partner_names(gt_names: Sequence[str], lq_store: ImageStore, filename_tmpl: 
         if stem not in by_stem
     ]
     raise_for_faults(lq_store.root, missing, len(gt_names), FileNotFoundError)
-    return [by_stem[wanted[name]] for name in gt_names]
+    partners = {name: _of_same_suffix(name, by_stem[stem]) for name, stem in wanted.items()}
+    owners: dict[str, str] = {}
+    faults = []
+    for name, found in partners.items():
+        if len(found) > 1:
+            faults.append(f"{name}: its LQ image may be {' or '.join(found)}; remove or rename one")
+        elif owners.setdefault(found[0], name) != name:
+            faults.append(f"{name}: has the same LQ image as {owners[found[0]]}, {found[0]}; rename one pair")
+    raise_for_faults(lq_store.root, faults, len(gt_names))
+    return [partners[name][0] for name in gt_names]
+
+
+def _of_same_suffix(name: str, candidates: list[str]) -> list[str]:
+    """Return the candidates with the suffix of `name` where there are several, all if none has it."""
+    if len(candidates) == 1:
+        return candidates
+    suffix = PurePosixPath(name).suffix.lower()
+    return [found for found in candidates if PurePosixPath(found).suffix.lower() == suffix] or candidates
 
 
 def with_stem(name: PurePosixPath, template: str) -> PurePosixPath:
     """Return `name` with the stem that `template` makes of its own: "a/b.png" and "{}x4" give "a/bx4.png"."""
     return name.with_name(template.format(name.stem))
-
-
-def describe_files(dataset: Any) -> str | None:
-    """Return a line that changes when an image of a data set is added, removed, renamed, moved or changed in length.
-
-    The folder that they are in and times do not count, so it is equal for a copy of the images.
-
-    Args:
-        dataset: with `stored_images`; for one without, the result is None.
-    """
-    images: Sequence[StoredImage] | None = getattr(dataset, "stored_images", None)
-    if images is None:
-        return None
-    digest = hashlib.sha256()
-    for store, name in images:
-        digest.update(f"{store.length(name)} {name}\n".encode("utf-8", "surrogateescape"))
-    return f"{len(images)} files, {digest.hexdigest()[:16]}"

@@ -17,6 +17,7 @@ from basicsr.data.guard import GuardedDataset
 from basicsr.data.network_input import input_form
 from basicsr.engine.device import pick_device
 from basicsr.errors import ImageReadError, OptionError
+from basicsr.images.names import distinct_names
 from basicsr.images.unreadable import Unreadable
 
 logger = logging.getLogger("basicsr")
@@ -83,6 +84,7 @@ class TestLoader:
     Attributes:
         name: name of the data set.
         root: its folder; image names are relative to it.
+        names: path -> name of every image of the set, also of those that other processes score, all distinct.
         dataset: the whole data set, with its options in `opt`.
         unreadable: the images that were passed over since the last `iter`, which the log names.
         form: how its images were made network inputs.
@@ -103,6 +105,8 @@ class TestLoader:
         self.dataset = dataset
         self.unreadable: list[Unreadable] = []
         self.form = form
+        paths = getattr(dataset, "gt_paths", None) or getattr(dataset, "lq_paths", None)
+        self.names = distinct_names(paths if isinstance(paths, list) else (), root)
         self._loader = loader
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

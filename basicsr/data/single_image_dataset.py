@@ -60,6 +60,11 @@ class SingleImageDataset(Dataset[dict[str, Any]]):
         """The path of each image."""
         return [str(path) for path in self.lq_paths]
 
+    @property
+    def stored_images(self) -> Sequence[StoredImage]:
+        """All images that are read from files."""
+        return self._images.images
+
     def __len__(self) -> int:
         return len(self.lq_paths)
 

@@ -1,12 +1,13 @@
 """Stores of the images of a data set: a folder, or an LMDB in BasicSR's layout."""
 
+import io
 import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -38,6 +39,9 @@ class ImageStore(Protocol):
 
     def length(self, name: str) -> int:
         """Return the bytes of one encoded image."""
+
+    def open(self, name: str) -> BinaryIO:
+        """Return the bytes of one encoded image, as a file to read."""
 
     def read(self, name: str, gray: bool = False) -> np.ndarray:
         """Return the pixels of one image as `read_image` does, or with `gray` as `decode_gray` does."""
@@ -129,7 +133,11 @@ class FolderImages:
 
     def length(self, name: str) -> int:
         """Return the bytes of one file."""
-        return (self.root / name).stat().st_size
+        return os.stat(f"{self.root}/{name}").st_size
+
+    def open(self, name: str) -> BinaryIO:
+        """Return one file."""
+        return open(f"{self.root}/{name}", "rb", buffering=0)
 
     def read(self, name: str, gray: bool = False) -> np.ndarray:
         """Return the pixels of one file.
@@ -175,6 +183,7 @@ class LmdbImages:
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file, so {root} is no LMDB of images; {LMDB_HINT}")
         self._sizes: dict[str, tuple[int, int]] = {}
+        owners: dict[bytes, str] = {}
         for number, line in enumerate(
             meta_info.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines(), 1
         ):
@@ -183,6 +192,9 @@ class LmdbImages:
                 raise ValueError(
                     f"{meta_info}:{number}: expected `name.png (height,width,channels) level`, got {line!r}"
                 )
+            owner = owners.setdefault(lmdb_key(match["name"]), match["name"])
+            if match["name"] in self._sizes or owner != match["name"]:
+                raise ValueError(f"{meta_info}:{number}: {match['name']} has the key of {owner}; {LMDB_HINT}")
             self._sizes[match["name"]] = int(match["height"]), int(match["width"])
         with _environment(root).begin(buffers=True) as transaction:
             missing = [name for name in self._sizes if transaction.get(lmdb_key(name)) is None]
@@ -202,6 +214,11 @@ class LmdbImages:
         """Return the bytes of one encoded image."""
         with _environment(self.root).begin(buffers=True) as transaction:
             return len(transaction.get(lmdb_key(name)))
+
+    def open(self, name: str) -> BinaryIO:
+        """Return the bytes of one encoded image, as a file to read."""
+        with _environment(self.root).begin() as transaction:
+            return io.BytesIO(transaction.get(lmdb_key(name)))
 
     def read(self, name: str, gray: bool = False) -> np.ndarray:
         """Return the pixels of one image.

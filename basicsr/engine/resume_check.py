@@ -17,20 +17,23 @@ logger = logging.getLogger("basicsr")
 RESULT_NEUTRAL = (
     "name", "val.*", "logger.*", "dist_params.*", "compact.*", "path.*", "datasets.val*", "datasets.test*",
     *(f"datasets.train.{key}" for key in ("name", "num_worker_per_gpu", "prefetch_mode", "num_prefetch_queue",
-                                          "pin_memory", "persistent_workers", "cache", "cache_mb")),
+                                          "pin_memory", "persistent_workers", "cache", "cache_mb", "data_check")),
     "num_gpu", "find_unused_parameters", "train.total_iter", "train.nan*", "train.cuda_graph", "run.torch",
-    "run.threads",
+    "run.threads", "run.validation.*",
 )  # fmt: skip
 # Exceptions with a teacher: its weights, and the length of the run, which the weight of its loss depends on.
 DECISIVE_WITH_TEACHER = ("path.pretrain_network_?", "path.param_key_?", "train.total_iter")
-# Options that say where files are -> the fact that says which files they are. A copy elsewhere gives the same result.
+# Options that say where files are -> the facts that say which files they are. A copy elsewhere gives the same result.
 FILES_OF = {
     **dict.fromkeys(
-        ("datasets.train.dataroot_gt", "datasets.train.dataroot_lq", "datasets.train.meta_info_file"), "run.files"
+        ("datasets.train.dataroot_gt", "datasets.train.dataroot_lq", "datasets.train.meta_info_file"),
+        ("run.files", "run.samples", "run.content"),
     ),
-    "path.pretrain_network_g": "run.sha256.pretrain_network_g",
-    "path.pretrain_network_t": "run.sha256.pretrain_network_t",
+    "path.pretrain_network_g": ("run.sha256.pretrain_network_g",),
+    "path.pretrain_network_t": ("run.sha256.pretrain_network_t",),
 }
+# Facts that are compared only where both runs know them: older versions did not, and data_check decides on content.
+OF_BOTH = ("run.files", "run.samples", "run.content", "run.sha256.*", "run.validation.*")
 DEFAULT = "(default)"
 # Keys that states of BasicSR 1.4 and of older versions do not have -> the consequence.
 MISSING_IN_OLD_STATES = {
@@ -42,11 +45,12 @@ MISSING_IN_OLD_STATES = {
 }
 
 
-def run_facts(opt: Options, device: torch.device, samples_per_process: int, files: str | None = None) -> dict[str, Any]:
+def run_facts(opt: Options, device: torch.device, samples_per_process: int, files: Mapping[str, Any]) -> dict[str, Any]:
     """Return what decides the numbers of a run besides its options, for the training state.
 
     Args:
-        files: line that changes with the training images; None: nothing is known of them.
+        files: facts about the images: of the training set `files`, `samples` and `content`, lines that change with them
+            (empty if nothing is known), and `validation`, a line for each validation set.
     """
     facts = {
         "world_size": opt.world_size,
@@ -54,16 +58,17 @@ def run_facts(opt: Options, device: torch.device, samples_per_process: int, file
         "samples_per_epoch": samples_per_process * opt.world_size,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
+        **files,
     }
-    if files is not None:
-        facts["files"] = files
     if "network_t" in opt:
         weights = {key: opt.path[key] for key in ("pretrain_network_g", "pretrain_network_t")}
         facts["sha256"] = {key: sha256_of(path) for key, path in weights.items() if path is not None}
     return facts
 
 
-def check_changes(opt: Options, run: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> None:
+def check_changes(
+    opt: Options, run: Mapping[str, Any], state: Mapping[str, Any], path: Path, changed_files: str = ""
+) -> None:
     """Log which options and facts have changed since `state` was saved, and what an old state does not hold.
 
     Args:
@@ -71,6 +76,7 @@ def check_changes(opt: Options, run: Mapping[str, Any], state: Mapping[str, Any]
         run: the present `run_facts`.
         state: the training state, with the `options` and `run` of its time; without them nothing is compared.
         path: of the state.
+        changed_files: names of the training images that have changed, in words.
 
     Raises:
         OptionError: when a change affects the result of the run, unless `opt.force_resume`.
@@ -81,17 +87,20 @@ def check_changes(opt: Options, run: Mapping[str, Any], state: Mapping[str, Any]
         return
     before = dict(_flat({**state["options"], "run": state.get("run", {})}))
     now = dict(_flat({**opt.to_minimal_dict(), "run": dict(run)}))
-    unknown = {fact for fact in FILES_OF.values() if fact not in before}  # in the states of older versions
+    unknown = {key for key in before.keys() ^ now.keys() if any(fnmatchcase(key, pattern) for pattern in OF_BOTH)}
     lines, decisive = [], []
     for key in sorted((before.keys() | now.keys()) - unknown - {"path.resume_state"}):
         old, new = before.get(key, DEFAULT), now.get(key, DEFAULT)
         if old == new:
             continue
-        fact = FILES_OF.get(key)
-        if fact in before and before[fact] == now.get(fact):
+        known = [fact for fact in FILES_OF.get(key, ()) if fact in before and fact in now]
+        if known and all(before[fact] == now[fact] for fact in known):
             lines.append(f"{key}: {old} -> {new} (the same files)")
             continue
-        lines.append(f"{key}: {old} -> {new}")
+        note = f" ({changed_files})" if changed_files and key in FILES_OF["datasets.train.dataroot_gt"] else ""
+        if key.startswith("run.validation."):
+            note = " (its best scores so far are of other images)"
+        lines.append(f"{key}: {old} -> {new}{note}")
         if _affects_result(key, "network_t" in opt):
             decisive.append(lines[-1])
     if not lines:

@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from pathlib import Path, PurePath
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from basicsr.engine.atomic import write_atomically
 from basicsr.engine.distributed import gather_objects
 from basicsr.errors import first_line
 from basicsr.images.files import to_pixels
+from basicsr.images.names import distinct, image_name
 from basicsr.images.unreadable import READ_ERRORS, Unreadable, reason_of
 from basicsr.metrics import calculate_metric, describe, direction, protocol
 
@@ -191,6 +193,7 @@ def evaluate(
     on_scores: Callable[[str, Mapping[str, float]], None] | None = None,
     unreadable: Sequence[Unreadable] = (),
     root: str | Path | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
     gather: bool = True,
     form: InputForm = PLAIN_RGB,
 ) -> Scores:
@@ -212,7 +215,9 @@ def evaluate(
         on_image: called with the name and SR (1, 3, s*h, s*w) of each image, to save it or show it.
         on_scores: called with the name and the scores of each image of this process as soon as they are there.
         unreadable: the images that `batches` has passed over and logged; looked at after the last batch.
-        root: the data set's folder; needed for distinct names in `on_image` when processes share a set with subfolders.
+        root: the data set's folder.
+        names: path -> name of the images of all processes; needed for distinct names in `on_image` when several
+            processes share a set with several images of one name.
         gather: merge the shares of all processes; False: only this process calls `evaluate`.
         form: of LQ, SR and GT. Images are scored and handed on as they were before they were normalised.
 
@@ -223,6 +228,10 @@ def evaluate(
     unsaved: dict[str, str] = {}
     taken: set[str] = set()
     channels = 0
+
+    def name_of(path: str) -> str:
+        return names[path] if path in names else distinct(image_name(path, root), taken)
+
     for batch in batches:
         sr_batch = _predicted(lambda lq: form.undo(predict(lq)), batch["lq"])
         gt_batch = form.undo(batch["gt"]) if "gt" in batch else None
@@ -231,7 +240,7 @@ def evaluate(
         for k, path in enumerate(paths):
             sr = sr_batch if isinstance(sr_batch, Exception) else sr_batch[k : k + 1]
             gt = None if gt_batch is None else gt_batch[k : k + 1]
-            record = _scored(path, _distinct(_name(path, root), taken), sr, gt, metrics)
+            record = _scored(path, name_of(path), sr, gt, metrics)
             records.append(record)
             if record.failure:
                 logger.error("%s: %s. It has no scores; the run goes on with the other images", dataset, record.failure)
@@ -241,8 +250,7 @@ def evaluate(
                 unsaved[record.name] = problem
                 logger.error("%s: the picture of %s is not written: %s", dataset, record.name, problem)
     for image in unreadable:  # at their places, by which the shares of all processes are put in order
-        name = _distinct(_name(image.path, root), taken)
-        records.insert(image.position, Record(image.path, name, None, image.reason))
+        records.insert(image.position, Record(image.path, name_of(image.path), None, image.reason))
     return _gathered(dataset, records, unsaved, metrics, channels, gather, form)
 
 
@@ -310,7 +318,7 @@ def merge_records(shares: Sequence[list[Record]]) -> list[Record]:
     for record in chain.from_iterable(zip_longest(*shares)):
         if record is not None and record.path not in seen:
             seen.add(record.path)
-            merged.append(record._replace(name=_distinct(record.name, taken)))
+            merged.append(record._replace(name=distinct(record.name, taken)))
     return merged
 
 
@@ -330,19 +338,3 @@ def conversion(spec: Mapping[str, Any]) -> Callable[[Tensor], Any]:
     """Return the function from a tensor (1, 3, H, W) to the input of a metric: its `convert`, or its protocol's."""
     convert = getattr(METRIC_REGISTRY.get(spec["type"]), "convert", None)
     return convert if convert is not None else CONVERSIONS[protocol(spec)]
-
-
-def _name(path: str, root: str | Path | None) -> str:
-    if root is None or not PurePath(path).is_relative_to(root):  # the paths of plug-ins' data sets may be anything
-        return PurePath(path).stem
-    return PurePath(path).relative_to(root).with_suffix("").as_posix()
-
-
-def _distinct(name: str, taken: set[str]) -> str:
-    """Return `name`, or `name~2`, `name~3`, ... when it is in `taken`; add the result to `taken`."""
-    found, count = name, 1
-    while found in taken:
-        count += 1
-        found = f"{name}~{count}"
-    taken.add(found)
-    return found

@@ -169,14 +169,13 @@ class SRModel(BaseModel):
             gather: put the shares of all processes together; False: only this process calls.
         """
         val = self.opt.val
-        name, root, form = getattr(loader, "name", ""), getattr(loader, "root", None), form_of(loader)
+        name, form = getattr(loader, "name", ""), form_of(loader)
         metrics: Mapping[str, Any] = val.metrics or {}
         if current_iter is None:
             metrics = both_protocols(metrics)
         on_image = self._image_writer(name, current_iter, form) if save_img else None
         hidden = not val.pbar or self.opt.rank != 0 or None  # None: also where stderr is no terminal
         bar = tqdm(loader, desc=f"Test {name}", unit="image", leave=False, disable=hidden)
-        unreadable = getattr(loader, "unreadable", ())
         return evaluate(
             predict,
             bar,
@@ -184,8 +183,9 @@ class SRModel(BaseModel):
             name,
             on_image,
             on_scores=self.on_scores,
-            unreadable=unreadable,
-            root=root,
+            unreadable=getattr(loader, "unreadable", ()),
+            root=getattr(loader, "root", None),
+            names=getattr(loader, "names", {}),
             gather=gather,
             form=form,
         )
@@ -193,6 +193,8 @@ class SRModel(BaseModel):
     def _image_writer(self, dataset: str, current_iter: int | None, form: InputForm) -> Callable[[str, Tensor], None]:
         """Return a function that writes an output, given its name and SR (1, C, H, W) in [0, 1]."""
         folder = Path(str(self.opt.path.visualization))
+        if current_iter is not None and len(self.opt.datasets_of("val", "test")) > 1:
+            folder /= dataset  # the images of two sets may have one name
         suffix = self.opt.val.suffix
 
         def write(name: str, sr: Tensor) -> None:

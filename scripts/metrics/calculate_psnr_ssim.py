@@ -27,6 +27,7 @@ import yaml
 
 from basicsr.engine.parallel import in_parallel
 from basicsr.images.files import list_images, read_image
+from basicsr.images.names import distinct_names
 from basicsr.metrics.evaluate import Scores
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim
 from basicsr.text import tolerate_encoding
@@ -105,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         if not args.scale:
             warnings.append(f"the scale is assumed to be {scale}; set it by --scale")
         protocols = list(protocols_for(scale, args.crop_border, args.test_y_channel))
-        pairs = [Pair(a.rsplit(".", 1)[0], args.gt / a, args.restored / b, protocols, scale) for a, b in matched]
+        names = distinct_names([args.gt / a for a, _ in matched], args.gt)
+        pairs = [Pair(names[str(args.gt / a)], args.gt / a, args.restored / b, protocols, scale) for a, b in matched]
         results = list(in_parallel(score, pairs, min(args.workers, len(pairs))))
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
@@ -153,15 +155,17 @@ def match(
     """
     taken: dict[str, str] = {}
     warnings = []
-    exact = {_stem(name): name for name in gt_names}
+    exact: dict[str, list[str]] = {}
     tolerant: dict[str, list[str]] = {}
     for name in gt_names:
+        exact.setdefault(_stem(name), []).append(name)
         tolerant.setdefault(_bare(_stem(name)), []).append(name)
     for restored in restored_names:
         stem = _stem(restored)
         if suffix and stem.endswith(suffix):
             stem = stem.removesuffix(suffix)
-        found = [exact[stem]] if stem in exact else tolerant.get(_bare(stem), [])
+        found = _nearest(PurePosixPath(restored).with_name(stem), restored, exact.get(stem, []))
+        found = found or tolerant.get(_bare(stem), [])
         if not found:  # a name and a suffix added by a network; the longest such name
             prefixes = [bare for bare in tolerant if re.match(re.escape(bare) + r"[_\-. ]", stem, re.IGNORECASE)]
             found = tolerant[max(prefixes, key=len)] if prefixes else []
@@ -177,6 +181,13 @@ def match(
             taken[found[0]] = restored
     warnings += [f"{name}: has no restored image; the means are without it" for name in gt_names if name not in taken]
     return [(name, taken[name]) for name in gt_names if name in taken], warnings
+
+
+def _nearest(path: PurePosixPath, restored: str, candidates: list[str]) -> list[str]:
+    """Return those of several ground truths of one stem that lie in the same subfolder, then of the same suffix."""
+    same_folder = [name for name in candidates if PurePosixPath(name).with_suffix("") == path]
+    same_suffix = [name for name in same_folder if PurePosixPath(name).suffix == PurePosixPath(restored).suffix]
+    return candidates if len(candidates) < 2 else same_suffix or same_folder or candidates
 
 
 def scale_in(names: Sequence[str]) -> int:

@@ -390,7 +390,66 @@ def test_a_template_in_force_yml_is_told_to_need_quotes():
     from basicsr.config.load import _apply_override
 
     with pytest.raises(OptionError, match=r"""put quotes around .*--force_yml "a:b='...'\""""):
-        _apply_override({}, {}, "a:b={}x2")
+        _apply_override({}, {}, "a:b={}x2", {})
     values = {}
-    _apply_override(values, {}, "a:b='{}x2'")
+    _apply_override(values, {}, "a:b='{}x2'", {})
     assert values == {"a": {"b": "{}x2"}}
+
+
+class TestNamesOfTestSets:
+    """Scores and pictures are kept by the names of test sets, so two sets must not have one name."""
+
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [("Set5", "Set5"), ("Set5", "set5"), ("Set 5", "Set_5"), ("Set5", "Set5."), (None, "val_1")],
+    )
+    def test_names_that_may_be_one_file_are_refused(self, first, second, load):
+        def edit(values):
+            section = values["datasets"].pop("val")
+            values["datasets"] |= {"val_1": {**section, "name": first or ""}, "test_2": {**section, "name": second}}
+
+        with pytest.raises(OptionError, match=r"x\.yml:\d+: datasets\.\w+\.name: is .*overwrite.*name of its own"):
+            load(edit)
+
+    def test_two_test_sets_of_a_test_run(self, load):
+        def edit(values):
+            del values["datasets"]["train"]
+            values["datasets"]["test_2"] = dict(values["datasets"]["val"])
+
+        with pytest.raises(OptionError, match=r"datasets\.val\.name: is 'V', and datasets\.test_2 has the same name"):
+            load(edit, is_train=False)
+
+    @pytest.mark.parametrize("name", ["a/b", "..", "../x", "a\\b"])
+    def test_a_name_stays_in_the_folder_of_results(self, name, load):
+        with pytest.raises(OptionError, match=r"datasets\.val\.name: must be usable as the name of a folder"):
+            load(lambda values: values["datasets"]["val"].update(name=name))
+
+    def test_different_names_and_the_name_of_the_training_set_are_free(self, load):
+        def edit(values):
+            values["datasets"]["val_2"] = {**values["datasets"]["val"], "name": "T"}
+
+        assert load(edit).datasets["val_2"].name == "T"
+
+
+class TestOverridesTwice:
+    @pytest.mark.parametrize(
+        "overrides",
+        [("scale=2", "scale=3"), ("train:total_iter=3", "train.total_iter=4"), ("train:ema_decay=0.9", "train={}")],
+    )
+    def test_an_override_that_would_replace_another_is_refused(self, overrides, load):
+        with pytest.raises(OptionError) as error:
+            load(overrides=overrides)
+        assert f"--force_yml {overrides[1]}"[:15] in str(error.value)
+        assert f"would replace --force_yml {overrides[0]} of the same command" in str(error.value)
+
+    def test_a_part_after_the_whole_and_the_same_twice_are_allowed(self, load):
+        whole = "val:metrics={psnr: {type: calculate_psnr}}"
+        options = load(overrides=[whole, "val:metrics:psnr:crop_border=3", "manual_seed=4", "manual_seed=4"])
+        assert options.val.metrics["psnr"]["crop_border"] == 3 and options.manual_seed == 4
+
+    def test_the_flag_may_be_repeated(self):
+        from basicsr.config.command_line import parse_command_line
+
+        flags = ["-opt", "x.yml", "--force_yml", "a=1", "b=2", "--force_yml", "c=3"]
+        assert parse_command_line("prog", "", flags).force_yml == ["a=1", "b=2", "c=3"]
+        assert parse_command_line("prog", "", flags[:2]).force_yml == []

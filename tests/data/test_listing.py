@@ -1,10 +1,8 @@
-from types import SimpleNamespace
-
 import pytest
 
 from basicsr.data.data_sampler import SampleIndex, locate
-from basicsr.data.listing import chosen_names, describe_files, partner_names
-from basicsr.data.storage import FolderImages, StoredImage
+from basicsr.data.listing import chosen_names, partner_names
+from basicsr.data.storage import FolderImages
 
 
 def touch(folder, *names):
@@ -41,6 +39,15 @@ class TestPartners:
         assert partner_names(["a.png", "sub/b.png"], images, "{}x4") == ["ax4.jpg", "sub/bx4.png"]
         assert partner_names(["a.jpg"], images, "{}") == ["a.png"]
 
+    def test_two_suffixes_of_one_stem(self, tmp_path):
+        images = touch(tmp_path, "a.jpg", "a.png", "b.bmp")
+        assert partner_names(["a.jpg", "a.png"], images, "{}") == ["a.jpg", "a.png"]
+        with pytest.raises(ValueError, match=r"a\.bmp: its LQ image may be a\.jpg or a\.png; remove or rename one"):
+            partner_names(["a.bmp"], images, "{}")
+        with pytest.raises(ValueError, match=r"b\.png: has the same LQ image as b\.jpg, b\.bmp; rename"):
+            partner_names(["b.jpg", "b.png"], images, "{}")
+        assert partner_names(["b.jpg", "b.jpg"], images, "{}") == ["b.bmp", "b.bmp"]  # listed twice in a meta file
+
     def test_dots_in_names(self, tmp_path):
         images = touch(tmp_path, "img.v1x2.png")
         assert partner_names(["img.v1.png"], images, "{}x2") == ["img.v1x2.png"]
@@ -65,26 +72,6 @@ def test_locate():
     for key in (-1, 5):
         with pytest.raises(IndexError, match=f"sample {key} of a data set of 5 images"):
             locate(key, 5)
-
-
-class TestDescription:
-    def write(self, folder, **files):
-        for name, length in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(bytes(length))
-        store = FolderImages(folder)
-        return SimpleNamespace(stored_images=[StoredImage(store, name) for name in files])
-
-    def test_names_and_lengths_count_but_not_folders(self, tmp_path):
-        files = {"a.png": 3, "sub/b.png": 4}
-        first = describe_files(self.write(tmp_path / "1", **files))
-        assert first.startswith("2 files, ") and first == describe_files(self.write(tmp_path / "2", **files))
-        others = [{"a.png": 3}, {"a.png": 4, "sub/b.png": 3}, {"a.png": 3, "b.png": 4}, {"sub/b.png": 4, "a.png": 3}]
-        found = [describe_files(self.write(tmp_path / f"other{k}", **other)) for k, other in enumerate(others)]
-        assert len({first, *found}) == 5
-
-    def test_data_sets_of_others_are_not_described(self):
-        assert describe_files([1, 2]) is None
 
 
 @pytest.mark.parametrize(

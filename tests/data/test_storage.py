@@ -77,6 +77,13 @@ class TestLmdb:
         for name in folder.names():
             assert store.length(name) == folder.length(name) == len((photos / name).read_bytes())
 
+    def test_two_images_of_one_key_are_refused(self, photos, make_lmdb):
+        root = make_lmdb(photos, "a")
+        with (root / "meta_info.txt").open("a") as file:
+            file.write("coffee.jpg (130,130,3) 1\n")
+        with pytest.raises(ValueError, match=r"coffee\.jpg has the key of coffee\.png"):
+            LmdbImages(root)
+
     def test_building_decodes_nothing(self, photos, make_lmdb, monkeypatch):
         root = make_lmdb(photos, "a")
         monkeypatch.setattr("basicsr.data.storage.decode_image", lambda *_: pytest.fail("decoded"))

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import re
 import shutil
 from collections import Counter
@@ -14,7 +15,7 @@ from reliability.runs import Run, options, pruning
 
 import basicsr.train
 from basicsr.engine.checkpoint import load_file
-from basicsr.images.files import write_image
+from basicsr.images.files import read_image, write_image
 
 
 @pytest.fixture
@@ -38,6 +39,14 @@ def stopped(tmp_path, train):
     run = Run(tmp_path / "run", values)
     assert train(run, values, "--force_yml", "train:total_iter=2") == 0
     return run, values
+
+
+def swap_colours(path):
+    """Replace an image by another one of the same length and time."""
+    status = path.stat()
+    write_image(path, np.ascontiguousarray(read_image(path)[..., ::-1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
 
 
 def changed(values, key, value):
@@ -123,8 +132,15 @@ class TestMovedFiles:
         assert train(run, values, "--auto_resume") == 0
 
     @pytest.mark.parametrize("keeps_folder", [True, False])
-    @pytest.mark.parametrize("change", ["rename", "replace", "exchange"])
-    def test_other_images_are_noticed(self, change, keeps_folder, stopped, train, tmp_path, capsys):
+    @pytest.mark.parametrize(
+        ("change", "named"),
+        [
+            ("rename", "removed: 4.png; new: 5.png"),
+            ("replace", "of another length: 4.png"),
+            ("exchange", "of another length: 3.png, 4.png"),
+        ],
+    )
+    def test_other_images_are_noticed(self, change, named, keeps_folder, stopped, train, tmp_path, capsys):
         run, values = stopped
         folder = tmp_path / "images"
         if not keeps_folder:
@@ -141,15 +157,67 @@ class TestMovedFiles:
         assert train(run, values, "--auto_resume") == 2
         message = capsys.readouterr().err.splitlines()[-1]
         assert "the run would not end as it would have, for these have changed: " in message
-        assert re.search(r"run\.files: 5 files, [0-9a-f]{16} -> 5 files, [0-9a-f]{16}", message)
+        assert re.search(rf"run\.files: 5 files, [0-9a-f]{{16}} -> 5 files, [0-9a-f]{{16}} \({named}\)", message)
         assert ("dataroot_gt" in message) == (not keeps_folder)
         assert train(run, values, "--auto_resume", "--force_resume") == 0
+
+    def test_a_file_of_the_same_length_and_time_is_noticed(self, moved, train, tmp_path, capsys):
+        run, values = moved
+        swap_colours(tmp_path / "elsewhere" / "2.png")
+        assert train(run, values, "--auto_resume") == 2
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert re.search(r"run\.samples: \w{16} -> \w{16} \(of other content: 2\.png\)", message)
+
+    def test_times_do_not_count_and_the_run_ends_as_it_would_have(self, stopped, train, tmp_path, capsys):
+        run, values = stopped
+        for path in (tmp_path / "images").iterdir():
+            os.utime(path, (1, 1))
+        assert train(run, values, "--auto_resume") == 0
+        assert "run." not in capsys.readouterr().err.split("Changed since")[1].split("Start training")[0]
+        straight = Run(tmp_path / "straight", values)
+        assert train(straight, values) == 0
+        states = [load_file(each.experiment / "training_states" / "4.state") for each in (run, straight)]
+        assert torch.equal(*(state["training_files"] for state in states)) and states[0]["run"] == states[1]["run"]
+
+    def test_a_list_that_leaves_an_image_out_is_noticed(self, stopped, train, tmp_path, capsys):
+        run, values = stopped
+        (tmp_path / "list.txt").write_text("".join(f"{k}.png\n" for k in (0, 1, 2, 4, 4)))
+        assert (
+            train(run, changed(values, "datasets.train.meta_info_file", str(tmp_path / "list.txt")), "--auto_resume")
+            == 2
+        )
+        assert "(removed: 3.png; new: 4.png)" in capsys.readouterr().err.splitlines()[-1]
+
+    def test_a_state_of_a_version_without_digests_compares_names_and_lengths(self, moved, train, tmp_path, capsys):
+        run, values = moved
+        path = run.experiment / "training_states" / "2.state"
+        state = load_file(path)
+        del state["run"]["samples"], state["run"]["validation"], state["training_files"]
+        torch.save(state, path)
+        swap_colours(tmp_path / "elsewhere" / "2.png")
+        assert train(run, values, "--auto_resume") == 0
+        assert "(the same files)" in capsys.readouterr().err
+
+    def test_other_validation_images_are_a_note(self, tmp_path, train, capsys):
+        values = options(tmp_path, 4)
+        shutil.copytree(tmp_path / "images", tmp_path / "val")
+        section = {"name": "V", "type": "PairedImageDataset", "dataroot_gt": str(tmp_path / "val")}
+        values = changed(values, "datasets.val", section)
+        run = Run(tmp_path / "run", values)
+        assert train(run, values, "--force_yml", "train:total_iter=2") == 0
+        swap_colours(tmp_path / "val" / "2.png")
+        assert train(run, values, "--auto_resume") == 0
+        assert re.search(
+            r"\trun\.validation\.V: 5 files.* \(its best scores so far are of other images\)\n", capsys.readouterr().err
+        )
 
     def test_a_state_that_knows_no_files_compares_paths(self, moved, train, capsys):
         run, values = moved
         path = run.experiment / "training_states" / "2.state"
         state = load_file(path)
-        del state["run"]["files"]
+        for fact in ("files", "samples"):
+            del state["run"][fact]
+        del state["training_files"]
         torch.save(state, path)
         assert train(run, values, "--auto_resume") == 2
         message = capsys.readouterr().err.splitlines()[-1]

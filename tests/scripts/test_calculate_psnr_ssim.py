@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import damage_pixels
 
-from basicsr.images.files import write_image
+from basicsr.images.files import read_image, write_image
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim
 
 SCRIPT = "metrics/calculate_psnr_ssim.py"
@@ -152,3 +152,25 @@ def test_an_image_that_cannot_be_read_is_left_out_and_said(folders, script, caps
     assert "sr: 2 of 3 images, scale 4" in printed.out and "| **mean of 2 of 3** |" in printed.out
     scores = json.loads((tmp_path / "out.json").read_text())
     assert list(scores["per_image"]) == ["img0", "img2"] and list(scores["failed"]) == ["img1"]
+
+
+def test_images_of_one_stem_are_all_scored(tmp_path, run):
+    rng = np.random.default_rng(0)
+    for name in ("x/a.png", "y/a.png", "b.png", "b.bmp"):
+        gt = rng.integers(0, 200, (20, 20, 3)).astype(np.uint8)
+        write_image(tmp_path / "gt" / name, gt)
+        write_image(tmp_path / "sr" / name, gt + np.uint8(rng.integers(1, 50)))
+    scores, _, warnings = run(tmp_path / "gt", tmp_path / "sr", "--scale", "1")
+    assert sorted(scores["per_image"]) == ["b", "b~2", "x/a", "y/a"] and not warnings
+    for name, pair in {"x/a": "x/a.png", "y/a": "y/a.png", "b": "b.bmp", "b~2": "b.png"}.items():
+        gt, sr = (read_image(tmp_path / folder / pair) for folder in ("gt", "sr"))
+        assert scores["per_image"][name]["psnr RGB, crop 0"] == calculate_psnr(sr, gt, crop_border=0)
+
+
+def test_one_stem_in_another_folder_is_not_guessed(tmp_path, run):
+    image = np.zeros((20, 20, 3), np.uint8)
+    for name in ("gt/x/a.png", "gt/y/a.png", "gt/b.png", "sr/a.png", "sr/b.png"):
+        write_image(tmp_path / name, image)
+    scores, _, warnings = run(tmp_path / "gt", tmp_path / "sr", "--scale", "1")
+    assert list(scores["per_image"]) == ["b"]
+    assert any("a.png: may belong to x/a.png or y/a.png; it is left out" in line for line in warnings)

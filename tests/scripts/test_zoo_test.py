@@ -165,6 +165,13 @@ def test_what_is_wrong_is_named(zoo_test, zoo):
     assert f"wrong: {NAME}: Set14, float, Y, crop 2, psnr is in pretrained_models/zoo.json, but no option file" in text
 
 
+def test_a_member_twice_in_the_index_is_refused(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "INDEX", tmp_path / "zoo.json")
+    (tmp_path / "zoo.json").write_text('{"A": {"scale": 2}, "A": {"scale": 4}}')
+    with pytest.raises(ValueError, match=r"zoo\.json: has two entries 'A'; remove one"):
+        script.read_index()
+
+
 def test_data_that_are_not_there_are_skipped(zoo_test):
     assert zoo_test("--update")[0] == 0
     shutil.rmtree("datasets/Set5")
