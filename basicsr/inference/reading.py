@@ -201,7 +201,7 @@ class ProfileConverter:
         """Return why the output cannot carry the profile; None when it can."""
         space = color.profile_space(self.profile or b"")
         if space != (color.RGB if self.channels == 3 else color.GRAY):
-            return f"the output is {'RGB' if self.channels == 3 else 'gray'}, their profile is not"
+            return f"the output is {'RGB' if self.channels == 3 else 'gray'}, its profile is not"
         if not self._can_hold and target is not None:
             return f"{target.suffix} files hold no colour profile"
         return None
