@@ -7,8 +7,10 @@ import sys
 
 import pytest
 import yaml
+from torch import nn
 
 from basicsr.config.load import load_options, resolve
+from basicsr.inference.upscaler import Upscaler
 
 LOGGER = logging.getLogger("basicsr")
 # A CATANet of two groups that trains in milliseconds.
@@ -58,3 +60,20 @@ def run_python(*arguments, processes=0, timeout=120, **more):
     env = {**os.environ, **more.pop("env", {})}
     argv = [sys.executable, *torchrun, *map(str, arguments)]
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=timeout, **more)
+
+
+class Squares(nn.Module):
+    """A network that shows every pixel as a square."""
+
+    def __init__(self, upscale):
+        super().__init__()
+        self.upscale = upscale
+
+    def forward(self, x):
+        return x.repeat_interleave(self.upscale, -1).repeat_interleave(self.upscale, -2)
+
+
+def squares(scale=1, channels=3, **settings):
+    """Return an `Upscaler` whose outputs are the pixels of the input as squares."""
+    spec = {"type": "Bicubic", "upscale": scale, "in_chans": channels}
+    return Upscaler(Squares(scale), spec, device="cpu", **settings)

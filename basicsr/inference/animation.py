@@ -132,7 +132,7 @@ def _frames(source: Path, converter: ProfileConverter, has_alpha: bool) -> Itera
 
 
 def _write(frames: list[Image.Image], facts: Animation, target: Path, quality: int | None, metadata: Metadata) -> None:
-    suffix, times = target.suffix.lower(), facts.milliseconds
+    suffix, times = target.suffix.lower(), [round(time) for time in facts.milliseconds]
     if facts.has_still and ANIMATION_FORMATS[suffix] != "PNG":
         frames, times = frames[1:], times[1:]
     options: dict[str, Any] = {"duration": times, **lossy_arguments(suffix, quality), **metadata.for_pillow()}

@@ -7,14 +7,13 @@ import cv2
 import icc_profiles as icc
 import numpy as np
 import pytest
+from helpers import squares
 from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin
-from torch import nn
 
 from basicsr.errors import OptionError
 from basicsr.images.files import read_image
 from basicsr.inference import formats
 from basicsr.inference.color import pixels_to_srgb
-from basicsr.inference.upscaler import Upscaler
 from basicsr.inference.xmp import clean_xmp
 
 Base, IFD = ExifTags.Base, ExifTags.IFD
@@ -34,19 +33,6 @@ XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 </rdf:Description></rdf:RDF></x:xmpmeta>
 <?xpacket end="w"?>"""
 PLACES = ("48,12", "Wien", "16.3", "16,22", "Stephansplatz")
-
-
-class Squares(nn.Module):
-    def __init__(self, upscale):
-        super().__init__()
-        self.upscale = upscale
-
-    def forward(self, x):
-        return x.repeat_interleave(self.upscale, -1).repeat_interleave(self.upscale, -2)
-
-
-def squares(scale=1, channels=3):
-    return Upscaler(Squares(scale), {"type": "Bicubic", "upscale": scale, "in_chans": channels}, device="cpu")
 
 
 @pytest.fixture(scope="module")
