@@ -3,13 +3,15 @@
 import importlib.util
 from pathlib import Path
 
+from PIL import features
+
 from basicsr.images.alpha import ALPHA_SUFFIXES as STILL_ALPHA_SUFFIXES
 from basicsr.images.files import IMAGE_SUFFIXES, PILLOW_FORMATS
 
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read through the extra `heic`; outputs are JPEG
 OUTPUT_SUFFIXES = (*IMAGE_SUFFIXES, ".avif", ".gif", ".apng")
 INPUT_SUFFIXES = (*OUTPUT_SUFFIXES, *HEIF_SUFFIXES)
-READ_FORMATS = (*PILLOW_FORMATS, "AVIF", "HEIF")  # by Pillow's names
+BY_PILLOW = {".gif": "GIF", ".avif": "AVIF", ".heic": "HEIF"}  # decoded by Pillow, whose name for each comes second
 
 PNG_SUFFIXES = (".png", ".apng")
 JPEG_SUFFIXES = (".jpg", ".jpeg")
@@ -73,6 +75,21 @@ def content_suffix(path: str | Path) -> str | None:
     """
     with Path(path).open("rb") as file:
         return suffix_of_content(file.read(SNIFF_BYTES))
+
+
+def pillow_formats(path: Path) -> tuple[str, ...]:
+    """Return Pillow's names of the formats that a file may have by its content, and make them readable.
+
+    Raises:
+        OSError: when the file cannot be read.
+        ValueError: naming the file and what to install, where a package is missing.
+    """
+    suffix = content_suffix(path)
+    if suffix == ".heic":
+        enable_heif(path)
+    if suffix == ".avif" and not features.check("avif"):
+        raise ValueError(f"{path}: this Pillow was built without AVIF; pip install --upgrade pillow")
+    return (BY_PILLOW[suffix],) if suffix in BY_PILLOW else PILLOW_FORMATS
 
 
 def has_heif() -> bool:

@@ -23,13 +23,12 @@ from basicsr.images.files import (
     image_facts,
 )
 from basicsr.inference import color
-from basicsr.inference.formats import ALPHA_SUFFIXES, PROFILE_SUFFIXES, READ_FORMATS, content_suffix, enable_heif
+from basicsr.inference.formats import ALPHA_SUFFIXES, BY_PILLOW, PROFILE_SUFFIXES, content_suffix, pillow_formats
 from basicsr.inference.image_io import Pixels, match_channels, pixels_of_pil
 from basicsr.inference.metadata import Metadata, read_metadata
 from basicsr.inference.settings import OutputSettings
 
 logger = logging.getLogger("basicsr")
-BY_PILLOW = (".gif", ".avif", ".heic")  # by the content
 TURNED_BY_DECODERS = ("JPEG", "MPO", "TIFF")
 # EXIF orientation -> what makes pixels upright: quarter turns against the clock, then whether to mirror left and right
 TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
@@ -93,13 +92,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
         OSError: when the file cannot be read.
         ValueError: also from the body, when it is damaged, is no image, or has too many pixels; naming it.
     """
-    suffix = content_suffix(path)
-    if suffix == ".heic":
-        enable_heif(path)
-    elif suffix not in BY_PILLOW:
+    formats = pillow_formats(path)
+    if content_suffix(path) not in BY_PILLOW:
         image_facts(path)
     try:
-        with Image.open(path, formats=READ_FORMATS) as image:
+        with Image.open(path, formats=formats) as image:
             yield image
     except (Image.DecompressionBombError, MemoryError) as error:
         raise ValueError(f"{path}: has too many pixels ({error}); cut it into tiles") from error
@@ -118,7 +115,7 @@ def is_animation(path: str | Path) -> bool:
     if content_suffix(path) not in (".gif", ".webp", ".png", ".avif"):
         return False
     try:
-        with Image.open(path, formats=READ_FORMATS) as image:
+        with Image.open(path, formats=pillow_formats(Path(path))) as image:
             return getattr(image, "n_frames", 1) > 1
     except (*PILLOW_ERRORS, Image.DecompressionBombError, MemoryError):
         return False
