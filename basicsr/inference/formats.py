@@ -21,7 +21,7 @@ PROFILE_SUFFIXES = (*PNG_SUFFIXES, *JPEG_SUFFIXES, *TIFF_SUFFIXES, ".webp", ".av
 ANIMATION_FORMATS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG", ".avif": "AVIF"}
 MAX_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".gif": 65535, ".avif": 65536}  # px
 
-HEIC_HINT = "pip install 'basicsr[heic]' (or pillow-heif) reads them"
+HEIC_HINT = "pip install pillow-heif"
 _SUFFIX_OF_START = (  # first bytes of a file -> suffix
     (b"\x89PNG\r\n\x1a\n", ".png"),
     (b"\xff\xd8", ".jpg"),
@@ -104,7 +104,7 @@ def enable_heif(path: str | Path) -> None:
         ValueError: naming the file and what to install, where the package is missing.
     """
     if not has_heif():
-        raise ValueError(f"{path}: HEIC files need one more package; {HEIC_HINT}")
+        raise ValueError(f"{path}: HEIC files need one more package: {HEIC_HINT}")
     import pillow_heif  # an extra
 
     pillow_heif.register_heif_opener()

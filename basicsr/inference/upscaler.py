@@ -12,13 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from basicsr.archs.published import read_network
-from basicsr.images.files import write_image
 from basicsr.images.video import VideoReader, VideoWriter
 from basicsr.inference.animation import first_frame, upscale_animation
 from basicsr.inference.comparison import Box, draw_comparison
 from basicsr.inference.formats import PNG_SUFFIXES
 from basicsr.inference.image_io import Pixels, output_dtype
 from basicsr.inference.kinds import array_of_pil, arrays_of_tensor, pil_of_array, tensor_of_arrays
+from basicsr.inference.metadata import Metadata
 from basicsr.inference.pixel_upscaler import PixelUpscaler, Progress
 from basicsr.inference.reading import Picture, is_animation, read_picture
 from basicsr.inference.settings import OutputSettings, Settings, check_settings
@@ -193,7 +193,7 @@ class Upscaler(PixelUpscaler):
             size = upscale_animation(self, source, target, settings, batch=batch, progress=progress)[1:]
             if compare is not None:
                 frame = first_frame(source, self)
-                self._compare(frame, self.batch([frame])[0], compare, crops)
+                self._compare(frame, self.batch([frame])[0], compare, crops, None)
             return size
         picture = self._read_for(source, target, settings)
         image, shape = picture.pixels, self.output_shape(picture.pixels)
@@ -206,7 +206,7 @@ class Upscaler(PixelUpscaler):
                 held = min(pixels.nbytes, CANVAS_BYTES)
                 fill(pixels, (rows[0] for rows in self.rows([image], bits=bits, held=held, progress=progress)))
                 if compare is not None:
-                    self._compare(image, pixels, compare, crops)
+                    self._compare(image, pixels, compare, crops, picture.metadata.profile)
                 write_pixels(pixels, target, self.channels, settings, picture.metadata)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
@@ -275,10 +275,15 @@ class Upscaler(PixelUpscaler):
         check_target(target, self.output_shape(picture.pixels)[:2], settings.bits)
         return picture
 
-    def _compare(self, image: Pixels, output: Pixels, path: str | Path, crops: Sequence[Box]) -> None:
+    def _compare(
+        self, image: Pixels, output: Pixels, path: str | Path, crops: Sequence[Box], profile: bytes | None
+    ) -> None:
+        """Draw the comparison, which is RGB, with the colour profile of the output where that is RGB, too."""
         network = str(self.spec.get("type", type(self).__name__))
         pixels = output if output.ndim == 3 else output[..., None]
-        write_image(path, draw_comparison(image, pixels, self.channels, network, crops))
+        picture = draw_comparison(image, pixels, self.channels, network, crops)
+        metadata = Metadata(profile if self.channels == 3 else None)
+        write_pixels(picture, Path(path), 3, OutputSettings(), metadata)
 
 
 def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
