@@ -157,6 +157,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", type=_memory, metavar="SIZE", help="for --tile auto: 2G or 800M (default: all that is free)")
     add("--batch", type=_count, default=1, metavar="N", help="images of equal size done together")
     add("--self_ensemble", action="store_true", help="mean over 8 flips and rotations, in 8 times the time")
+    _add_output_options(parser)
+    return parser
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how outputs are written."""
+    add = parser.add_argument
     add("--bits", type=int, choices=[8, 16], default=8, help="of a channel of output images")
     add("--ext", type=_suffix, metavar="png", help="format of the outputs (default: that of the input)")
     add("--color", choices=["keep", "srgb"], default="keep", help="keep the colour profile (default), or convert by it")
@@ -166,7 +173,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace outputs that exist")
     add("--compare", action="store_true", help="also write <output>_compare.png: bicubic and output, with zooms")
     add("--crop", type=_crop, metavar="X,Y,W,H", help="part that --compare zooms, in px of the input")
-    return parser
 
 
 def _tile(text: str) -> str | int:
