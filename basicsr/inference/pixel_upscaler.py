@@ -126,8 +126,7 @@ class PixelUpscaler:
 
         def run(lq: Tensor) -> Tensor:
             nonlocal tiles_done
-            with self._lock:
-                output = self._run_or_tile(lq)
+            output = self.run_or_tile(lq)
             tiles_done += 1
             if progress is not None:
                 progress(tiles_done, total)
@@ -166,6 +165,15 @@ class PixelUpscaler:
         """
         with self._lock, torch.inference_mode(), precision_of_block(self.matmul_precision):
             return self._graphed(lq.to(self.device))
+
+    def run_or_tile(self, lq: Tensor) -> Tensor:
+        """Return what `predict` does, in smaller tiles after memory ran out.
+
+        Raises:
+            MemoryError: when not even the smallest tiles fit into memory.
+        """
+        with self._lock:
+            return self._run_or_tile(lq)
 
     def output_shape(self, image: Pixels) -> tuple[int, int, int]:
         """Return the (s*H, s*W, C) of the output for pixels (H, W, C)."""
