@@ -1,11 +1,14 @@
 """Enlarge or clean images and videos: `basicsr-infer -i photo.jpg`, or `python inference.py -i photo.jpg`.
 
+Inputs are files, folders, patterns ('*.jpg') and - for an image from standard input; -o - writes to standard output.
+
 Without --model and --task, a network for photographs (JPEG) that is part of this package enlarges 4 times, or with
 --scale 2 twice. The other tasks have published networks, which are read from experiments/pretrained_models/ under their
 published names. A file of --model names its own network; a published one without that entry is known by its weights.
 Outputs go to the folder -o as <name>_<network>_<task>_SRx<scale> with the suffix of the input, without the task where
 --model alone is given; existing files of these names stay as they are without --overwrite. They have 8 bits (or
---bits 16), rounded; JPEG has quality 95; sound is not copied. docs/inference.md describes more.
+--bits 16), rounded; JPEG has quality 95; sound is not copied. Outputs carry the colour profile, camera and date of
+their inputs, not the location. docs/inference.md describes more.
 """
 
 import argparse
@@ -14,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from basicsr.errors import CheckpointError
-from basicsr.inference.request import check_network, check_request, output_label
+from basicsr.errors import CheckpointError, OptionError
+from basicsr.inference.request import Request, check_network, check_request, output_label
 from basicsr.inference.tasks import PHOTO, TASKS, list_tasks
 from basicsr.text import tolerate_encoding
 
@@ -51,13 +54,25 @@ def infer(args: argparse.Namespace) -> list[str]:
         FileNotFoundError: when there is no input.
         RunStoppedError: on Ctrl-C or SIGTERM.
     """
-    from basicsr.inference.jobs import check_output_folder, find_inputs, plan_jobs, run_jobs
-    from basicsr.inference.upscaler import OVERLAP, Upscaler
+    from basicsr.inference.settings import OutputSettings
+    from basicsr.inference.streams import piped
 
-    request = check_request(args)
-    source = Path(args.input)
-    check_output_folder(Path(args.output))
-    names, unknown = find_inputs(source)
+    OutputSettings(args.bits, args.color, args.keep_location, args.output_quality)  # mistakes are told at once
+    with piped(args.input, args.output) as (inputs, output):
+        return _infer(args, check_request(args), inputs, Path(output))
+
+
+def _infer(args: argparse.Namespace, request: Request, inputs: list[str], output: Path) -> list[str]:
+    """Write the outputs for inputs into a folder; see `infer`."""
+    from basicsr.inference.inputs import find_inputs
+    from basicsr.inference.jobs import check_output_folder, plan_jobs, run_jobs
+    from basicsr.inference.settings import OVERLAP
+    from basicsr.inference.upscaler import Upscaler
+
+    check_output_folder(output)
+    sources, unknown = find_inputs(inputs)
+    if args.output == "-" and (len(sources) > 1 or args.compare):
+        raise OptionError(f"-o -: takes one picture without --compare, got {len(sources)} inputs; name a folder")
     if not request.model.exists():
         hint = "put the published file there, or name another by --model"
         hint = "it is part of this package, which has to be installed again" if request.task == PHOTO else hint
@@ -77,10 +92,10 @@ def infer(args: argparse.Namespace) -> list[str]:
     )
     check_network(upscaler, request)
     label = output_label(upscaler, request) if args.suffix is None else args.suffix
-    failed = run_jobs(upscaler, plan_jobs(source, names, label, upscaler.channels, args), args)
+    failed = run_jobs(upscaler, plan_jobs(sources, label, upscaler.channels, args, output), args)
     if failed:
-        inputs = ", ".join(job.name for job in failed)
-        logger.error("%d of %d inputs could not be processed: %s", len(failed), len(names), inputs)
+        names = ", ".join(job.name for job in failed)
+        logger.error("%d of %d inputs could not be processed: %s", len(failed), len(sources), names)
     if unknown:
         shown = ", ".join(unknown[:MAX_NAMED]) + (", ..." if len(unknown) > MAX_NAMED else "")
         logger.error(
@@ -97,8 +112,22 @@ def _parser() -> argparse.ArgumentParser:
         epilog="\n".join(list_tasks()),
     )
     add = parser.add_argument
-    add("-i", "--input", required=True, metavar="PATH", help="image, video, or folder with subfolders")
-    add("-o", "--output", default="results/test/", metavar="FOLDER", help="for the outputs (default: results/test/)")
+    add(
+        "-i",
+        "--input",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="images, videos, folders with subfolders, patterns such as '*.jpg'; -: an image from standard input",
+    )
+    add(
+        "-o",
+        "--output",
+        default="results/test/",
+        metavar="FOLDER",
+        help="for outputs; -: standard output (default: results/test/)",
+    )
     add("--scale", type=int, metavar="N", help="enlargement (default: 4, with --model the model's)")
     add("--task", choices=list(TASKS), help="default: photo, with --model the one of the model")
     add("--sigma", type=float, metavar="N", help="noise that the input has, in 8-bit levels; none is added")
@@ -128,13 +157,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", type=_memory, metavar="SIZE", help="for --tile auto: 2G or 800M (default: all that is free)")
     add("--batch", type=_count, default=1, metavar="N", help="images of equal size done together")
     add("--self_ensemble", action="store_true", help="mean over 8 flips and rotations, in 8 times the time")
+    _add_output_options(parser)
+    return parser
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how outputs are written."""
+    add = parser.add_argument
     add("--bits", type=int, choices=[8, 16], default=8, help="of a channel of output images")
     add("--ext", type=_suffix, metavar="png", help="format of the outputs (default: that of the input)")
+    add("--color", choices=["keep", "srgb"], default="keep", help="keep the colour profile (default), or convert by it")
+    add("--keep-location", action="store_true", help="keep GPS positions and names of places, which are removed else")
+    add("--output-quality", type=int, metavar="Q", help="1 to 100: JPEG (default: 95), AVIF (90), WebP (lossless)")
     add("--suffix", metavar="TEXT", help="added to names instead of _<network>_SRx<scale>")
     add("--overwrite", action="store_true", help="replace outputs that exist")
     add("--compare", action="store_true", help="also write <output>_compare.png: bicubic and output, with zooms")
     add("--crop", type=_crop, metavar="X,Y,W,H", help="part that --compare zooms, in px of the input")
-    return parser
 
 
 def _tile(text: str) -> str | int:
@@ -165,11 +203,11 @@ def _crop(text: str) -> "Box":
 
 
 def _suffix(text: str) -> str:
-    from basicsr.inference.jobs import MEDIA_SUFFIXES
+    from basicsr.inference.inputs import OUTPUT_MEDIA_SUFFIXES
 
     suffix = f".{text.lower().lstrip('.')}"
-    if suffix not in MEDIA_SUFFIXES:
-        known = " ".join(known[1:] for known in MEDIA_SUFFIXES)
+    if suffix not in OUTPUT_MEDIA_SUFFIXES:
+        known = " ".join(known[1:] for known in OUTPUT_MEDIA_SUFFIXES)
         raise argparse.ArgumentTypeError(f"must be one of {known}, got {text!r}")
     return suffix
 

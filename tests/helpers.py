@@ -7,9 +7,11 @@ import sys
 
 import pytest
 import yaml
+from torch import nn
 
 from basicsr.config.load import load_options, resolve
 from basicsr.images.files import image_size
+from basicsr.inference.upscaler import Upscaler
 
 LOGGER = logging.getLogger("basicsr")
 # A CATANet of two groups that trains in milliseconds.
@@ -67,3 +69,20 @@ def damage_pixels(path):
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
     assert image_size(path)
+
+
+class Squares(nn.Module):
+    """A network that shows every pixel as a square."""
+
+    def __init__(self, upscale):
+        super().__init__()
+        self.upscale = upscale
+
+    def forward(self, x):
+        return x.repeat_interleave(self.upscale, -1).repeat_interleave(self.upscale, -2)
+
+
+def squares(scale=1, channels=3, **settings):
+    """Return an `Upscaler` whose outputs are the pixels of the input as squares."""
+    spec = {"type": "Bicubic", "upscale": scale, "in_chans": channels}
+    return Upscaler(Squares(scale), spec, device="cpu", **settings)

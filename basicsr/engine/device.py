@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,14 +72,45 @@ def set_matmul_precision(precision: str) -> None:
 
 @contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """Set the precision in a block, as `set_matmul_precision` does, and restore it afterwards."""
-    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    set_matmul_precision(precision)
-    try:
+    """Set the precision in a block, as `set_matmul_precision` does, and restore it afterwards.
+
+    The setting is one of the process. Blocks of one precision run in several threads at a time; another thread that
+    wants another precision waits for their end, so a block must not start one of another precision.
+    """
+    with _PRECISION.held(precision):
         yield
-    finally:
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+class _SharedPrecision:
+    """The precision that threads share while they are in blocks that want the same one."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._users = 0
+        self._current = ""
+        self._before = ("", False)
+
+    @contextmanager
+    def held(self, precision: str) -> Iterator[None]:
+        """Hold a precision in a block; wait while other threads hold another one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._users == 0 or self._current == precision)
+            if self._users == 0:
+                self._before = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+                set_matmul_precision(precision)
+            self._users, self._current = self._users + 1, precision
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users -= 1
+                if self._users == 0:
+                    torch.set_float32_matmul_precision(self._before[0])
+                    torch.backends.cudnn.allow_tf32 = self._before[1]
+                    self._changed.notify_all()
+
+
+_PRECISION = _SharedPrecision()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

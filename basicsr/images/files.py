@@ -133,7 +133,7 @@ def image_facts(path: str | Path) -> ImageFacts:
         check_complete(path, file)
         try:
             image = Image.open(file, formats=PILLOW_FORMATS)
-            orientation = _orientation(image)
+            orientation = exif_orientation(image)
             is_applied = image.format in ("JPEG", "MPO", "TIFF")
             width, height = image.size
             if isinstance(image, TiffImageFile):  # some versions of Pillow have turned `size` by now
@@ -265,7 +265,7 @@ def _decode_tiff(data: bytes, path: str | Path) -> np.ndarray:
             image.load()
             if _tiff_samples(image).bits <= 8:
                 return np.array(image.convert("RGB"))
-            is_turned = _orientation(image) != 1
+            is_turned = exif_orientation(image) != 1
     except (Image.DecompressionBombError, MemoryError) as error:
         raise ValueError(f"{path}: has too many pixels ({error}); cut it into tiles") from error
     except PILLOW_ERRORS as error:
@@ -275,7 +275,7 @@ def _decode_tiff(data: bytes, path: str | Path) -> np.ndarray:
     return cv2.cvtColor(_decode(data, path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def _orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) to 8. `Image.getexif` reads XMP's too, which no decoder applies."""
     if image.format == "TIFF":
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import BinaryIO
 
 import numpy as np
@@ -21,12 +22,20 @@ class PngStream:
         size: (H, W) in px.
         channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA.
         bits: a channel: 8 or 16.
+        chunks: names and contents of further chunks, such as a colour profile, in front of the pixels.
 
     Raises:
         ValueError: for another number of channels or bits, or a side that the format does not have.
     """
 
-    def __init__(self, file: BinaryIO, size: tuple[int, int], channels: int, bits: int = 8):
+    def __init__(
+        self,
+        file: BinaryIO,
+        size: tuple[int, int],
+        channels: int,
+        bits: int = 8,
+        chunks: Iterable[tuple[bytes, bytes]] = (),
+    ):
         height, width = size
         if channels not in COLOUR_TYPES or bits not in (8, 16) or not 0 < min(size) <= max(size) <= MAX_SIDE:
             raise ValueError(f"PNG: no {channels} channels of {bits} bits in {width}x{height} px")
@@ -40,6 +49,8 @@ class PngStream:
         self._compressed = bytearray()
         file.write(b"\x89PNG\r\n\x1a\n")
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, COLOUR_TYPES[channels], 0, 0, 0))
+        for name, data in chunks:
+            self._chunk(name, data)
 
     def write(self, rows: np.ndarray) -> None:
         """Add rows, (h, W, channels) or, of one channel, (h, W).

@@ -1,11 +1,5 @@
-"""Reading and writing of images for inference: files, arrays and PIL images, gray, alpha, 8 and 16 bits."""
+"""Pixels of inference: arrays, tensors and PIL images, gray, alpha, 8 and 16 bits."""
 
-import contextlib
-import logging
-import tempfile
-from collections.abc import Iterator
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,22 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from basicsr.engine.atomic import atomic_path, write_atomically
-from basicsr.images.alpha import ALPHA_SUFFIXES, decode_alpha, encode_with_alpha
 from basicsr.images.channel_order import as_rgb
-from basicsr.images.files import (
-    DEEP_SUFFIXES,
-    IMAGE_SUFFIXES,
-    checked_size,
-    decode_gray,
-    decode_image,
-    encode_image,
-    image_facts,
-)
 from basicsr.images.matlab_resize import imresize
-from basicsr.images.png_stream import PngStream
 
-logger = logging.getLogger("basicsr")
 Pixels = np.ndarray  # (H, W, C), or with alpha (H, W, C + 1); C is that of the network
 
 OUTPUT_DTYPES: dict[int, np.dtype[Any]] = {  # by bits
@@ -37,51 +18,7 @@ OUTPUT_DTYPES: dict[int, np.dtype[Any]] = {  # by bits
     16: np.dtype(np.uint16),
     32: np.dtype(np.float32),
 }
-MAX_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}  # px, of an image in that format
-STRIP_ROWS = 64  # of the output that are rounded and written at a time
-CANVAS_BYTES = 512 * 2**20  # larger outputs lie in a file, which the system may write out, where they must be held
 BICUBIC_MARGIN = 4  # px of the input; the bicubic kernel reaches 2
-
-
-def read_pixels(path: str | Path, channels: int) -> Pixels:
-    """Return the pixels of a file, RGB (H, W, 3) or gray (H, W, 1), uint8 or uint16; alpha is one channel more.
-
-    Gray is what OpenCV decodes. Frames after the first and (but in JPEG and TIFF) the EXIF orientation are left out,
-    with a warning.
-
-    Args:
-        channels: 3 for RGB, 1 for gray.
-
-    Raises:
-        OSError: when the file cannot be read.
-        ValueError: when it is cut off, is no image, or has too many pixels.
-    """
-    path = Path(path)
-    facts = image_facts(path)
-    data = path.read_bytes()
-    image = checked_size((decode_gray if channels == 1 else decode_image)(data, path), facts[:2], path)
-    for feature in facts.left_out:
-        if feature == "its transparency":
-            alpha = checked_size(decode_alpha(data, path, image.dtype), facts[:2], path)
-            image = np.dstack([image, alpha])
-        else:
-            logger.warning("%s: %s is left out", path, feature)
-    return image
-
-
-def read_pixels_for(source: Path, target: Path, channels: int, upscale: int, bits: int) -> Pixels:
-    """Return the pixels of `source`, without alpha where the format of `target` has none.
-
-    Raises:
-        OSError: as `read_pixels`.
-        ValueError: as `read_pixels`, and when the format of `target` cannot hold the output.
-    """
-    image = read_pixels(source, channels)
-    if image.shape[2] > channels and target.suffix.lower() not in ALPHA_SUFFIXES:
-        logger.warning("%s: its transparency is left out, for %s files have none", source, target.suffix)
-        image = image[..., :channels]
-    check_target(target, (upscale * image.shape[0], upscale * image.shape[1]), bits)
-    return image
 
 
 def pixels_of_pil(image: Image.Image) -> np.ndarray:
@@ -134,27 +71,6 @@ def match_channels(image: Any, channels: int) -> Pixels:
     return np.dstack([colours, image[..., -1]]) if has_alpha else colours
 
 
-def check_target(path: str | Path, size: tuple[int, int], bits: int) -> None:
-    """Check that the format of a file can hold the output, before the network runs.
-
-    Args:
-        path: of the file; its suffix names the format.
-        size: (H, W) of the output in px.
-        bits: of a channel.
-
-    Raises:
-        ValueError: naming the file and a format that can.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        raise ValueError(f"{path}: unknown image suffix {suffix!r}; use one of {' '.join(IMAGE_SUFFIXES)}")
-    if output_dtype(bits) == np.float32 or (bits == 16 and suffix not in DEEP_SUFFIXES):
-        raise ValueError(f"{path}: this format has no {bits}-bit pixels; use one of {' '.join(DEEP_SUFFIXES)}")
-    limit = MAX_SIDE.get(suffix)
-    if limit is not None and max(size) > limit:
-        raise ValueError(f"{path}: {size[1]}x{size[0]} px are more than {suffix} files have ({limit} a side); use .png")
-
-
 def output_dtype(bits: int) -> np.dtype[Any]:
     """Return uint8, uint16 or float32 for 8, 16 or 32 bits.
 
@@ -193,52 +109,3 @@ def enlarge_alpha(image: Pixels, top: int, bottom: int, upscale: int) -> np.ndar
     alpha = image[first : -(-bottom // upscale) + BICUBIC_MARGIN, :, -1].astype(np.float32)
     alpha /= np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
     return imresize(alpha, upscale)[top - upscale * first : bottom - upscale * first, :, None]
-
-
-@contextlib.contextmanager
-def canvas(shape: tuple[int, ...], dtype: np.dtype, folder: Path) -> Iterator[Pixels]:
-    """Yield an array to be filled; a large one lies in a nameless file in `folder`."""
-    if np.prod(shape, dtype=np.int64) * dtype.itemsize <= CANVAS_BYTES:
-        yield np.empty(shape, dtype)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        yield np.memmap(file, dtype, "w+", shape=shape)
-
-
-def fill(output: np.ndarray, strips: Iterator[Pixels]) -> None:
-    """Copy strips of rows into an array from top to bottom."""
-    top = 0
-    for strip in strips:
-        output[top : top + len(strip)] = strip
-        top += len(strip)
-
-
-def write_pixels(pixels: Pixels, target: Path, channels: int, bits: int) -> None:
-    """Write an output (H, W, C), or with alpha (H, W, C + 1), in the format of its suffix; the file is whole or absent.
-
-    Args:
-        pixels: uint8 or uint16, as `bits` says.
-        target: the file.
-        channels: C.
-        bits: of a channel, 8 or 16.
-    """
-    if target.suffix.lower() == ".png":
-        strips = (pixels[top : top + STRIP_ROWS] for top in range(0, len(pixels), STRIP_ROWS))
-        write_png(strips, target, pixels.shape, bits)
-        return
-    if pixels.shape[2] > channels:
-        data = encode_with_alpha(pixels, target)
-    else:
-        data = encode_image(pixels if channels == 3 else pixels[..., 0], target)
-    write_atomically(target, data)
-
-
-def write_png(strips: Iterator[Pixels], target: Path, shape: tuple[int, ...], bits: int) -> None:
-    """Write a PNG file of shape (H, W, C) from strips of rows; the file is whole or absent."""
-    first = next(strips)  # where the first strip fails, not even a folder is made
-    with atomic_path(target) as temporary, temporary.open("wb") as file:
-        stream = PngStream(file, (shape[0], shape[1]), shape[2], bits)
-        for strip in chain([first], strips):
-            stream.write(strip)
-        stream.close()

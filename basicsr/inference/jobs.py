@@ -14,13 +14,15 @@ from types import FrameType
 from basicsr.engine.atomic import check_folder
 from basicsr.engine.signals import RunStoppedError
 from basicsr.errors import OptionError
-from basicsr.images.files import DEEP_SUFFIXES, IMAGE_SUFFIXES, image_size
+from basicsr.images.files import DEEP_SUFFIXES, image_size
 from basicsr.images.video import VIDEO_SUFFIXES
-from basicsr.images.walk import log_passed_over, walk
+from basicsr.inference.formats import output_suffix
+from basicsr.inference.inputs import MEDIA_SUFFIXES, Source
+from basicsr.inference.progress import shown_progress
+from basicsr.inference.reading import is_animation
 from basicsr.inference.upscaler import Upscaler
 
 logger = logging.getLogger("basicsr")
-MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 STOPPED = "the outputs that are there are whole; the same command does the others"
 
 
@@ -40,31 +42,6 @@ class Job:
         return [self.target] if self.compare is None else [self.target, self.compare]
 
 
-def find_inputs(source: Path) -> tuple[list[str], list[str]]:
-    """Return the inputs, and files of unknown type beside them.
-
-    Inputs are the file itself, or all images and then all videos in the folder, relative to it, by the rule of
-    `basicsr.images.walk`. One line in the log says what was passed over.
-
-    Raises:
-        OptionError: when the file is neither, or the folder has none.
-        FileNotFoundError: when there is nothing.
-    """
-    kinds = f"images: {' '.join(IMAGE_SUFFIXES)}; videos: {' '.join(VIDEO_SUFFIXES)}"
-    if source.is_dir():
-        found = walk(source, lambda name: name.endswith(MEDIA_SUFFIXES))
-        log_passed_over(source, found)
-        if not found.names:
-            passed_over = f"; passed over: {found}" if str(found) else ""
-            raise OptionError(f"{source}: holds no images and no videos ({kinds}); check the path{passed_over}")
-        return sorted(found.names, key=lambda name: (name.lower().endswith(VIDEO_SUFFIXES), name)), found.unknown
-    if not source.exists():
-        raise FileNotFoundError(f"{source}: no such file or folder; check the path")
-    if source.suffix.lower() not in MEDIA_SUFFIXES:
-        raise OptionError(f"{source}: unknown suffix {source.suffix!r}; take one of these, {kinds}")
-    return [source.name], []
-
-
 def check_output_folder(output: Path) -> None:
     """Check that a path can be the folder of outputs.
 
@@ -78,23 +55,22 @@ def check_output_folder(output: Path) -> None:
     check_folder(output, "-o")
 
 
-def plan_jobs(source: Path, names: list[str], label: str, channels: int, args: argparse.Namespace) -> list[Job]:
+def plan_jobs(sources: list[Source], label: str, channels: int, args: argparse.Namespace, output: Path) -> list[Job]:
     """Return the jobs to do: without inputs that are outputs of this command or whose outputs exist; these are logged.
 
     Args:
-        source: the input, a file or a folder.
-        names: of the inputs, relative to the folder.
+        sources: the inputs.
         label: ending of output names.
         channels: of the network.
         args: the command line.
+        output: the folder of the outputs.
 
     Raises:
         OptionError: when two inputs would have the same output, an output would replace an input that is not another
             one's output, or its format has no 16 bits.
     """
-    folder = source if source.is_dir() else source.parent
-    jobs = [_job(name, folder, label, channels, args) for name in names]
-    jobs = _without_own_outputs(jobs, _owners(jobs, folder))
+    jobs = [_job(source, label, channels, args, output) for source in sources]
+    jobs = _without_own_outputs(jobs, _owners(jobs))
     if args.overwrite:
         return jobs
     existing = [job for job in jobs if all(path.exists() for path in job.outputs)]
@@ -106,23 +82,20 @@ def plan_jobs(source: Path, names: list[str], label: str, channels: int, args: a
     return [job for job in jobs if job not in existing]
 
 
-def _job(name: str, folder: Path, label: str, channels: int, args: argparse.Namespace) -> Job:
+def _job(source: Source, label: str, channels: int, args: argparse.Namespace, output: Path) -> Job:
     """Return the job of an input, in the format of the input or, of the same kind, that of --ext."""
-    path = Path(name)
+    path = Path(source.name)
     is_video = path.suffix.lower() in VIDEO_SUFFIXES
-    suffix = path.suffix
-    if args.ext is not None and (args.ext in VIDEO_SUFFIXES) == is_video:
-        suffix = args.ext
-    elif channels == 3 and suffix.lower() == ".pgm":  # which holds no colours
-        suffix = ".ppm"
-    target = Path(args.output) / path.with_name(f"{path.stem}{label}{suffix}")
+    ext = args.ext if args.ext is not None and (args.ext in VIDEO_SUFFIXES) == is_video else None
+    suffix = (ext or path.suffix) if is_video else output_suffix(path.suffix, channels, ext)
+    target = output / path.with_name(f"{path.stem}{label}{suffix}")
     if args.bits == 16 and not is_video and target.suffix.lower() not in DEEP_SUFFIXES:
-        raise OptionError(f"--bits 16: {target.suffix} files have no 16 bits ({name}); add --ext png")
+        raise OptionError(f"--bits 16: {target.suffix} files have no 16 bits ({source.name}); add --ext png")
     compare = target.with_name(f"{target.stem}_compare.png") if args.compare and not is_video else None
-    return Job(name, folder / name, target, is_video, compare)
+    return Job(source.name, source.path, target, is_video, compare)
 
 
-def _owners(jobs: list[Job], folder: Path) -> dict[Path, Job]:
+def _owners(jobs: list[Job]) -> dict[Path, Job]:
     """Return the job that writes each output file.
 
     Raises:
@@ -134,7 +107,8 @@ def _owners(jobs: list[Job], folder: Path) -> dict[Path, Job]:
             other = owners.setdefault(path.resolve(), job)
             if other is not job:
                 raise OptionError(
-                    f"{folder}: {other.name} and {job.name} would both be written to {job.target}; rename one of them"
+                    f"{other.source} and {job.source} would both be written to {job.target}; rename one of them, "
+                    "or give their folders, whose outputs go into subfolders where there are several"
                 )
     return owners
 
@@ -193,15 +167,20 @@ def _run_group(upscaler: Upscaler, group: list[Job], args: argparse.Namespace) -
     """Write the outputs of jobs that go together; returns those that failed, with the reason logged."""
     start = time.monotonic()
     job = group[0]
+    settings = {"bits": args.bits, "color": args.color, "keep_location": args.keep_location}
+    settings["quality"] = args.output_quality
     try:
         if job.is_video:
             _run_video(upscaler, job, args.batch)
             return []
         if len(group) > 1:
-            sizes = upscaler.upscale_files([(one.source, one.target) for one in group], bits=args.bits)
+            sizes = upscaler.upscale_files([(one.source, one.target) for one in group], **settings)
         else:
-            crops = [] if args.crop is None else [args.crop]
-            sizes = [upscaler.upscale_file(job.source, job.target, bits=args.bits, compare=job.compare, crops=crops)]
+            settings |= {"crops": [] if args.crop is None else [args.crop], "batch": args.batch}
+            with shown_progress(job.source.name, "frame" if is_animation(job.source) else "tile") as progress:
+                sizes = [
+                    upscaler.upscale_file(job.source, job.target, compare=job.compare, progress=progress, **settings)
+                ]
     except (ValueError, OSError, MemoryError) as error:
         if len(group) > 1:  # one of them may be damaged, or differ in its channels
             return [failed for one in group for failed in _run_group(upscaler, [one], args)]

@@ -8,6 +8,7 @@ The estimate counts the bytes of tensors on two small images. What the process g
 images: malloc keeps freed memory, Linux alone reports a peak, and it never falls.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from basicsr.engine.device import memory_limit, resident_bytes
+from basicsr.errors import OptionError
 from basicsr.inference.settings import TILES
 
 PROBE_SIDES = (48, 96)  # px of the images that a network is measured on
@@ -27,6 +29,9 @@ PROBE_SIDES = (48, 96)  # px of the images that a network is measured on
 PEAK_MARGIN = 1.6
 MEMORY_FRACTION = 0.8  # of the free memory, that `tile: auto` plans to use
 MAX_BYTES_PER_PIXEL = 100 * 1024  # more than any network takes: with so much room an image needs no estimate
+# px that go through the network of a CPU at a time, some ten seconds: progress is seen, and Ctrl-C is heard, in between
+MAX_CPU_PIXELS = 2**20
+MEGABYTE = 2**20
 
 _UNITS = {"": 2**30, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -68,6 +73,21 @@ class TilePlanner:
         self._limit = limit
         self._free: int | None = None
 
+    def check_limit(self) -> None:
+        """Check that the limit suffices for a tile of the smallest side.
+
+        Raises:
+            OptionError: naming the least that does.
+        """
+        if self._limit is None:
+            return
+        least = self._least_limit(self._needed(TILES[-1], TILES[-1], TILES[-1], 1))
+        if self._limit < least:
+            raise OptionError(
+                f"--memory: must be at least {_in_megabytes(least)} with this network, got "
+                f"{_in_megabytes(self._limit)}; the program itself takes {_in_megabytes(resident_bytes())}"
+            )
+
     def tile_for(self, height: int, width: int, count: int, held: int) -> int:
         """Return the side in px of the largest tiles that fit, at least the longer side of the image: no tiles.
 
@@ -78,6 +98,9 @@ class TilePlanner:
             height, width: of the image in px.
             count: images that go through the network together.
             held: bytes that the caller keeps besides.
+
+        Raises:
+            MemoryError: when the smallest tiles take more than the limit, naming the least that they need.
         """
         if self._free is None:
             self._free = memory_limit(self._device)
@@ -85,14 +108,29 @@ class TilePlanner:
                 self._free = min(self._free, self._limit - resident_bytes())
         budget = MEMORY_FRACTION * self._free - held
         whole = max(height, width)
-        if height * width * count * MAX_BYTES_PER_PIXEL <= budget:
+        is_quick = self._device.type != "cpu" or height * width * count <= MAX_CPU_PIXELS
+        if is_quick and height * width * count * MAX_BYTES_PER_PIXEL <= budget:
             return whole
-        for tile in (whole, *TILES):
-            h, w = min(tile, height), min(tile, width)
-            band = 0 if tile == whole else self._band_bytes_per_pixel * min(1.5 * tile, height) * width
-            if self.estimate_peak(h * count, w) + band * count <= budget:
+        for tile in (whole, *TILES) if is_quick else TILES:
+            if self._needed(tile, height, width, count) <= budget:
                 return tile
+        needed = self._least_limit(self._needed(TILES[-1], height, width, count) + held)
+        if self._limit is not None and self._limit < needed:
+            raise MemoryError(
+                f"an image of {width}x{height} px needs --memory {_in_megabytes(needed)} or more, "
+                f"got {_in_megabytes(self._limit)}; a large output takes less of it with --ext png"
+            )
         return TILES[-1]  # where that is still too much, `tiles_when_full` reports it
+
+    def _needed(self, tile: int, height: int, width: int, count: int) -> float:
+        """Return the bytes that `count` images of (height, width) take in tiles of a side."""
+        h, w = min(tile, height), min(tile, width)
+        band = 0 if tile >= max(height, width) else self._band_bytes_per_pixel * min(1.5 * tile, height) * width
+        return self.estimate_peak(h * count, w) + band * count
+
+    def _least_limit(self, needed: float) -> int:
+        """Return the least limit that leaves so many bytes to plan with."""
+        return resident_bytes() + int(needed / MEMORY_FRACTION)
 
 
 class PeakMemoryEstimator:
@@ -158,3 +196,8 @@ class _LiveBytes(TorchDispatchMode):
         self._alive = {ref: size for ref, size in self._alive.items() if not ref.expired()}
         self.peak = max(self.peak, sum(self._alive.values()))
         return out
+
+
+def _in_megabytes(count: float) -> str:
+    """Return bytes as the option takes them, rounded up: `812M`."""
+    return f"{math.ceil(count / MEGABYTE)}M"

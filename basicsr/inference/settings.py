@@ -1,5 +1,6 @@
 """The settings of inference: device, type of numbers, tiles and precision, checked before a weight file is read."""
 
+from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args
 
 import torch
@@ -9,8 +10,33 @@ from basicsr.engine.device import pick_device
 from basicsr.errors import OptionError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TILES = (512, 384, 256, 192, 128, 96, 64)  # px: sides that `tile: auto` chooses from, the largest that fits
+TILES = (1024, 768, 512, 384, 256, 192, 128, 96, 64)  # px: sides that `tile: auto` chooses from, the largest that fits
 OVERLAP = 16  # px; docs/inference.md has the measurements
+COLORS = ("keep", "srgb")
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """How outputs of picture files are written.
+
+    Raises:
+        OptionError: when a value is out of its range.
+    """
+
+    bits: int = 8
+    """of a channel: 8; or 16, in PNG and TIFF."""
+    color: str = "keep"
+    """keep: the values are those of the embedded colour profile, which the output carries; srgb: they are converted."""
+    keep_location: bool = False
+    """carry GPS positions and names of places over."""
+    quality: int | None = None
+    """1 to 100, of JPEG (None: 95), AVIF (None: 90) and WebP (None: lossless)."""
+
+    def __post_init__(self) -> None:
+        if self.color not in COLORS:
+            raise OptionError(f"--color: must be one of {', '.join(COLORS)}, got {self.color!r}")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise OptionError(f"--output-quality: must be in [1, 100], got {self.quality!r}")
 
 
 class Settings(TypedDict, total=False):

@@ -1,59 +1,29 @@
-"""A network as a function from image to image: the one path of inference.
-
-An image goes through `Upscaler.rows` in bands of tiles, of which an array, a PNG file or a video is made. No step holds
-more than a band of floats, so memory depends on the tiles and hardly on the image.
-"""
+"""A network as a function from image to image, and from file to file: the public interface of inference."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from basicsr.archs.image_network import ImageNetwork
-from basicsr.archs.published import input_channels, read_network
-from basicsr.engine.cuda_graphs import GraphedForward
-from basicsr.engine.device import matmul_precision as precision_of_block
-from basicsr.engine.plan_cache import PLANS
-from basicsr.images.files import to_tensor, write_image
-from basicsr.images.tiling import bands_of, tiles_when_full
+from basicsr.archs.published import read_network
 from basicsr.images.video import VideoReader, VideoWriter
+from basicsr.inference.animation import first_frame, upscale_animation
 from basicsr.inference.comparison import Box, draw_comparison
-from basicsr.inference.forward import inference_forward
-from basicsr.inference.image_io import (
-    CANVAS_BYTES,
-    STRIP_ROWS,
-    Pixels,
-    canvas,
-    enlarge_alpha,
-    fill,
-    match_channels,
-    output_dtype,
-    output_values,
-    pixels_of_pil,
-    quantize,
-    read_pixels,
-    read_pixels_for,
-    write_pixels,
-    write_png,
-)
-from basicsr.inference.memory import TilePlanner
-from basicsr.inference.settings import (
-    OVERLAP,
-    Settings,
-    check_matmul_precision,
-    check_settings,
-    resolve_device,
-    resolve_dtype,
-    resolve_tile,
-)
+from basicsr.inference.formats import PNG_SUFFIXES
+from basicsr.inference.image_io import Pixels, output_dtype
+from basicsr.inference.kinds import array_of_pil, arrays_of_tensor, pil_of_array, tensor_of_arrays
+from basicsr.inference.metadata import Metadata
+from basicsr.inference.pixel_upscaler import PixelUpscaler, Progress
+from basicsr.inference.reading import Picture, is_animation, read_picture
+from basicsr.inference.settings import OutputSettings, Settings, check_settings
 from basicsr.inference.tasks import PHOTO, weight_file
+from basicsr.inference.writing import CANVAS_BYTES, canvas, check_target, fill, write_pixels, write_png
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` since Python 3.11
@@ -62,11 +32,10 @@ logger = logging.getLogger("basicsr")
 T = TypeVar("T")
 
 
-class Upscaler:
-    """A network with its weights, as a function from images to images; enlarging by 1 (denoising) included.
+class Upscaler(PixelUpscaler):
+    """A network that enlarges or cleans images: `Upscaler.for_photos()("photo.jpg")`.
 
-        upscale = Upscaler.for_photos()  # or Upscaler.from_checkpoint("weights.pth")
-        sr = upscale(image)  # uint8 (4*H, 4*W, 3)
+    Threads may share one: the outputs are those of one thread after the other.
 
     Args:
         net: maps (B, C, h, w) in [0, 1] to (B, C, s*h, s*w); is put into evaluation, on `device`. One that has a faster
@@ -79,7 +48,8 @@ class Upscaler:
         overlap: px of the input that neighbouring tiles share at least, and over which they are blended; at most half a
             tile.
         self_ensemble: the mean over the 8 flips and rotations of the input, which takes 8 times as long.
-        memory: bytes that this process should stay below, for `tile: auto`; None: all that is free.
+        memory: bytes that this process should stay below, for `tile: auto`; None: all that is free. What cannot suffice
+            is an error.
         matmul_precision: of float32 products and convolutions on a GPU, while the network runs: highest, high (TF32) or
             medium.
         is_published: the weights are those of a published network, known by their shapes.
@@ -87,35 +57,6 @@ class Upscaler:
     Raises:
         OptionError: when a setting is out of its range, or cannot be had on this device.
     """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        spec: Mapping[str, Any],
-        *,
-        device: str | torch.device = "auto",
-        dtype: str | torch.dtype = "float32",
-        tile: int | Literal["auto"] | None = "auto",
-        overlap: int = OVERLAP,
-        self_ensemble: bool = False,
-        memory: int | None = None,
-        matmul_precision: str = "highest",
-        is_published: bool = False,
-    ):
-        self.spec = dict(spec)
-        self.is_published = is_published
-        self.family: str | None = getattr(net, "family", None)
-        self.device = resolve_device(device)
-        self.dtype = resolve_dtype(dtype, self.device)
-        check_matmul_precision(matmul_precision)
-        self.matmul_precision = matmul_precision
-        self.tile, self.overlap = resolve_tile(tile, overlap)
-        self.upscale = int(getattr(net, "upscale", spec.get("upscale", 1)))
-        self.channels = net.in_chans if isinstance(net, ImageNetwork) else input_channels(spec)
-        self._run = inference_forward(net.to(self.device).eval(), self.dtype, self.upscale, self_ensemble)
-        self._run_or_tile = tiles_when_full(self.predict)
-        self._graphed = GraphedForward(self._forward, self.device, keep=PLANS.recorded)
-        self._planner = TilePlanner(self._forward, self.channels, self.upscale, self.device, memory)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **settings: "Unpack[Settings]") -> "Upscaler":
@@ -146,105 +87,70 @@ class Upscaler:
         """
         return cls.from_checkpoint(weight_file(PHOTO, scale), **settings)
 
-    def __call__(self, image: Any, *, bits: int = 8) -> Any:
-        """Return the output for an image.
+    def __call__(self, image: Any, *, bits: int = 8, batch: int = 1, progress: Progress | None = None) -> Any:
+        """Return the output for an image, or for a list of them, of the same kind as what went in.
 
         Args:
-            image: an array, RGB (H, W, 3) or gray (H, W), with alpha (H, W, 4) or (H, W, 2), uint8, uint16, or floats
-                in [0, 1]; a PIL image; or the path of an image file. A network of RGB is given three equal channels for
-                gray; one of gray is given the gray that OpenCV makes of RGB.
-            bits: of the output: 8, uint8; 16, uint16; both clamped to [0, 1] and rounded to the nearest level; 32,
-                float32, clamped.
+            image: one of these, or a list or tuple of them:
+
+                - an array, RGB (H, W, 3) or gray (H, W), with alpha (H, W, 4) or (H, W, 2), uint8, uint16, or floats in
+                  [0, 1];
+                - a tensor (C, H, W) or (B, C, H, W), uint8, or floats in [0, 1], on any device;
+                - a PIL image;
+                - the path of an image file.
+
+                A network of RGB is given three equal channels for gray; one of gray is given the gray that OpenCV makes
+                of RGB.
+            bits: of output arrays: 8, uint8; 16, uint16; both clamped to [0, 1] and rounded to the nearest level; 32,
+                float32, clamped. Tensors keep their type, PIL images have 8 bits.
+            batch: images of a list that go through the network together, where they follow each other and have equal
+                sizes.
+            progress: is called as progress(done, total) with tiles for one image, with images for a list. An exception
+                in it ends the work.
 
         Returns:
-            For a PIL image a PIL image, of 8 bits. Otherwise an array, (s*H, s*W, 3) RGB or, by a network of gray,
-            (s*H, s*W); where the image has alpha, with one channel more: alpha enlarged bicubically.
+            For a list a list. For a PIL image a PIL image with the colour profile of the input, and for a tensor a
+            tensor of its type, on its device, with as many axes. For an array or a path an array, (s*H, s*W, 3) RGB or,
+            by a network of gray, (s*H, s*W). Where the image has alpha, one channel more: alpha enlarged bicubically.
 
         Raises:
-            OSError: when the file cannot be read.
-            ValueError: when the image is damaged or of another shape or type, or the network gives no numbers for it.
+            OSError: when a file cannot be read.
+            ValueError: when an image is damaged or of another shape or type, or the network gives no numbers for it.
             MemoryError: when not even the smallest tiles fit into memory.
         """
+        if isinstance(image, (list, tuple)):
+            return self._list(image, bits, batch, progress)
+        if isinstance(image, Tensor):
+            is_integer = not image.is_floating_point()
+            outputs = self.batch(arrays_of_tensor(image), bits=8 if is_integer else 32, progress=progress)
+            return tensor_of_arrays(outputs, image)
         if isinstance(image, Image.Image):
             if bits != 8:
                 raise ValueError(f"bits: PIL images are given back in 8 bits, got {bits}; pass an array")
-            return Image.fromarray(self.batch([pixels_of_pil(image)])[0])
-        return self.batch([self.read(image) if isinstance(image, (str, Path)) else image], bits=bits)[0]
+            pixels, profile = array_of_pil(image, self.channels)
+            return pil_of_array(self.batch([pixels], progress=progress)[0], profile)
+        pixels = self.read(image) if isinstance(image, (str, Path)) else image
+        return self.batch([pixels], bits=bits, progress=progress)[0]
 
-    def batch(self, images: Sequence[Pixels], *, bits: int = 8) -> list[Pixels]:
-        """Return the outputs for arrays of one shape and type, which go through the network together.
-
-        Small images keep a GPU busy only together. Outputs equal those of single images up to rounding.
-
-        Raises:
-            ValueError: when they differ in shape or type; and as `__call__`.
-        """
-        images = [match_channels(image, self.channels) for image in images]
-        if len({(image.shape, image.dtype) for image in images}) > 1:
-            raise ValueError(f"batch: images differ: {sorted({f'{i.dtype} {i.shape}' for i in images})}")
-        if not images:
-            return []
-        shape, dtype = self._output_shape(images[0]), output_dtype(bits)
-        outputs = [np.empty(shape, dtype) for _ in images]
-        top = 0
-        for rows in self.rows(images, bits=bits, held=sum(output.nbytes for output in outputs)):
-            for output, strip in zip(outputs, rows, strict=True):
-                output[top : top + len(strip)] = strip
-            top += rows.shape[1]
-        return [output if output.shape[2] > 1 else output[..., 0] for output in outputs]
-
-    def rows(self, images: Sequence[Pixels], *, bits: int = 8, held: int = 0) -> Iterator[np.ndarray]:
-        """Yield the outputs for images of one shape, in strips of rows from top to bottom, (B, rows, s*W, C).
-
-        Args:
-            images: (H, W, C) each, or with alpha (H, W, C + 1); C is that of the network.
-            bits: as in `__call__`.
-            held: bytes of the outputs that the caller keeps, for `tile: auto`.
-
-        Raises:
-            ValueError: when the network gives nan or inf.
-            MemoryError: when not even the smallest tiles fit into memory.
-        """
-        size = (images[0].shape[0], images[0].shape[1])
-
-        def crop(y: slice, x: slice) -> Tensor:
-            return torch.stack([to_tensor(image[y, x, : self.channels]) for image in images])
-
-        tile = self.tile_for(*size, count=len(images), held=held)
-        overlap = min(self.overlap, tile // 2)
-        done = 0
-        for band in bands_of(self._run_or_tile, crop, size, tile, overlap, feather=overlap):
-            for top in range(0, band.shape[-2], STRIP_ROWS):
-                values = output_values(band[..., top : top + STRIP_ROWS, :])
-                bottom = done + values.shape[1]
-                if images[0].shape[2] > self.channels:
-                    alphas = [enlarge_alpha(image, done, bottom, self.upscale) for image in images]
-                    values = np.concatenate([values, np.stack(alphas)], axis=3)
-                done = bottom
-                yield quantize(values, bits)
-
-    def tile_for(self, height: int, width: int, *, count: int = 1, held: int = 0) -> int:
-        """Return the side of the tiles in px for an image of (height, width); its longer side or more: no tiles.
-
-        Args:
-            count: images that go through the network together.
-            held: bytes that the caller keeps.
-        """
-        if self.tile == "auto":
-            return self._planner.tile_for(height, width, count, held)
-        return self.tile or max(height, width)
-
-    def predict(self, lq: Tensor) -> Tensor:
-        """Return (B, C, s*h, s*w) for (B, C, h, w), float32, not clamped, on the device of the network; without tiles.
-
-        On CUDA, sizes that repeat (tiles, frames of a video) run as a graph.
-        """
-        with torch.inference_mode(), precision_of_block(self.matmul_precision):
-            return self._graphed(lq.to(self.device))
+    def _list(self, images: Sequence[Any], bits: int, batch: int, progress: Progress | None) -> list[Any]:
+        """Return the outputs for images of any kinds, arrays of equal shapes together."""
+        outputs: list[Any] = []
+        while len(outputs) < len(images):
+            first = images[len(outputs)]
+            group = [first]
+            if isinstance(first, np.ndarray):
+                for other in images[len(outputs) + 1 : len(outputs) + batch]:
+                    if not isinstance(other, np.ndarray) or (other.shape, other.dtype) != (first.shape, first.dtype):
+                        break
+                    group.append(other)
+            outputs += self.batch(group, bits=bits) if len(group) > 1 else [self(first, bits=bits)]
+            if progress is not None:
+                progress(len(outputs), len(images))
+        return outputs
 
     def read(self, path: str | Path) -> Pixels:
-        """Return the pixels of a file with the channels of the network; see `read_pixels`."""
-        return read_pixels(path, self.channels)
+        """Return the pixels of a file with the channels of the network; see `read_picture`."""
+        return read_picture(path, self.channels).pixels
 
     def upscale_file(
         self,
@@ -254,17 +160,25 @@ class Upscaler:
         bits: int = 8,
         compare: str | Path | None = None,
         crops: Sequence[Box] = (),
+        progress: Progress | None = None,
+        batch: int = 1,
+        **output: Any,
     ) -> tuple[int, int]:
         """Write the output for the image file `source` to `target`, in the format that its suffix names.
 
         Folders are made. An existing file is replaced; it is whole at any time, old or new. PNG files are written row
         by row; outputs in other formats are held as a whole, large ones in a file next to the target. Transparency is
-        kept in PNG, TIFF and WebP; for others it is left out, with a warning.
+        kept in PNG, TIFF, WebP, AVIF and GIF; for others it is left out, with a warning. The output carries the colour
+        profile, EXIF and XMP, upright, without location. Animations are done frame by frame.
 
         Args:
             bits: 8; or 16, in PNG and TIFF.
-            compare: a PNG file to draw the bicubic enlargement and the output into, side by side.
+            compare: a PNG file to draw the bicubic enlargement and the output into, side by side; of an animation, its
+                first frame.
             crops: parts of the input to show enlarged there; none: the parts with the most detail.
+            progress: is called as progress(done, total) with tiles, or with frames of an animation.
+            batch: frames of an animation that go through the network together.
+            output: color, keep_location, quality: as in `OutputSettings`.
 
         Returns:
             (height, width) of the output in pixels.
@@ -274,29 +188,39 @@ class Upscaler:
             ValueError: naming the file, when it is damaged, `target` cannot hold the output, or that is nan or inf.
             MemoryError: when not even the smallest tiles fit into memory.
         """
-        source, target = Path(source), Path(target)
-        image = read_pixels_for(source, target, self.channels, self.upscale, bits)
-        shape = self._output_shape(image)
+        source, target, settings = Path(source), Path(target), OutputSettings(bits=bits, **output)
+        if is_animation(source):
+            size = upscale_animation(self, source, target, settings, batch=batch, progress=progress)[1:]
+            if compare is not None:
+                frame = first_frame(source, self)
+                self._compare(frame, self.batch([frame])[0], compare, crops, None)
+            return size
+        picture = self._read_for(source, target, settings)
+        image, shape = picture.pixels, self.output_shape(picture.pixels)
         try:
-            if target.suffix.lower() == ".png" and compare is None:
-                write_png(self._strips(image, bits, source.name), target, shape, bits)
+            if target.suffix.lower() in PNG_SUFFIXES and compare is None:
+                strips = self.rows([image], bits=bits, progress=progress)
+                write_png((rows[0] for rows in strips), target, shape, bits, picture.metadata)
                 return shape[:2]
-            with canvas(shape, output_dtype(bits), target.parent) as output:
-                fill(output, self._strips(image, bits, source.name, held=min(output.nbytes, CANVAS_BYTES)))
+            with canvas(shape, output_dtype(bits), target.parent) as pixels:
+                held = min(pixels.nbytes, CANVAS_BYTES)
+                fill(pixels, (rows[0] for rows in self.rows([image], bits=bits, held=held, progress=progress)))
                 if compare is not None:
-                    network = str(self.spec.get("type", type(self).__name__))
-                    write_image(compare, draw_comparison(image, output, self.channels, network, crops))
-                write_pixels(output, target, self.channels, bits)
+                    self._compare(image, pixels, compare, crops, picture.metadata.profile)
+                write_pixels(pixels, target, self.channels, settings, picture.metadata)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
         return shape[:2]
 
-    def upscale_files(self, pairs: Sequence[tuple[str | Path, str | Path]], *, bits: int = 8) -> list[tuple[int, int]]:
+    def upscale_files(
+        self, pairs: Sequence[tuple[str | Path, str | Path]], *, bits: int = 8, **output: Any
+    ) -> list[tuple[int, int]]:
         """Write the outputs for image files of one shape and type, which go through the network together.
 
         Args:
-            pairs: source and target of each; as in `upscale_file`.
+            pairs: source and target of each; as in `upscale_file`, but no animations.
             bits: 8; or 16, in PNG and TIFF.
+            output: as in `upscale_file`.
 
         Returns:
             (height, width) of each output in pixels.
@@ -304,12 +228,16 @@ class Upscaler:
         Raises:
             ValueError: when the images differ in shape or type, before the network runs; the rest as `upscale_file`.
         """
+        settings = OutputSettings(bits=bits, **output)
         paths = [(Path(source), Path(target)) for source, target in pairs]
-        images = [read_pixels_for(source, target, self.channels, self.upscale, bits) for source, target in paths]
-        outputs = self.batch(images, bits=bits)
-        for output, (_, target) in zip(outputs, paths, strict=True):
-            write_pixels(output if output.ndim == 3 else output[..., None], target, self.channels, bits)
-        return [(output.shape[0], output.shape[1]) for output in outputs]
+        if animations := [str(source) for source, _ in paths if is_animation(source)]:
+            raise ValueError(f"{animations[0]}: is an animation, which goes alone")
+        pictures = [self._read_for(source, target, settings) for source, target in paths]
+        outputs = self.batch([picture.pixels for picture in pictures], bits=bits)
+        for output_pixels, picture, (_, target) in zip(outputs, pictures, paths, strict=True):
+            pixels = output_pixels if output_pixels.ndim == 3 else output_pixels[..., None]
+            write_pixels(pixels, target, self.channels, settings, picture.metadata)
+        return [(pixels.shape[0], pixels.shape[1]) for pixels in outputs]
 
     def upscale_video(self, source: str | Path, target: str | Path, *, batch: int = 1) -> tuple[int, int, int]:
         """Write the output for every frame of the video file `source` to `target`, at the same frames a second.
@@ -341,18 +269,21 @@ class Upscaler:
                 logger.warning("%s: %s; it may be damaged", source, counts)
         return writer.frames, self.upscale * facts.height, self.upscale * facts.width
 
-    def _forward(self, lq: Tensor) -> Tensor:
-        return self._run(lq).float()
+    def _read_for(self, source: Path, target: Path, settings: OutputSettings) -> Picture:
+        """Return the picture of a file, after a check that the format of `target` can hold its output."""
+        picture = read_picture(source, self.channels, settings, upscale=self.upscale, target=target)
+        check_target(target, self.output_shape(picture.pixels)[:2], settings.bits)
+        return picture
 
-    def _output_shape(self, image: Pixels) -> tuple[int, int, int]:
-        return self.upscale * image.shape[0], self.upscale * image.shape[1], image.shape[2]
-
-    def _strips(self, image: Pixels, bits: int, name: str, held: int = 0) -> Iterator[Pixels]:
-        """Yield the output for one image in strips of rows, under a bar when it takes long."""
-        with tqdm(desc=name, total=self.upscale * len(image), unit="row", leave=False, disable=None, delay=3) as bar:
-            for rows in self.rows([image], bits=bits, held=held):
-                yield rows[0]
-                bar.update(rows.shape[1])
+    def _compare(
+        self, image: Pixels, output: Pixels, path: str | Path, crops: Sequence[Box], profile: bytes | None
+    ) -> None:
+        """Draw the comparison, which is RGB, with the colour profile of the output where that is RGB, too."""
+        network = str(self.spec.get("type", type(self).__name__))
+        pixels = output if output.ndim == 3 else output[..., None]
+        picture = draw_comparison(image, pixels, self.channels, network, crops)
+        metadata = Metadata(profile if self.channels == 3 else None)
+        write_pixels(picture, Path(path), 3, OutputSettings(), metadata)
 
 
 def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:

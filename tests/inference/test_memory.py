@@ -1,11 +1,17 @@
 """Free memory by control groups and limits, and the memory that networks take."""
 
+import re
+
 import pytest
 import torch
 
+from basicsr.archs import build_network
 from basicsr.engine import device
 from basicsr.engine.device import memory_limit
+from basicsr.errors import OptionError
+from basicsr.inference import memory
 from basicsr.inference.memory import PEAK_MARGIN, PeakMemoryEstimator, parse_bytes, peak_tensor_bytes
+from basicsr.inference.upscaler import Upscaler
 
 
 @pytest.mark.parametrize(
@@ -87,3 +93,23 @@ def test_the_estimate_of_a_network_holds(tmp_path):
     estimate_peak = PeakMemoryEstimator(net.prepared(torch.float32), 3, torch.device("cpu"))
     peak = peak_tensor_bytes(net.prepared(torch.float32), torch.rand(1, 3, 160, 120))
     assert peak < estimate_peak(160, 120) < 2 * PEAK_MARGIN * peak
+
+
+def test_memory_that_cannot_suffice_is_refused_with_what_would(monkeypatch):
+    monkeypatch.setattr(memory, "memory_limit", lambda device: 2**34)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 400 * 2**20)
+    net = build_network({"type": "Bicubic", "upscale": 4})
+
+    def upscaler(limit):
+        return Upscaler(net, {"type": "Bicubic"}, device="cpu", memory=limit)
+
+    with pytest.raises(OptionError, match=r"--memory: must be at least \d+M with this network, got 400M") as error:
+        upscaler(400 * 2**20)
+    least = int(re.search(r"at least (\d+)M", str(error.value))[1])
+    assert 400 < least < 420
+    up = upscaler(least * 2**20)  # which is right for small pictures
+    assert up.tile_for(64, 64) == 64
+    with pytest.raises(MemoryError, match=r"40000x100 px needs --memory \d+M or more, got") as error:
+        up.tile_for(100, 40_000)
+    needed = int(re.search(r"--memory (\d+)M", str(error.value))[1])
+    assert upscaler(needed * 2**20).tile_for(100, 40_000) == 64

@@ -17,8 +17,8 @@ from basicsr.engine.checkpoint import save_atomically
 from basicsr.errors import CheckpointError, OptionError
 from basicsr.images.files import image_size, read_image, write_image
 from basicsr.images.matlab_resize import imresize
-from basicsr.inference import image_io
 from basicsr.inference import memory as memory_module
+from basicsr.inference import writing
 from basicsr.inference.settings import OVERLAP, TILES
 from basicsr.inference.upscaler import Upscaler
 
@@ -125,7 +125,7 @@ class TestIdentityIsBitForBit:
             assert np.array_equal(read_image(tmp_path / f"out{suffix}"), image)
 
     def test_of_a_canvas_that_lies_in_a_file(self, photo, tmp_path, monkeypatch):
-        monkeypatch.setattr(image_io, "CANVAS_BYTES", 0)
+        monkeypatch.setattr(writing, "CANVAS_BYTES", 0)
         write_image(tmp_path / "in.bmp", photo)
         identity(2, tile=32, overlap=8).upscale_file(
             tmp_path / "in.bmp", tmp_path / "out/a.png", compare=tmp_path / "out/b.png"
@@ -183,7 +183,9 @@ class TestKindsOfImages:
             (np.zeros((4, 4, 3), np.int32), "uint8, uint16 or floats in"),
             (np.full((4, 4, 3), 200.0), "divide pixels of 8 bits by 255"),
             (np.full((4, 4, 3), np.nan), "expected floats in"),
-            (torch.zeros(3, 4, 4), "expected an array, a PIL image or a path, got Tensor"),
+            (torch.zeros(4, 4), r"expected a tensor \(C, H, W\) or \(B, C, H, W\), uint8 or floats"),
+            (torch.zeros(3, 4, 4, dtype=torch.int32), "of torch.int32"),
+            (b"bytes", "expected an array, a PIL image or a path, got bytes"),
         ],
     )
     def test_other_values_are_errors(self, image, message):
@@ -283,11 +285,11 @@ class TestTiles:
         net = build_network({"type": "Bicubic", "upscale": 4})
         up = Upscaler(net, {"type": "Bicubic", "upscale": 4}, device="cpu")
         tile = up.tile_for(3000, 4000)
-        assert tile in (*TILES, 4000)
-        assert {2**20: 64, 2**34: 4000}.get(free, tile) == tile
-        if tile not in (64, 4000):
+        assert tile in TILES
+        assert {2**20: 64, 2**34: 1024}.get(free, tile) == tile  # a CPU does some megapixel at a time
+        if tile not in (64, 1024):
             assert up._planner.estimate_peak(tile, tile) < free
-            larger = TILES[TILES.index(tile) - 1] if tile < TILES[0] else 4000
+            larger = TILES[TILES.index(tile) - 1]
             assert up._planner.estimate_peak(larger, larger) + 4 * 3 * 16 * larger * 4000 > 0.3 * free
         assert up.tile_for(3000, 4000, held=free) == 64
 
@@ -297,9 +299,9 @@ class TestTiles:
         net = build_network({"type": "Bicubic", "upscale": 4})
         tiles = [
             Upscaler(net, {"type": "Bicubic"}, device="cpu", memory=memory).tile_for(3000, 4000)
-            for memory in (401 * 2**20, 2**30, 2**34)
+            for memory in (560 * 2**20, 800 * 2**20, 2**34)
         ]
-        assert tiles[0] == 64 < tiles[1] < tiles[2]
+        assert tiles[0] < tiles[1] < tiles[2]
 
     def test_memory_that_runs_out_all_the_same(self, photo, caplog):
         class Greedy(Identity):
@@ -360,12 +362,13 @@ class TestBatches:
         ("a.JPG", (10, 70_000), 8, r"70000x10 px are more than \.jpg files have"),
         ("a.jpg", (10, 10), 16, "this format has no 16-bit pixels; use one of .png"),
         ("a.png", (10, 10), 32, "this format has no 32-bit pixels"),
-        ("a.gif", (10, 10), 8, "unknown image suffix"),
+        ("a.psd", (10, 10), 8, "unknown image suffix"),
+        ("a.heic", (10, 10), 8, "HEIC files are read, not written; use .jpg"),
     ],
 )
 def test_limits_of_formats_are_checked_before_the_network_runs(target, size, bits, message):
     with pytest.raises(ValueError, match=message):
-        image_io.check_target(target, size, bits)
+        writing.check_target(target, size, bits)
 
 
 def test_an_image_too_wide_for_its_format(tmp_path):
