@@ -216,7 +216,7 @@ class TestFilesOfOneSave:
 def zip_of(name):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, "x")
+        archive.writestr(zipfile.ZipInfo(name), "x")  # of 1980: the bytes name tests
     return buffer.getvalue()
 
 
