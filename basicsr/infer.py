@@ -5,7 +5,8 @@ Without --model and --task, a network for photographs (JPEG) that is part of thi
 published names. A file of --model names its own network; a published one without that entry is known by its weights.
 Outputs go to the folder -o as <name>_<network>_<task>_SRx<scale> with the suffix of the input, without the task where
 --model alone is given; existing files of these names stay as they are without --overwrite. They have 8 bits (or
---bits 16), rounded; JPEG has quality 95; sound is not copied. docs/inference.md describes more.
+--bits 16), rounded; JPEG has quality 95. Sound, subtitles and chapters of videos are copied.
+docs/inference.md describes more.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from basicsr.errors import CheckpointError
 from basicsr.inference.request import check_network, check_request, output_label
 from basicsr.inference.tasks import PHOTO, TASKS, list_tasks
+from basicsr.inference.video.formats import CODECS, check_codec_options
 from basicsr.text import tolerate_encoding
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def infer(args: argparse.Namespace) -> list[str]:
     from basicsr.inference.upscaler import OVERLAP, Upscaler
 
     request = check_request(args)
+    check_codec_options(args.codec, args.crf, args.preset)
     source = Path(args.input)
     check_output_folder(Path(args.output))
     names, unknown = find_inputs(source)
@@ -128,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", type=_memory, metavar="SIZE", help="for --tile auto: 2G or 800M (default: all that is free)")
     add("--batch", type=_count, default=1, metavar="N", help="images of equal size done together")
     add("--self_ensemble", action="store_true", help="mean over 8 flips and rotations, in 8 times the time")
+    add("--codec", metavar="NAME", help=f"of videos: {', '.join(CODECS)} (default: by the suffix of the output)")
+    add(
+        "--crf", type=int, metavar="N", help="quality of videos, in the codec's own numbers: lower is better and larger"
+    )
+    add("--preset", metavar="NAME", help="of the codec, between fast and thorough")
+    add("--resume", action="store_true", help="go on with videos that a run has left unfinished")
     add("--bits", type=int, choices=[8, 16], default=8, help="of a channel of output images")
     add("--ext", type=_suffix, metavar="png", help="format of the outputs (default: that of the input)")
     add("--suffix", metavar="TEXT", help="added to names instead of _<network>_SRx<scale>")

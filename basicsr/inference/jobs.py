@@ -15,9 +15,9 @@ from basicsr.engine.atomic import check_folder
 from basicsr.engine.signals import RunStoppedError
 from basicsr.errors import OptionError
 from basicsr.images.files import DEEP_SUFFIXES, IMAGE_SUFFIXES, image_size
-from basicsr.images.video import VIDEO_SUFFIXES
 from basicsr.images.walk import log_passed_over, walk
 from basicsr.inference.upscaler import Upscaler
+from basicsr.inference.video.formats import VIDEO_SUFFIXES, codec_for
 
 logger = logging.getLogger("basicsr")
 MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
@@ -116,6 +116,8 @@ def _job(name: str, folder: Path, label: str, channels: int, args: argparse.Name
     elif channels == 3 and suffix.lower() == ".pgm":  # which holds no colours
         suffix = ".ppm"
     target = Path(args.output) / path.with_name(f"{path.stem}{label}{suffix}")
+    if is_video:
+        codec_for(target, args.codec)
     if args.bits == 16 and not is_video and target.suffix.lower() not in DEEP_SUFFIXES:
         raise OptionError(f"--bits 16: {target.suffix} files have no 16 bits ({name}); add --ext png")
     compare = target.with_name(f"{target.stem}_compare.png") if args.compare and not is_video else None
@@ -195,7 +197,8 @@ def _run_group(upscaler: Upscaler, group: list[Job], args: argparse.Namespace) -
     job = group[0]
     try:
         if job.is_video:
-            _run_video(upscaler, job, args.batch)
+            options = ("batch", "codec", "crf", "preset", "resume", "overwrite")
+            upscaler.upscale_video(job.source, job.target, **{name: getattr(args, name) for name in options})
             return []
         if len(group) > 1:
             sizes = upscaler.upscale_files([(one.source, one.target) for one in group], bits=args.bits)
@@ -211,15 +214,6 @@ def _run_group(upscaler: Upscaler, group: list[Job], args: argparse.Namespace) -
     for one, (height, width) in zip(group, sizes, strict=True):
         logger.info("%s -> %s, %dx%d px, %.1f s", one.source, one.target, width, height, seconds)
     return []
-
-
-def _run_video(upscaler: Upscaler, job: Job, batch: int) -> None:
-    start = time.monotonic()
-    frames, height, width = upscaler.upscale_video(job.source, job.target, batch=batch)
-    seconds = max(time.monotonic() - start, 1e-9)
-    speed = f"{seconds:.1f} s, {frames / seconds:.2f} frames/s"
-    paths = f"{job.source} -> {job.target}"
-    logger.info("%s, %d frames of %dx%d px, %s, without sound", paths, frames, width, height, speed)
 
 
 @contextmanager

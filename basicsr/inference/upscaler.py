@@ -6,9 +6,8 @@ more than a band of floats, so memory depends on the tiles and hardly on the ima
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,9 +19,9 @@ from basicsr.archs.published import input_channels, read_network
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.device import matmul_precision as precision_of_block
 from basicsr.engine.plan_cache import PLANS
+from basicsr.engine.weight_digest import weights_digest
 from basicsr.images.files import to_tensor, write_image
-from basicsr.images.tiling import bands_of, tiles_when_full
-from basicsr.images.video import VideoReader, VideoWriter
+from basicsr.images.tiling import bands_of, predict_in_tiles, tiles_when_full
 from basicsr.inference.comparison import Box, draw_comparison
 from basicsr.inference.forward import inference_forward
 from basicsr.inference.image_io import (
@@ -53,12 +52,12 @@ from basicsr.inference.settings import (
     resolve_tile,
 )
 from basicsr.inference.tasks import PHOTO, weight_file
+from basicsr.inference.video.pipeline import Network, VideoSettings, enlarge_video
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` since Python 3.11
 
 logger = logging.getLogger("basicsr")
-T = TypeVar("T")
 
 
 class Upscaler:
@@ -111,6 +110,7 @@ class Upscaler:
         self.tile, self.overlap = resolve_tile(tile, overlap)
         self.upscale = int(getattr(net, "upscale", spec.get("upscale", 1)))
         self.channels = input_channels(spec)
+        self._net, self._self_ensemble = net, self_ensemble
         self._run = inference_forward(net.to(self.device).eval(), self.dtype, self.upscale, self_ensemble)
         self._run_or_tile = tiles_when_full(self.predict)
         self._graphed = GraphedForward(self._forward, self.device, keep=PLANS.recorded)
@@ -310,35 +310,43 @@ class Upscaler:
             write_pixels(output if output.ndim == 3 else output[..., None], target, self.channels, bits)
         return [(output.shape[0], output.shape[1]) for output in outputs]
 
-    def upscale_video(self, source: str | Path, target: str | Path, *, batch: int = 1) -> tuple[int, int, int]:
-        """Write the output for every frame of the video file `source` to `target`, at the same frames a second.
+    def upscale_video(self, source: str | Path, target: str | Path, **settings: Any) -> tuple[int, int, int]:
+        """Write the output for every frame of the video file `source` to `target`, with sound and all else it holds.
 
-        The suffix of `target` chooses the codec (`images.video.CODECS`). Sound is not copied. The file appears when it
-        is whole. A bar shows the progress on terminals.
+        The suffix of `target` chooses the kind of file. It appears when it is whole. A bar shows the progress on
+        terminals, a line in the log the result; see `inference.video.pipeline.enlarge_video`.
 
         Args:
-            batch: frames that go through the network together.
+            settings: `batch=4, codec="hevc", crf=20, preset="fast", resume=True`, and others of `VideoSettings`.
 
         Returns:
             (frames, height, width) of the output.
 
         Raises:
+            OptionError: when PyAV is not installed, or a setting does not fit.
             OSError: when a file cannot be read or written.
-            ValueError: when the video cannot be read, or the codec cannot write frames of this size; naming the file.
+            ValueError: when the video cannot be read, or its frames cannot be written so; naming the file.
             MemoryError: when not even the smallest tiles fit into memory.
         """
-        with VideoReader(source) as reader, VideoWriter(target, reader.facts.fps) as writer:
-            facts = reader.facts
-            name, total = Path(source).name, facts.frames or None
-            with tqdm(desc=name, total=total, unit="frame", leave=False, disable=None) as bar:
-                for frames in _chunks(iter(reader), batch):
-                    for output in self.batch(frames):
-                        writer.write(output)
-                    bar.update(len(frames))
-            if writer.frames < facts.frames:
-                counts = f"its header promises {facts.frames} frames, {writer.frames} could be read"
-                logger.warning("%s: %s; it may be damaged", source, counts)
-        return writer.frames, self.upscale * facts.height, self.upscale * facts.width
+        network = Network(self._frames, self.tile_for, self.upscale, self.channels, self.device, self._identity())
+        report = enlarge_video(source, target, network, VideoSettings(**settings))
+        logger.info("%s -> %s, %s", source, target, report)
+        return report.frames, report.height, report.width
+
+    def _frames(self, lq: Tensor, tile: int) -> Tensor:
+        """Return (B, C, s*h, s*w) for frames (B, C, h, w), in tiles of this side where they are larger."""
+        if tile >= max(lq.shape[-2:]):
+            return self._run_or_tile(lq)
+        overlap = min(self.overlap, tile // 2)
+        return predict_in_tiles(self._run_or_tile, lq, tile, overlap, feather=overlap).to(lq.device)
+
+    def _identity(self) -> dict[str, str]:
+        """Return what decides the output for an image: the weights and the settings."""
+        kind = (
+            f"{self.spec.get('type')} {self.dtype}, overlap {self.overlap}, {self.matmul_precision}, {self.device.type}"
+        )
+        kind += ", self_ensemble" if self._self_ensemble else ""
+        return {"weights": weights_digest({"params": self._net.state_dict()}), "network": kind}
 
     def _forward(self, lq: Tensor) -> Tensor:
         return self._run(lq).float()
@@ -352,8 +360,3 @@ class Upscaler:
             for rows in self.rows([image], bits=bits, held=held):
                 yield rows[0]
                 bar.update(rows.shape[1])
-
-
-def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    while chunk := list(islice(items, size)):
-        yield chunk
