@@ -110,7 +110,7 @@ class Upscaler:
         self.tile, self.overlap = resolve_tile(tile, overlap)
         self.upscale = int(getattr(net, "upscale", spec.get("upscale", 1)))
         self.channels = input_channels(spec)
-        self._net, self._self_ensemble = net, self_ensemble
+        self.net, self._self_ensemble = net, self_ensemble
         self._run = inference_forward(net.to(self.device).eval(), self.dtype, self.upscale, self_ensemble)
         self._run_or_tile = tiles_when_full(self.predict)
         self._graphed = GraphedForward(self._forward, self.device, keep=PLANS.recorded)
@@ -328,10 +328,13 @@ class Upscaler:
             ValueError: when the video cannot be read, or its frames cannot be written so; naming the file.
             MemoryError: when not even the smallest tiles fit into memory.
         """
-        network = Network(self._frames, self.tile_for, self.upscale, self.channels, self.device, self._identity())
-        report = enlarge_video(source, target, network, VideoSettings(**settings))
+        report = enlarge_video(source, target, self.as_network(), VideoSettings(**settings))
         logger.info("%s -> %s, %s", source, target, report)
         return report.frames, report.height, report.width
+
+    def as_network(self) -> Network:
+        """Return what `enlarge_video` runs."""
+        return Network(self._frames, self.tile_for, self.upscale, self.channels, self.device, self._identity())
 
     def _frames(self, lq: Tensor, tile: int) -> Tensor:
         """Return (B, C, s*h, s*w) for frames (B, C, h, w), in tiles of this side where they are larger."""
@@ -346,7 +349,7 @@ class Upscaler:
             f"{self.spec.get('type')} {self.dtype}, overlap {self.overlap}, {self.matmul_precision}, {self.device.type}"
         )
         kind += ", self_ensemble" if self._self_ensemble else ""
-        return {"weights": weights_digest({"params": self._net.state_dict()}), "network": kind}
+        return {"weights": weights_digest({"params": self.net.state_dict()}), "network": kind}
 
     def _forward(self, lq: Tensor) -> Tensor:
         return self._run(lq).float()

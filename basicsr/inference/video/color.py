@@ -32,7 +32,7 @@ class Samples:
         chroma: 420, 422 or 444: Y, U, V; "gray": Y; "rgb": G, B, R, as in FFmpeg's gbrp.
         bits: of a sample; up to 8 in uint8, more in uint16.
         matrix: a key of `LUMA_WEIGHTS`; of no meaning for gray and RGB.
-        is_full: values from 0 to the largest; otherwise 16 to 235 (chroma 240) of 255, and so on.
+        is_full: always so for RGB: values from 0 to the largest; otherwise 16 to 235 (chroma 240) of 255, and so on.
         is_centered: chroma lies in the middle of its luma samples, as in JPEG; otherwise at the left ones, as in MPEG.
     """
 
@@ -68,7 +68,7 @@ def to_rgb(planes: Sequence[Tensor], samples: Samples) -> Tensor:
     if samples.chroma == "gray":
         return first.clamp_(0, 1)[:, None].expand(-1, 3, -1, -1)
     if samples.chroma == "rgb":
-        green, blue, red = (plane.float() / white for plane in planes)
+        green, blue, red = (plane.float() / (2**samples.bits - 1) for plane in planes)
         return torch.stack([red, green, blue], 1)
     zero, width = samples.chroma_range
     size = (first.shape[1], first.shape[2])
@@ -89,7 +89,7 @@ def from_rgb(rgb: Tensor, samples: Samples) -> list[Tensor]:
     red, green, blue = rgb.unbind(1)
     black, white = samples.luma_range
     if samples.chroma == "rgb":
-        return [_rounded(plane * white, samples.bits) for plane in (green, blue, red)]
+        return [_rounded(plane * (2**samples.bits - 1), samples.bits) for plane in (green, blue, red)]
     of_red, of_blue = LUMA_WEIGHTS[samples.matrix]
     luma = of_red * red + (1 - of_red - of_blue) * green + of_blue * blue
     zero, width = samples.chroma_range

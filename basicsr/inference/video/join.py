@@ -4,11 +4,13 @@ import heapq
 import io
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basicsr.engine.atomic import atomic_path
+from basicsr.errors import first_line
 from basicsr.inference.video.encoder import Encoding, configure
 from basicsr.inference.video.formats import CODECS, EVEN_TIMES, ISO
 from basicsr.inference.video.library import load_av
@@ -46,7 +48,7 @@ def carried_streams(facts: VideoFacts, target: Path) -> dict[int, str]:
                     left.append(_named(stream))
             elif stream.type == "video" and not stream.disposition & load_av().stream.Disposition.attached_pic:
                 left.append(_named(stream))
-            elif _is_held(stream, target):
+            elif _is_held(stream, facts.path, target):
                 carried[stream.index] = stream.type
             else:
                 left.append(_named(stream))
@@ -75,8 +77,8 @@ def join(
         keep_location: copy the place where it was taken.
     """
     av = load_av()
-    with opened(facts.path) as source, atomic_path(target) as temporary:
-        suffix = target.suffix.lower()
+    suffix = target.suffix.lower()
+    with opened(facts.path) as source, atomic_path(target) as temporary, _written(target):
         keys = any(key.startswith("com.") for key in source.metadata)  # of cameras; other files have a fixed set
         options = {"movflags": "use_metadata_tags"} if keys and suffix in ISO else {}
         if suffix == ".avi":
@@ -86,12 +88,25 @@ def join(
             if source.chapters() and _holds_chapters(target):
                 output.set_chapters(source.chapters())
             video = _video_stream(output, source.streams[facts.stream], facts, encoding, suffix)
-            copies = {index: _copy_of(output, source.streams[index]) for index in carried}
+            copies = {index: _copy_of(output, source.streams[index], facts.path, suffix) for index in carried}
             output.start_encoding()
             parts.check_header(bytes(video.codec_context.extradata or b""))
             streams = [_pictures(parts, facts, video, suffix), _copied(source, copies)]
             for packet in heapq.merge(*streams, key=_decoding_time):
                 output.mux_one(packet)
+
+
+@contextmanager
+def _written(target: Path) -> Iterator[None]:
+    """Name the output in errors of FFmpeg, which may be those of a full disk.
+
+    Raises:
+        OSError: for any of them.
+    """
+    try:
+        yield
+    except load_av().error.FFmpegError as error:
+        raise OSError(f"{target}: cannot be written ({first_line(error)})") from error
 
 
 def _decoding_time(packet: "Packet") -> Fraction:
@@ -137,7 +152,14 @@ def _pictures(parts: Parts, facts: VideoFacts, stream: Any, suffix: str) -> "Ite
         yield packet
 
 
-def _copy_of(output: "OutputContainer", template: "Stream") -> Any:
+def _copy_of(output: "OutputContainer", template: "Stream", path: Path, suffix: str) -> Any:
+    """Return the copy of a stream; in Matroska a cover is an attachment."""
+    if template.type == "video" and FORMATS[suffix] == "matroska":
+        with opened(path) as source:
+            data = bytes(next(source.demux(source.streams[template.index])))
+        codec = template.codec_context.name.replace("mjpeg", "jpeg")
+        name = template.metadata.get("filename", f"cover.{codec}")
+        return output.add_attachment(name, template.metadata.get("mimetype", f"image/{codec}"), data)
     stream: Any = output.add_stream_from_template(template, opaque=True)
     stream.metadata.update(_tags(template.metadata, keep_location=True))
     stream.disposition = template.disposition
@@ -146,15 +168,16 @@ def _copy_of(output: "OutputContainer", template: "Stream") -> Any:
 
 def _copied(source: "InputContainer", copies: dict[int, Any]) -> "Iterator[Packet]":
     """Yield the packets of the streams to copy."""
-    moving = [source.streams[index] for index in copies if source.streams[index].type != "attachment"]
+    moving = [source.streams[index] for index, copy in copies.items() if copy.type != "attachment"]
     if not moving:
         return
     last: dict[int, int] = {}
     for packet in source.demux(*moving):
-        if packet.dts is None and packet.pts is not None:
-            packet.dts = packet.pts
-        if packet.dts is None or packet.size == 0:
+        if packet.size == 0:
             continue  # the end of a stream
+        if packet.dts is None:
+            packet.dts = packet.pts or 0  # covers have no times
+            packet.pts = packet.dts
         index = packet.stream_index
         packet.dts = max(packet.dts, last.get(index, packet.dts - 1) + 1) if index in last else packet.dts
         last[index] = packet.dts
@@ -162,7 +185,7 @@ def _copied(source: "InputContainer", copies: dict[int, Any]) -> "Iterator[Packe
         yield packet
 
 
-def _is_held(stream: "Stream", target: Path) -> bool:
+def _is_held(stream: "Stream", path: Path, target: Path) -> bool:
     """Return whether a file of this kind holds a copy of a stream: a file in memory is begun with it."""
     av = load_av()
     kind = FORMATS[target.suffix.lower()]
@@ -170,7 +193,7 @@ def _is_held(stream: "Stream", target: Path) -> bool:
         return kind == "matroska"
     try:
         with av.open(io.BytesIO(), "w", format=kind) as output:
-            _copy_of(output, stream)
+            _copy_of(output, stream, path, target.suffix.lower())
             output.start_encoding()
     except (ValueError, av.error.FFmpegError):
         return False

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from basicsr.engine.atomic import atomic_path, remove_leftovers, write_atomically
+from basicsr.errors import first_line
 from basicsr.inference.video.encoder import Encoding, frame_of, open_encoder
+from basicsr.inference.video.library import load_av
 from basicsr.inference.video.reader import Batch
 
 if TYPE_CHECKING:
@@ -97,7 +99,10 @@ class Parts:
     def writing(self, number: int, encoding: Encoding) -> "Iterator[SegmentWriter]":
         """Yield the writer of a segment, to be finished; it is there, whole, when the block ends well."""
         with atomic_path(self._path(number), durable=True) as temporary, temporary.open("wb") as file:
-            yield SegmentWriter(file, encoding)
+            try:
+                yield SegmentWriter(file, encoding)
+            except load_av().error.FFmpegError as error:
+                raise ValueError(f"{encoding} failed ({first_line(error)}); take another --codec") from error
 
     def times(self) -> list[int]:
         """Return the presentation times of all pictures, in decoding order."""
