@@ -19,9 +19,8 @@ from basicsr.archs.published import input_channels, read_network
 from basicsr.engine.cuda_graphs import GraphedForward
 from basicsr.engine.device import matmul_precision as precision_of_block
 from basicsr.engine.plan_cache import PLANS
-from basicsr.engine.weight_digest import weights_digest
 from basicsr.images.files import to_tensor, write_image
-from basicsr.images.tiling import bands_of, predict_in_tiles, tiles_when_full
+from basicsr.images.tiling import bands_of, tiles_when_full
 from basicsr.inference.comparison import Box, draw_comparison
 from basicsr.inference.forward import inference_forward
 from basicsr.inference.image_io import (
@@ -52,7 +51,8 @@ from basicsr.inference.settings import (
     resolve_tile,
 )
 from basicsr.inference.tasks import PHOTO, weight_file
-from basicsr.inference.video.pipeline import Network, VideoSettings, enlarge_video
+from basicsr.inference.video.network import network_of
+from basicsr.inference.video.pipeline import VideoSettings, enlarge_video
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` since Python 3.11
@@ -110,7 +110,7 @@ class Upscaler:
         self.tile, self.overlap = resolve_tile(tile, overlap)
         self.upscale = int(getattr(net, "upscale", spec.get("upscale", 1)))
         self.channels = input_channels(spec)
-        self.net, self._self_ensemble = net, self_ensemble
+        self.net, self.self_ensemble = net, self_ensemble
         self._run = inference_forward(net.to(self.device).eval(), self.dtype, self.upscale, self_ensemble)
         self._run_or_tile = tiles_when_full(self.predict)
         self._graphed = GraphedForward(self._forward, self.device, keep=PLANS.recorded)
@@ -328,28 +328,13 @@ class Upscaler:
             ValueError: when the video cannot be read, or its frames cannot be written so; naming the file.
             MemoryError: when not even the smallest tiles fit into memory.
         """
-        report = enlarge_video(source, target, self.as_network(), VideoSettings(**settings))
+        report = enlarge_video(source, target, network_of(self), VideoSettings(**settings))
         logger.info("%s -> %s, %s", source, target, report)
         return report.frames, report.height, report.width
 
-    def as_network(self) -> Network:
-        """Return what `enlarge_video` runs."""
-        return Network(self._frames, self.tile_for, self.upscale, self.channels, self.device, self._identity())
-
-    def _frames(self, lq: Tensor, tile: int) -> Tensor:
-        """Return (B, C, s*h, s*w) for frames (B, C, h, w), in tiles of this side where they are larger."""
-        if tile >= max(lq.shape[-2:]):
-            return self._run_or_tile(lq)
-        overlap = min(self.overlap, tile // 2)
-        return predict_in_tiles(self._run_or_tile, lq, tile, overlap, feather=overlap).to(lq.device)
-
-    def _identity(self) -> dict[str, str]:
-        """Return what decides the output for an image: the weights and the settings."""
-        kind = (
-            f"{self.spec.get('type')} {self.dtype}, overlap {self.overlap}, {self.matmul_precision}, {self.device.type}"
-        )
-        kind += ", self_ensemble" if self._self_ensemble else ""
-        return {"weights": weights_digest({"params": self.net.state_dict()}), "network": kind}
+    def run_or_tile(self, lq: Tensor) -> Tensor:
+        """Return what `predict` does, in tiles after memory ran out."""
+        return self._run_or_tile(lq)
 
     def _forward(self, lq: Tensor) -> Tensor:
         return self._run(lq).float()

@@ -18,7 +18,8 @@ from basicsr.inference.upscaler import Upscaler
 from basicsr.inference.video.encoder import frame_of, plan_encoding
 from basicsr.inference.video.formats import codec_for
 from basicsr.inference.video.library import load_av
-from basicsr.inference.video.pipeline import Network, VideoReport, VideoSettings, enlarge_video
+from basicsr.inference.video.network import Network, network_of
+from basicsr.inference.video.pipeline import VideoReport, VideoSettings, enlarge_video
 from basicsr.inference.video.probe import picture_facts
 from basicsr.inference.video.reader import Planes
 from benchmarks.config import Config, Row, Size, build_net, channels_of
@@ -28,10 +29,10 @@ from benchmarks.timing import synchronise
 RATE = 24  # frames a second of the source
 NETWORK_RUNS = 5  # forwards of the network alone, after one of warm-up
 NOTES = [
-    "fps: of the whole run, from file to file; the median of the runs. network alone: frames / median forward of a batch "
-    "that lies on the device. cost of video: 1 - fps / network alone, what reading, converting and writing add.",
-    "shares: of the seconds in which each stage was at work. They overlap, and encoders that work in threads of their own "
-    "show only the time for which they make theirs wait.",
+    "fps: of the whole run, from file to file; the median of the runs. network alone: frames / median forward of a "
+    "batch that lies on the device. cost of video: 1 - fps / network alone, what reading, converting and writing add.",
+    "shares: of the seconds in which each stage was at work. They overlap, and encoders that work in threads of their "
+    "own show only the time for which they make theirs wait.",
     "The source, unless --input names one, is a photograph that moves, H.264 4:2:0.",
 ]
 
@@ -52,7 +53,7 @@ def row_of(config: Config, source: Path, target: Path, args: argparse.Namespace)
     """Return the row of one source; the first run is warm-up."""
     upscaler = upscaler_of(config)
     settings = VideoSettings(args.batch, args.codec, args.crf, args.preset, overwrite=True)
-    network = upscaler.as_network()
+    network = network_of(upscaler)
     reports = [enlarge_video(source, target, network, settings) for _ in range(args.runs + 1)][1:]
     report = sorted(reports, key=lambda one: one.frames_per_second)[len(reports) // 2]
     size = Size(report.width // upscaler.upscale, report.height // upscaler.upscale)

@@ -391,6 +391,7 @@ def contains(image, part):
 
 
 def test_a_video_frame_by_frame(world, run, photo):
+    pytest.importorskip("av")
     net = weights("own.pth", SR)
     frames = [np.ascontiguousarray(photo[:32, k : k + 40]) for k in range(5)]
     with VideoWriter("in/clip.mkv", 12.5) as writer:
@@ -412,7 +413,23 @@ def test_a_video_frame_by_frame(world, run, photo):
     assert not Path("other").exists() or not any(Path("other").iterdir())
 
 
+def test_options_of_videos_are_checked_before_work(world, run, photo):
+    pytest.importorskip("av")
+    weights("own.pth", SR)
+    with VideoWriter("in/clip.mov", 25) as writer:
+        writer.write(photo[:32, :40])
+    options = "-i", "in", "-o", "out", "--model", "own.pth"
+    assert user_error(run, *options, "--codec", "h265").startswith("--codec: must be one of h264, hevc")
+    assert "--crf: must be in [0, 51] for h264" in user_error(run, *options, "--codec", "h264", "--crf", "77")
+    assert ".mov files do not hold it" in user_error(run, *options, "--codec", "vp9")
+    assert not Path("out").exists()
+    code, messages = run(*options, "--codec", "vp9", "--ext", "webm", "--crf", "40", "--preset", "8")
+    assert code == 0 and "VP9 (libvpx-vp9, crf 40, preset 8, yuv420p)" in messages
+    assert sorted(os.listdir("out")) == ["cat_ATD_SRx2.png", "clip_ATD_SRx2.webm"]
+
+
 def test_a_video_of_gray(world, run, photo):
+    pytest.importorskip("av")
     weights("gray.pth", GRAY)
     with VideoWriter("clip.avi", 25) as writer:
         writer.write(np.ascontiguousarray(photo[:32, :40]))
@@ -449,6 +466,7 @@ sys.exit(main(sys.argv[2:]))
 def test_a_stopped_process_leaves_nothing_half_written(world, photo, number, kind):
     weights("own.pth", SR)
     if kind == "mkv":
+        pytest.importorskip("av")
         with VideoWriter("in/dog.mkv", 25) as writer:
             for k in range(4):
                 writer.write(np.ascontiguousarray(photo[:32, k : k + 40]))

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from basicsr.engine.folder_lock import folders_locked
@@ -22,6 +21,7 @@ from basicsr.inference.video.color import Samples, from_rgb, to_gray, to_rgb
 from basicsr.inference.video.encoder import Encoding, plan_encoding
 from basicsr.inference.video.formats import EVEN_TIMES
 from basicsr.inference.video.join import carried_streams, join
+from basicsr.inference.video.network import Network
 from basicsr.inference.video.probe import VideoFacts, probe
 from basicsr.inference.video.reader import Batch, as_tensors, check_even_times, read_batches, upright
 from basicsr.inference.video.segments import Parts
@@ -30,26 +30,6 @@ from basicsr.inference.video.threads import Channel, Stopwatch, Team
 logger = logging.getLogger("basicsr")
 QUEUED_BATCHES = 4  # between two threads
 HASHED_BYTES = 1 << 20  # of the beginning and of the end of a source, by which a run knows it again
-
-
-class Network(NamedTuple):
-    """What enlarges pictures.
-
-    Args:
-        run: maps (B, C, h, w) in [0, 1] on `device`, and the side of tiles in px, to (B, C, s*h, s*w).
-        tile_for: the side of the tiles for height, width and `count` pictures.
-        scale: s.
-        channels: C, 3 or 1.
-        device: where it runs.
-        identity: what decides its results: weights and settings.
-    """
-
-    run: Callable[[Tensor, int], Tensor]
-    tile_for: Callable[..., int]
-    scale: int
-    channels: int
-    device: torch.device
-    identity: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -142,9 +122,6 @@ def enlarge_video(source: str | Path, target: str | Path, network: Network, sett
                 raise ValueError(f"{facts.path}: cannot be read as a video; no picture could be decoded")
             join(parts, facts, target, encoding, carried, settings.keep_location)
         parts.remove()
-    if frames < facts.least_frames:
-        counts = f"its header promises {facts.frames} frames, {frames} could be read"
-        logger.warning("%s: %s; it may be damaged", source, counts)
     height, width = encoding.height, encoding.width
     return VideoReport(
         frames, height, width, str(encoding), list(carried.values()), resumed, time.monotonic() - start, seconds

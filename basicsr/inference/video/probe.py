@@ -60,7 +60,7 @@ class VideoFacts:
         time_base: seconds of a unit of presentation times.
         end: presentation time at which the last picture ends; None: unknown.
         frames: as the file says, for the progress; 0: unknown.
-        least_frames: fewer mean that the file is damaged; 0: unknown.
+        least_frames: fewer mean that the file is damaged; 0: unknown. Those that an edit list cuts away count.
         hdr: None where the file has none.
     """
 
@@ -179,7 +179,7 @@ def _facts(path: Path, stream: "av.VideoStream", frame: "VideoFrame") -> VideoFa
         time_base,
         end,
         stream.frames or round(rate * _seconds(stream)),
-        stream.frames or int(rate * _seconds(stream, of_stream=True) * MIN_SHARE),
+        int(MIN_SHARE * (stream.frames or rate * _seconds(stream, of_stream=True))),
         _hdr_metadata(side_data),
     )
 

@@ -81,18 +81,23 @@ def _pictures(facts: VideoFacts, skip: int) -> Iterator[tuple[Planes, int]]:
 
 
 def _decoded(container: "InputContainer", facts: VideoFacts) -> "Iterator[VideoFrame]":
-    """Yield the decoded frames; packets that cannot be decoded are passed over, and counted in the log."""
+    """Yield the decoded frames; packets that cannot be decoded are passed over, and the log says what is missing."""
     av = load_av()
     stream = container.streams[facts.stream]
     stream.thread_type = "AUTO"  # type: ignore[attr-defined]
-    damaged = 0
+    damaged = cut = count = 0
     for packet in container.demux(stream):
+        cut += packet.is_discard
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
             damaged += 1
             continue
+        count += len(frames)
         yield from frames  # type: ignore[misc]
+    if count + cut < facts.least_frames:
+        counts = f"its header promises {facts.frames} frames, {count} could be read"
+        logger.warning("%s: %s; it may be damaged", facts.path, counts)
     if damaged:
         logger.warning("%s: %d parts of it are damaged and were passed over", facts.path, damaged)
 

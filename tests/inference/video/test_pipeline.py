@@ -130,6 +130,15 @@ def test_what_a_file_does_not_hold_is_named(enlarge, source, target, left):
     assert ("without sound" in log) == ("audio" in left)
 
 
+def test_the_place_is_left_out_where_asked(enlarge):
+    make_video("in.mp4", CLIP[:2], metadata={"title": "A day", "location": "+47.0000+008.0000/"})
+    for keep_location in (True, False):
+        enlarge("in.mp4", "a.mp4", keep_location=keep_location)
+        with av.open("a.mp4") as file:
+            assert any("location" in key for key in file.metadata) == keep_location
+            assert file.metadata["title"] == "A day"
+
+
 def test_sound_stays_beside_the_pictures(enlarge):
     """The first packets of AAC lie before 0; the pictures must not move against them."""
     make_video("in.mp4", CLIP, sound=True)
