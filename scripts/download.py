@@ -90,7 +90,7 @@ def unpack(archive: Path, target: Path, strip: str = "") -> None:
     try:
         with _members(archive) as members:
             places = [_safe_place(archive, name, target, strip) for name, _ in members]
-            bar = tqdm(places, f"unpack {archive.name}", unit="file", leave=False)
+            bar = tqdm(places, f"unpack {archive.name}", unit="file", leave=False, disable=None)
             for place, (_, open_member) in zip(bar, members, strict=True):
                 with open_member() as source, atomic_path(place) as temporary, temporary.open("wb") as file:
                     shutil.copyfileobj(source, file, CHUNK_BYTES)
@@ -161,4 +161,4 @@ def _size(path: Path) -> int:
 
 
 def _progress(total: int | None, label: str, initial: int = 0) -> "tqdm[NoReturn]":
-    return tqdm(total=total, desc=label, initial=initial, unit="B", unit_scale=True, leave=False)
+    return tqdm(total=total, desc=label, initial=initial, unit="B", unit_scale=True, leave=False, disable=None)

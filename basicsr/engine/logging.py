@@ -194,8 +194,8 @@ class RunLog:
             desc=options.name,
             unit="it",
             file=_Stderr(),
-            disable=options.rank != 0,
-            mininterval=0.5 if sys.stderr.isatty() else 10,
+            disable=options.rank != 0 or None,  # None: also where nobody watches, in the log file of a scheduler
+            mininterval=0.5,
         )
 
     def iteration(

@@ -29,7 +29,7 @@ def in_parallel(
     # One thread a process. Not setNumThreads(1): in a forked process OpenCV hangs when it reduces its thread pool.
     with (
         ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool,
-        tqdm(total=len(jobs), unit=unit) as bar,
+        tqdm(total=len(jobs), unit=unit, disable=None) as bar,
     ):
         try:
             for job in jobs:

@@ -146,7 +146,8 @@ class SRModel(BaseModel):
         if current_iter is None:
             metrics = both_protocols(metrics)
         on_image = self._image_writer(name, current_iter) if save_img else None
-        bar = tqdm(loader, desc=f"Test {name}", unit="image", leave=False, disable=not val.pbar or self.opt.rank != 0)
+        hidden = not val.pbar or self.opt.rank != 0 or None  # None: also where stderr is no terminal
+        bar = tqdm(loader, desc=f"Test {name}", unit="image", leave=False, disable=hidden)
         return evaluate(predict, bar, metrics, name, on_image, root=root, gather=gather)
 
     def _image_writer(self, dataset: str, current_iter: int | None) -> Callable[[str, Tensor], None]:

@@ -388,6 +388,9 @@ def test_sizes_that_do_not_fit_are_refused_by_name(changed, message):
         ("CATANet-XS-D", 2, 214_188),
         ("CATANet-XS-D", 3, 219_603),
         ("CATANet-XS-D", 4, 227_184),
+        ("CATANet-XXS", 2, 162_004),
+        ("CATANet-XXS", 3, 167_419),
+        ("CATANet-XXS", 4, 175_000),
     ],
 )
 def test_presets_have_the_published_number_of_parameters(name, upscale, parameters):
