@@ -59,7 +59,7 @@ def _x26(encoder: str, title: str, crf: tuple[int, int, int], smallest: int, lar
 
 
 def _nvenc(encoder: str, title: str, suffixes: tuple[str, ...]) -> Codec:
-    options = (("rc", "vbr"),)
+    options = (("rc", "vbr"), ("b", "0"))  # no rate: the quality decides
     presets = tuple(NVENC_PRESETS)
     return Codec(encoder, title, suffixes, (0, 51, 22), "cq", "preset", presets, "p5", options, True, (160, 8192))
 

@@ -293,6 +293,14 @@ def test_a_file_that_ends_early_gives_its_frames_and_a_warning(enlarge):
     assert "cut.mkv: its header promises 60 frames" in log
 
 
+def test_what_an_edit_list_cuts_away_is_neither_enlarged_nor_missed(enlarge):
+    make_video("in.mp4", CLIP, times=[40 * k - 200 for k in range(20)])
+    with av.open("in.mp4") as file:
+        assert file.streams.video[0].frames == 20
+    assert "damaged" not in enlarge("in.mp4", "a.mp4")
+    assert times("a.mp4") == seconds([k / 25 for k in range(15)])
+
+
 @pytest.mark.parametrize("name", ["in.mp4", "in.mkv"])
 def test_files_without_pictures_are_refused(enlarge, name):
     with av.open(name, "w") as file:

@@ -133,7 +133,7 @@ def test_a_killed_process_is_resumed_and_gives_the_same_film(world):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("resume", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_stopped_process_leaves_no_film_and_its_parts_only_for_resume(world, number, resume):
     with start(8, *(["--resume"] if resume else [])) as process:
         assert process.stdout.readline() == "reached\n", process.stderr.read()
@@ -165,6 +165,22 @@ def test_an_error_keeps_finished_segments(world, caplog):
     assert sum(frames_done) == FRAMES - 8 * kept
     same("a.mp4", uninterrupted())
     assert not Path(".a.mp4.parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mkv", "ffv1"), ("a.mp4", "hevc"), ("a.webm", "av1"), ("a.webm", "vp9"), ("a.mov", "prores")]
+)
+def test_every_codec_is_resumed_and_gives_the_same_film(world, name, codec):
+    upscaler = Upscaler.from_checkpoint("own.pth", device="cpu", tile=0)
+    upscaler.upscale_video("clip.mp4", f"whole_{name}", batch=4, codec=codec)
+    plain = upscaler._run_or_tile
+    upscaler._run_or_tile = failing_after(5, plain)
+    with pytest.raises(CrashError):
+        upscaler.upscale_video("clip.mp4", name, batch=4, codec=codec)
+    upscaler._run_or_tile = plain
+    upscaler.upscale_video("clip.mp4", name, batch=4, codec=codec, resume=True)
+    assert packets(name, "video") == packets(f"whole_{name}", "video")
+    assert times(name) == times(f"whole_{name}") and len(times(name)) == FRAMES
 
 
 def test_other_weights_do_not_mix(world):
