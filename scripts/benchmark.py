@@ -114,22 +114,27 @@ def parser_of_commands() -> argparse.ArgumentParser:
             add("--warmup", type=at_least_one, help="rounds before those that count (default: 2, on a GPU 10)")
             add("--runs", type=at_least_one, help="rounds that count (default: 9, on a GPU 50)")
             add("--launches", action="store_true", help="count ATen calls, too, without own kernels")
-        if kind == "data":
-            add("--runs", type=at_least_one, default=3, help="rounds that count (default: 3)")
         if trains:
             add("--batch", type=at_least_one, default=16, help="images a step (default: 16)")
         if kind == "train-step":
             add("--patch", type=at_least_one, default=64, help="low-resolution side of a patch (default: 64)")
         if kind == "data":
-            add("--gt", type=Path, help="folder of ground truth (default: photographs from scikit-image's wheel)")
-            add("--lq", type=Path, help="its low-resolution images (default: made on the fly)")
-            add("--filename-tmpl", help="their names (default: {}xSCALE)")
-            add("--gt-size", type=at_least_one, default=256, help="side of a ground-truth patch (default: 256)")
-            add("--workers", type=int, default=2, help="processes that read (default: 2)")
-            add("--cache-mb", type=at_least_one, default=2048, help="of the cached reading (default: 2048)")
-            add("--batches", type=at_least_one, default=20, help="batches a round, read alone (default: 20)")
-            add("--steps", type=at_least_one, default=5, help="training steps a round (default: 5)")
+            add_data_options(sub)
     return parser
+
+
+def add_data_options(sub: argparse.ArgumentParser) -> None:
+    """Add the options of reading."""
+    add = sub.add_argument
+    add("--runs", type=at_least_one, default=3, help="rounds that count (default: 3)")
+    add("--gt", type=Path, help="folder of ground truth (default: photographs from scikit-image's wheel)")
+    add("--lq", type=Path, help="its low-resolution images (default: made on the fly)")
+    add("--filename-tmpl", help="their names (default: {}xSCALE)")
+    add("--gt-size", type=at_least_one, default=256, help="side of a ground-truth patch (default: 256)")
+    add("--workers", type=int, default=2, help="processes that read (default: 2)")
+    add("--cache-mb", type=at_least_one, default=2048, help="of the cached reading (default: 2048)")
+    add("--batches", type=at_least_one, default=20, help="batches a round, read alone (default: 20)")
+    add("--steps", type=at_least_one, default=5, help="training steps a round (default: 5)")
 
 
 def add_video_options(sub: argparse.ArgumentParser) -> None:

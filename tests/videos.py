@@ -23,7 +23,7 @@ def moving(k, height=32, width=48):
 
 
 def make_video(path, pictures, *, codec="libx264", pix_fmt="yuv420p", times=None, options=None, tags=(), turn=None,
-               sound=False, subtitle=None, chapters=(), attachments=(), metadata=None, rate=25,
+               sound=False, subtitle=None, chapters=(), attachments=(), metadata=None, container_options=None, rate=25,
                aspect=None):  # fmt: skip
     """Write a video file.
 
@@ -39,7 +39,7 @@ def make_video(path, pictures, *, codec="libx264", pix_fmt="yuv420p", times=None
     import av
 
     height, width = pictures[0][0].shape
-    with av.open(str(path), "w") as file:
+    with av.open(str(path), "w", container_options=container_options or {}) as file:
         file.metadata.update(metadata or {})
         video = file.add_stream(codec, rate=rate, options=options or {})
         video.width, video.height, video.pix_fmt = width, height, pix_fmt

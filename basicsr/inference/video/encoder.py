@@ -71,7 +71,7 @@ def plan_encoding(
         OptionError: when the file does not hold the codec, or the codec does not take a value.
         ValueError: when the codec cannot take pictures of this size, or HDR; naming the file.
     """
-    name = codec_for(target, codec, is_hdr=facts.is_hdr)
+    name = codec_for(target, codec, is_deep=facts.samples.bits > 8)
     check_codec_options(name, crf, preset)
     has = CODECS[name]
     samples, pixel_format = _pixels(name, facts, scale)

@@ -133,13 +133,13 @@ def check_codec_options(codec: str | None, crf: int | None, preset: str | None) 
         raise OptionError(f"--preset: {reason}, got {preset!r}")
 
 
-def codec_for(target: str | Path, codec: str | None, *, is_hdr: bool = False) -> str:
+def codec_for(target: str | Path, codec: str | None, *, is_deep: bool = False) -> str:
     """Return the codec of a file with this name.
 
     Args:
         target: the file.
-        codec: a key of `CODECS`; None: the usual one of the suffix, for HDR in files of H.264 HEVC.
-        is_hdr: the pictures are PQ or HLG.
+        codec: a key of `CODECS`; None: the usual one of the suffix.
+        is_deep: the pictures have more than 8 bits, for which HEVC is usual instead of H.264: few players take that.
 
     Raises:
         OptionError: when no video has this suffix, or such files do not hold the codec.
@@ -149,7 +149,7 @@ def codec_for(target: str | Path, codec: str | None, *, is_hdr: bool = False) ->
         raise OptionError(f"{target}: unknown video suffix {suffix!r}; use one of {' '.join(VIDEO_SUFFIXES)}")
     if codec is None:
         usual = DEFAULT_CODECS[suffix]
-        return "hevc" if is_hdr and usual == "h264" else usual
+        return "hevc" if is_deep and usual == "h264" else usual
     if suffix not in CODECS[codec].suffixes:
         good = CODECS[codec].suffixes[0]
         held = ", ".join(name for name, one in CODECS.items() if suffix in one.suffixes)

@@ -26,7 +26,6 @@ logger = logging.getLogger("basicsr")
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".avi": "avi", ".mkv": "matroska", ".webm": "webm"}
 OWN_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "vendor_id"}  # of the container
 LOCATION_TAGS = ("location", "com.apple.quicktime.location")
-CHAPTER_TRACK = "bin_data"  # the titles of chapters, which QuickTime files keep in a stream of their own
 
 
 def carried_streams(facts: VideoFacts, target: Path) -> dict[int, str]:
@@ -37,17 +36,17 @@ def carried_streams(facts: VideoFacts, target: Path) -> dict[int, str]:
         target: the output.
     """
     carried: dict[int, str] = {}
-    left = []
+    left, unknown = [], []
     with opened(facts.path) as source:
         chapters = source.chapters()
         for stream in source.streams:
             if stream.index == facts.stream:
                 continue
             if stream.type == "data":
-                if not chapters:
-                    left.append(_named(stream))
+                if not chapters:  # of which QuickTime files have a data stream
+                    unknown.append(_named(stream))
             elif stream.type == "video" and not stream.disposition & load_av().stream.Disposition.attached_pic:
-                left.append(_named(stream))
+                unknown.append(_named(stream))
             elif _is_held(stream, facts.path, target):
                 carried[stream.index] = stream.type
             else:
@@ -60,6 +59,8 @@ def carried_streams(facts: VideoFacts, target: Path) -> dict[int, str]:
             "%s: not copied, since %s files made here do not hold it: %s; --ext %s may, or copy it by `ffmpeg -map`",
             *(facts.path, target.suffix, ", ".join(left), other),
         )
+    if unknown:
+        logger.warning("%s: never copied here: %s; `ffmpeg -map` may do so", facts.path, ", ".join(unknown))
     return carried
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -83,8 +83,8 @@ def _pictures(facts: VideoFacts, skip: int) -> Iterator[tuple[Planes, int]]:
 def _decoded(container: "InputContainer", facts: VideoFacts) -> "Iterator[VideoFrame]":
     """Yield the decoded frames; packets that cannot be decoded are passed over, and the log says what is missing."""
     av = load_av()
-    stream = container.streams[facts.stream]
-    stream.thread_type = "AUTO"  # type: ignore[attr-defined]
+    stream: Any = container.streams[facts.stream]
+    stream.thread_type = "AUTO"
     damaged = cut = count = 0
     for packet in container.demux(stream):
         cut += packet.is_discard
@@ -94,7 +94,7 @@ def _decoded(container: "InputContainer", facts: VideoFacts) -> "Iterator[VideoF
             damaged += 1
             continue
         count += len(frames)
-        yield from frames  # type: ignore[misc]
+        yield from frames
     if count + cut < facts.least_frames:
         counts = f"its header promises {facts.frames} frames, {count} could be read"
         logger.warning("%s: %s; it may be damaged", facts.path, counts)
@@ -119,7 +119,7 @@ def check_even_times(facts: VideoFacts, target: Path) -> None:
         )
 
 
-def planes_of(frame: "VideoFrame", samples: Samples) -> Planes:
+def planes_of(frame: Any, samples: Samples) -> Planes:
     """Return copies of the planes of a frame, (h, w) each, uint8 or uint16."""
     name = frame.format.name
     if name.replace("yuvj", "yuv") != samples.format:
@@ -128,7 +128,7 @@ def planes_of(frame: "VideoFrame", samples: Samples) -> Planes:
     dtype = np.uint8 if samples.bits == 8 else np.uint16
     planes = []
     for plane in frame.planes:
-        rows = np.frombuffer(plane, dtype).reshape(plane.height, -1)  # type: ignore[call-overload]
+        rows = np.frombuffer(plane, dtype).reshape(plane.height, -1)
         planes.append(rows[:, : plane.width].copy())
     return planes
 

@@ -131,12 +131,14 @@ def test_what_a_file_does_not_hold_is_named(enlarge, source, target, left):
 
 
 def test_the_place_is_left_out_where_asked(enlarge):
-    make_video("in.mp4", CLIP[:2], metadata={"title": "A day", "location": "+47.0000+008.0000/"})
+    camera, place = "com.apple.quicktime.make", "com.apple.quicktime.location.ISO6709"
+    tags = {"title": "A day", camera: "Apple", place: "+47.0000+008.0000/", "location": "+47.0000+008.0000/"}
+    make_video("in.mov", CLIP[:2], metadata=tags, container_options={"movflags": "use_metadata_tags"})
     for keep_location in (True, False):
-        enlarge("in.mp4", "a.mp4", keep_location=keep_location)
+        enlarge("in.mov", "a.mp4", keep_location=keep_location)
         with av.open("a.mp4") as file:
             assert any("location" in key for key in file.metadata) == keep_location
-            assert file.metadata["title"] == "A day"
+            assert (file.metadata["title"], file.metadata[camera]) == ("A day", "Apple")
 
 
 def test_sound_stays_beside_the_pictures(enlarge):
@@ -238,6 +240,27 @@ def test_odd_sides_are_filled_up_only_where_they_must(enlarge, target, codec, si
     expected = luma(before).repeat(3, 0).repeat(3, 1)
     margin = [(0, size[0] - 93), (0, size[1] - 135)]
     assert np.abs(rgb(after)[..., 1] * 219 + 16 - np.pad(expected, margin, mode="edge")).mean() < 14
+
+
+def test_further_streams_of_pictures_are_named(enlarge):
+    make_video("in.mkv", CLIP[:4])
+    with av.open("in.mkv") as source, av.open("two.mkv", "w") as file:
+        copies = [file.add_stream_from_template(source.streams.video[0]) for _ in range(2)]
+        for packet in source.demux(video=0):
+            data = bytes(packet)
+            for copy in copies if data else ():
+                again = av.Packet(data)
+                again.pts, again.dts, again.time_base = packet.pts, packet.dts, packet.time_base
+                again.is_keyframe, again.stream = packet.is_keyframe, copy
+                file.mux(again)
+    assert "two.mkv: never copied here: video 1 (h264)" in enlarge("two.mkv", "a.mkv")
+    assert len(frames("a.mkv")) == 4
+
+
+def test_ten_bits_become_hevc_where_h264_is_usual(enlarge):
+    planes = [plane.astype(np.uint16) * 4 for plane in moving(3, 64, 96)]
+    make_video("in.mp4", [planes] * 2, pix_fmt="yuv420p10le")
+    assert "HEVC (libx265, crf 20, preset medium, yuv420p10le)" in enlarge("in.mp4", "a.mp4")
 
 
 def test_interlaced_videos_are_refused_with_advice(enlarge):
