@@ -7,8 +7,8 @@ Without --model and --task, a network for photographs (JPEG) that is part of thi
 published names. A file of --model names its own network; a published one without that entry is known by its weights.
 Outputs go to the folder -o as <name>_<network>_<task>_SRx<scale> with the suffix of the input, without the task where
 --model alone is given; existing files of these names stay as they are without --overwrite. They have 8 bits (or
---bits 16), rounded; JPEG has quality 95; sound is not copied. Outputs carry the colour profile, camera and date of
-their inputs, not the location. docs/inference.md describes more.
+--bits 16), rounded; JPEG has quality 95. Outputs carry the colour profile, camera and date of their inputs, not the
+location; those of videos their sound, subtitles and chapters. docs/inference.md describes more.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from basicsr.errors import CheckpointError, OptionError
 from basicsr.inference.request import Request, check_network, check_request, output_label
 from basicsr.inference.tasks import PHOTO, TASKS, list_tasks
+from basicsr.inference.video.formats import CODECS, check_codec_options
 from basicsr.text import tolerate_encoding
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def infer(args: argparse.Namespace) -> list[str]:
     from basicsr.inference.streams import piped
 
     OutputSettings(args.bits, args.color, args.keep_location, args.output_quality)  # mistakes are told at once
+    check_codec_options(args.codec, args.crf, args.preset)
     with piped(args.input, args.output) as (inputs, output):
         return _infer(args, check_request(args), inputs, Path(output))
 
@@ -164,6 +166,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how outputs are written."""
     add = parser.add_argument
+    add("--codec", metavar="NAME", help=f"of videos: {', '.join(CODECS)} (default: by the suffix of the output)")
+    add(
+        "--crf", type=int, metavar="N", help="quality of videos, in the codec's own numbers: lower is better and larger"
+    )
+    add("--preset", metavar="NAME", help="of the codec, between fast and thorough")
+    add("--resume", action="store_true", help="go on with videos that a run has left unfinished")
     add("--bits", type=int, choices=[8, 16], default=8, help="of a channel of output images")
     add("--ext", type=_suffix, metavar="png", help="format of the outputs (default: that of the input)")
     add("--color", choices=["keep", "srgb"], default="keep", help="keep the colour profile (default), or convert by it")

@@ -5,6 +5,7 @@
     memory      peak memory of one forward in a fresh process
     data        images per second from a folder, its cache, an LMDB and a cache on the device, and how long a training
                 step waits for them
+    video       frames per second from file to file, and the cost of decoding and encoding
     compare     ratios between result files
 
     python scripts/benchmark.py latency --net CATANet-L --size 64 320x180 --threads 2 --vs form=literal --vs form=train
@@ -48,6 +49,7 @@ from benchmarks.latency import latency, memory
 from benchmarks.reading import data
 from benchmarks.report import compare, machine, markdown
 from benchmarks.training import train_step
+from benchmarks.video import video
 
 DEFAULT_ROUNDS = {"cpu": (2, 9), "gpu": (10, 50)}  # rounds of warm-up, and those that count
 
@@ -73,7 +75,14 @@ def parser_of_commands() -> argparse.ArgumentParser:
         prog="benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="kind", required=True)
-    bodies = {"latency": latency, "train-step": train_step, "memory": memory, "data": data, "compare": compare}
+    bodies = {
+        "latency": latency,
+        "train-step": train_step,
+        "memory": memory,
+        "data": data,
+        "video": video,
+        "compare": compare,
+    }
     for kind, body in bodies.items():
         sub = commands.add_parser(kind, help=body.__doc__, description=body.__doc__)
         sub.set_defaults(body=body, vs=[], threads=torch.get_num_threads(), launches=False)
@@ -87,6 +96,9 @@ def parser_of_commands() -> argparse.ArgumentParser:
         add("--scale", type=at_least_one, default=4, help="of a preset, and of the data (default: 4)")
         add("--weights", help="checkpoint for a preset or YAML file")
         forms, dtypes = ["train", "literal"], ["float32", "bfloat16"]
+        if kind == "video":
+            add_video_options(sub)
+            continue
         add("--form", choices=forms if trains else ["prepared", *forms], default="train" if trains else "prepared")
         add("--dtype", choices=dtypes if trains else [*dtypes, "float16"], default="float32")
         add("--device", choices=["cpu", "cuda", "mps"], default="cpu")
@@ -102,22 +114,46 @@ def parser_of_commands() -> argparse.ArgumentParser:
             add("--warmup", type=at_least_one, help="rounds before those that count (default: 2, on a GPU 10)")
             add("--runs", type=at_least_one, help="rounds that count (default: 9, on a GPU 50)")
             add("--launches", action="store_true", help="count ATen calls, too, without own kernels")
-        if kind == "data":
-            add("--runs", type=at_least_one, default=3, help="rounds that count (default: 3)")
         if trains:
             add("--batch", type=at_least_one, default=16, help="images a step (default: 16)")
         if kind == "train-step":
             add("--patch", type=at_least_one, default=64, help="low-resolution side of a patch (default: 64)")
         if kind == "data":
-            add("--gt", type=Path, help="folder of ground truth (default: photographs from scikit-image's wheel)")
-            add("--lq", type=Path, help="its low-resolution images (default: made on the fly)")
-            add("--filename-tmpl", help="their names (default: {}xSCALE)")
-            add("--gt-size", type=at_least_one, default=256, help="side of a ground-truth patch (default: 256)")
-            add("--workers", type=int, default=2, help="processes that read (default: 2)")
-            add("--cache-mb", type=at_least_one, default=2048, help="of the cached reading (default: 2048)")
-            add("--batches", type=at_least_one, default=20, help="batches a round, read alone (default: 20)")
-            add("--steps", type=at_least_one, default=5, help="training steps a round (default: 5)")
+            add_data_options(sub)
     return parser
+
+
+def add_data_options(sub: argparse.ArgumentParser) -> None:
+    """Add the options of reading."""
+    add = sub.add_argument
+    add("--runs", type=at_least_one, default=3, help="rounds that count (default: 3)")
+    add("--gt", type=Path, help="folder of ground truth (default: photographs from scikit-image's wheel)")
+    add("--lq", type=Path, help="its low-resolution images (default: made on the fly)")
+    add("--filename-tmpl", help="their names (default: {}xSCALE)")
+    add("--gt-size", type=at_least_one, default=256, help="side of a ground-truth patch (default: 256)")
+    add("--workers", type=int, default=2, help="processes that read (default: 2)")
+    add("--cache-mb", type=at_least_one, default=2048, help="of the cached reading (default: 2048)")
+    add("--batches", type=at_least_one, default=20, help="batches a round, read alone (default: 20)")
+    add("--steps", type=at_least_one, default=5, help="training steps a round (default: 5)")
+
+
+def add_video_options(sub: argparse.ArgumentParser) -> None:
+    """Add the options of videos; the network runs as in `basicsr-infer`."""
+    sub.set_defaults(form="prepared", compile=False, graph=False)
+    add = sub.add_argument
+    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    add("--device", choices=["cpu", "cuda", "mps"], default="cpu")
+    add("--precision", choices=["highest", "high", "medium"], default="highest", help="of float32 products")
+    add("--threads", type=at_least_one, help="of PyTorch on the CPU")
+    add("--size", type=image_size, nargs="+", default=[Size(64, 64)], help="of the source: 64, or 960x540 (W x H)")
+    add("--input", type=Path, help="a video as the source (default: a photograph that moves)")
+    add("--frames", type=at_least_one, default=192, help="of the source (default: 192)")
+    add("--ext", default="mp4", help="suffix of the output (default: mp4)")
+    add("--codec", help="as of basicsr-infer")
+    add("--crf", type=int, help="as of basicsr-infer")
+    add("--preset", help="as of basicsr-infer")
+    add("--batch", type=at_least_one, default=1, help="frames that go through the network together (default: 1)")
+    add("--runs", type=at_least_one, default=3, help="runs that count, after one of warm-up (default: 3)")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from basicsr.errors import OptionError
-from basicsr.images.video import VIDEO_SUFFIXES
 from basicsr.images.walk import log_passed_over, walk
 from basicsr.inference.formats import INPUT_SUFFIXES, OUTPUT_SUFFIXES
+from basicsr.inference.video.formats import VIDEO_SUFFIXES
 
 MEDIA_SUFFIXES = (*INPUT_SUFFIXES, *VIDEO_SUFFIXES)
 OUTPUT_MEDIA_SUFFIXES = (*OUTPUT_SUFFIXES, *VIDEO_SUFFIXES)

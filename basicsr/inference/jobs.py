@@ -15,12 +15,12 @@ from basicsr.engine.atomic import check_folder
 from basicsr.engine.signals import RunStoppedError
 from basicsr.errors import OptionError
 from basicsr.images.files import DEEP_SUFFIXES, image_size
-from basicsr.images.video import VIDEO_SUFFIXES
 from basicsr.inference.formats import output_suffix
 from basicsr.inference.inputs import MEDIA_SUFFIXES, Source
 from basicsr.inference.progress import shown_progress
 from basicsr.inference.reading import is_animation
 from basicsr.inference.upscaler import Upscaler
+from basicsr.inference.video.formats import VIDEO_SUFFIXES, codec_for
 
 logger = logging.getLogger("basicsr")
 STOPPED = "the outputs that are there are whole; the same command does the others"
@@ -89,6 +89,8 @@ def _job(source: Source, label: str, channels: int, args: argparse.Namespace, ou
     ext = args.ext if args.ext is not None and (args.ext in VIDEO_SUFFIXES) == is_video else None
     suffix = (ext or path.suffix) if is_video else output_suffix(path.suffix, channels, ext)
     target = output / path.with_name(f"{path.stem}{label}{suffix}")
+    if is_video:
+        codec_for(target, args.codec)
     if args.bits == 16 and not is_video and target.suffix.lower() not in DEEP_SUFFIXES:
         raise OptionError(f"--bits 16: {target.suffix} files have no 16 bits ({source.name}); add --ext png")
     compare = target.with_name(f"{target.stem}_compare.png") if args.compare and not is_video else None
@@ -171,7 +173,8 @@ def _run_group(upscaler: Upscaler, group: list[Job], args: argparse.Namespace) -
     settings["quality"] = args.output_quality
     try:
         if job.is_video:
-            _run_video(upscaler, job, args.batch)
+            options = ("batch", "codec", "crf", "preset", "resume", "overwrite", "keep_location")
+            upscaler.upscale_video(job.source, job.target, **{name: getattr(args, name) for name in options})
             return []
         if len(group) > 1:
             sizes = upscaler.upscale_files([(one.source, one.target) for one in group], **settings)
@@ -190,15 +193,6 @@ def _run_group(upscaler: Upscaler, group: list[Job], args: argparse.Namespace) -
     for one, (height, width) in zip(group, sizes, strict=True):
         logger.info("%s -> %s, %dx%d px, %.1f s", one.source, one.target, width, height, seconds)
     return []
-
-
-def _run_video(upscaler: Upscaler, job: Job, batch: int) -> None:
-    start = time.monotonic()
-    frames, height, width = upscaler.upscale_video(job.source, job.target, batch=batch)
-    seconds = max(time.monotonic() - start, 1e-9)
-    speed = f"{seconds:.1f} s, {frames / seconds:.2f} frames/s"
-    paths = f"{job.source} -> {job.target}"
-    logger.info("%s, %d frames of %dx%d px, %s, without sound", paths, frames, width, height, speed)
 
 
 @contextmanager

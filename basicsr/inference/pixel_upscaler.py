@@ -65,6 +65,7 @@ class PixelUpscaler:
         self.upscale = int(getattr(net, "upscale", spec.get("upscale", 1)))
         self.channels = net.in_chans if isinstance(net, ImageNetwork) else input_channels(spec)
         self._lock = threading.RLock()  # of the network, its graphs, and what is known about memory
+        self.net, self.self_ensemble = net, self_ensemble
         self._run = inference_forward(net.to(self.device).eval(), self.dtype, self.upscale, self_ensemble)
         self._run_or_tile = tiles_when_full(self.predict)
         self._graphed = GraphedForward(self._forward, self.device, keep=PLANS.recorded)

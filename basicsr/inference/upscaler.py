@@ -1,18 +1,15 @@
 """A network as a function from image to image, and from file to file: the public interface of inference."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from basicsr.archs.published import read_network
-from basicsr.images.video import VideoReader, VideoWriter
 from basicsr.inference.animation import first_frame, upscale_animation
 from basicsr.inference.comparison import Box, draw_comparison
 from basicsr.inference.formats import PNG_SUFFIXES
@@ -23,13 +20,14 @@ from basicsr.inference.pixel_upscaler import PixelUpscaler, Progress
 from basicsr.inference.reading import Picture, is_animation, read_picture
 from basicsr.inference.settings import OutputSettings, Settings, check_settings
 from basicsr.inference.tasks import PHOTO, weight_file
+from basicsr.inference.video.network import network_of
+from basicsr.inference.video.pipeline import VideoSettings, enlarge_video
 from basicsr.inference.writing import CANVAS_BYTES, canvas, check_target, fill, write_pixels, write_png
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` since Python 3.11
 
 logger = logging.getLogger("basicsr")
-T = TypeVar("T")
 
 
 class Upscaler(PixelUpscaler):
@@ -239,35 +237,27 @@ class Upscaler(PixelUpscaler):
             write_pixels(pixels, target, self.channels, settings, picture.metadata)
         return [(pixels.shape[0], pixels.shape[1]) for pixels in outputs]
 
-    def upscale_video(self, source: str | Path, target: str | Path, *, batch: int = 1) -> tuple[int, int, int]:
-        """Write the output for every frame of the video file `source` to `target`, at the same frames a second.
+    def upscale_video(self, source: str | Path, target: str | Path, **settings: Any) -> tuple[int, int, int]:
+        """Write the output for every frame of the video file `source` to `target`, with sound and all else it holds.
 
-        The suffix of `target` chooses the codec (`images.video.CODECS`). Sound is not copied. The file appears when it
-        is whole. A bar shows the progress on terminals.
+        The suffix of `target` chooses the kind of file. It appears when it is whole. A bar shows the progress on
+        terminals, a line in the log the result; see `inference.video.pipeline.enlarge_video`.
 
         Args:
-            batch: frames that go through the network together.
+            settings: `batch=4, codec="hevc", crf=20, preset="fast", resume=True`, and others of `VideoSettings`.
 
         Returns:
             (frames, height, width) of the output.
 
         Raises:
+            OptionError: when PyAV is not installed, or a setting does not fit.
             OSError: when a file cannot be read or written.
-            ValueError: when the video cannot be read, or the codec cannot write frames of this size; naming the file.
+            ValueError: when the video cannot be read, or its frames cannot be written so; naming the file.
             MemoryError: when not even the smallest tiles fit into memory.
         """
-        with VideoReader(source) as reader, VideoWriter(target, reader.facts.fps) as writer:
-            facts = reader.facts
-            name, total = Path(source).name, facts.frames or None
-            with tqdm(desc=name, total=total, unit="frame", leave=False, disable=None) as bar:
-                for frames in _chunks(iter(reader), batch):
-                    for output in self.batch(frames):
-                        writer.write(output)
-                    bar.update(len(frames))
-            if writer.frames < facts.frames:
-                counts = f"its header promises {facts.frames} frames, {writer.frames} could be read"
-                logger.warning("%s: %s; it may be damaged", source, counts)
-        return writer.frames, self.upscale * facts.height, self.upscale * facts.width
+        report = enlarge_video(source, target, network_of(self), VideoSettings(**settings))
+        logger.info("%s -> %s, %s", source, target, report)
+        return report.frames, report.height, report.width
 
     def _read_for(self, source: Path, target: Path, settings: OutputSettings) -> Picture:
         """Return the picture of a file, after a check that the format of `target` can hold its output."""
@@ -284,8 +274,3 @@ class Upscaler(PixelUpscaler):
         picture = draw_comparison(image, pixels, self.channels, network, crops)
         metadata = Metadata(profile if self.channels == 3 else None)
         write_pixels(picture, Path(path), 3, OutputSettings(), metadata)
-
-
-def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    while chunk := list(islice(items, size)):
-        yield chunk

@@ -1,3 +1,3 @@
-"""The old import path of `basicsr.images.video`."""
+"""The old import path of `basicsr.compat.video`."""
 
-from basicsr.images.video import *
+from basicsr.compat.video import *

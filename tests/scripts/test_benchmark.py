@@ -390,6 +390,17 @@ def test_photographs_of_scikit_image(tmp_path):
     assert len(dataset) == len(reading.PHOTOS)
 
 
+def test_video(run, tmp_path):
+    pytest.importorskip("av")
+    content = run("video --net Bicubic --scale 2 --size 48x32 --frames 6 --runs 1 --batch 2 --codec h264 --preset fast")
+    (row,) = content["rows"]
+    assert (row["input"], row["output"], row["frames"]) == ("48x32", "96x64", 6)
+    assert row["encoder"] == "H.264 (libx264, crf 18, preset fast, yuv420p)"
+    assert row["fps"] > 0 and row["network_alone_fps"] > 0
+    assert row["cost_of_video"] == pytest.approx(1 - row["fps"] / row["network_alone_fps"])
+    assert sum(row[f"{stage}_share"] for stage in ("decoding", "network", "encoding")) == pytest.approx(1)
+
+
 def test_compare(run, tmp_path):
     point = {"network": "N x2", "form": "train", "input": "8x8"}
     for name, factor in (("a", 1), ("b", 3)):
@@ -432,7 +443,7 @@ def test_wrong_variations_are_errors(changes, capsys):
     assert caught.value.code == 2 and "error:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("page", ["performance.md", "atd.md"])
+@pytest.mark.parametrize("page", ["performance.md", "atd.md", "inference.md"])
 def test_commands_of_the_documentation_are_commands(page):
     text = (SCRIPT.parents[1] / "docs" / page).read_text().replace("\\\n", " ")
     commands = [line for line in text.splitlines() if line.startswith("python scripts/benchmark.py")]
