@@ -8,11 +8,11 @@ web/npm.lock.json.
 import argparse
 import base64
 import hashlib
+import importlib.util
 import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import tarfile
 from collections.abc import Sequence
@@ -21,16 +21,20 @@ from typing import Any
 
 from basicsr.inference.tasks import PHOTO, weight_file
 from basicsr.text import tolerate_encoding
+from web_tools import REPOSITORY, WebError, run, sha256_of, shown
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SITE = REPOSITORY / "web"
 CACHE = REPOSITORY / "build/web"
 PICTURES = REPOSITORY / "docs/web"
-SHIPPED = tuple(weight_file(PHOTO, scale) for scale in (2, 4))
+SHIPPED = (
+    *(weight_file(PHOTO, scale) for scale in (2, 4)),
+    *(REPOSITORY / f"pretrained_models/CATANet-XS_x{scale}.pth" for scale in (2, 4)),
+)
+LABELS = {"CATANet-XS_photo": "Photographs", "CATANet-XS": "Clean pictures"}  # what the page calls the networks
 EXPORTER = ("export.py", "runtimes/*.py", "archs/**/*.py")  # in basicsr/
 RUNTIME = "onnxruntime-web"
 BROWSER_DRIVER = "playwright-core"
-DEFAULT_TILE = 64
+DEFAULT_TILE = 128  # px; with the overlap of 16, the network computes 1.3 times the picture
 PAGE_FILES = (
     "index.html",
     "style.css",
@@ -39,15 +43,12 @@ PAGE_FILES = (
     "sample.png",
     "js/*.js",
     "icons/*.png",
-    "models/scales.json",
+    "models/networks.json",
     "models/*/manifest.json",
 )
+GPU_GROUP = "webgpu-{dtype}"  # of the service worker, for networks; a device keeps those of one type of numbers
 WEBGPU_WORDS = ("webgpu", "asyncify")  # in the names of the runtime's files; the others are for the CPU
 TEST_PROGRAMS = {"chromium": "chromium", "node": "nodejs", "npm": "npm"}  # program -> Debian's package
-
-
-class WebError(RuntimeError):
-    """A step of the preparation could not be done."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,9 +62,11 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=SHIPPED,
         metavar="FILE",
-        help="weights, one file a scale (default: the shipped networks for photographs, x2 and x4)",
+        help="weights, named NETWORK_xSCALE (default: CATANet-XS for photographs and for clean pictures, x2 and x4)",
     )
-    parser.add_argument("--tile", type=int, default=DEFAULT_TILE, metavar="PX", help="side of the tiles (default: 64)")
+    parser.add_argument(
+        "--tile", type=int, default=DEFAULT_TILE, metavar="PX", help="side of WebGPU's tiles (default: 128)"
+    )
     parser.add_argument("--site", type=Path, default=SITE, metavar="FOLDER", help="the site (default: web/)")
     parser.add_argument(
         "--cache",
@@ -89,11 +92,17 @@ def main(argv: list[str] | None = None) -> int:
 
             draw_icons(args.site / "icons")
             return 0
-        if args.measure:
-            print(measure(args.site, args.cache))
-            return 0
-        if args.pictures:
-            take_pictures(args.site, args.cache)
+        if args.measure or args.pictures:
+            import web_browser
+
+            if not (args.site / "precache.js").is_file():
+                raise WebError(f"{shown(args.site)} is not prepared; run `make web`")
+            write_precache(args.site)
+            driver = set_up_tests(args.cache)
+            if args.measure:
+                print(web_browser.measure(args.site, driver, args.cache / "drive"))
+            else:
+                web_browser.take_pictures(args.site, driver, args.cache / "drive", PICTURES)
             return 0
         lock = read_lock(args.site)
         export_networks(args.model, args.site / "models", args.tile, args.cache, again=args.again)
@@ -109,49 +118,75 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export_networks(models: Sequence[Path], folder: Path, tile: int, cache: Path, *, again: bool = False) -> None:
-    """Export networks as ONNX files and manifest.json to `folder`/x2, x4, ..., and list the scales in scales.json.
+    """Export networks as ONNX files and manifest.json to `folder`/<network>_x<scale>, and list them in networks.json.
 
-    Exports that are there already stay; folders of other scales are removed.
+    Exports that are there already stay; other folders are removed.
 
     Raises:
-        WebError: when there is no such file, two have the same scale, or an export fails.
+        WebError: when there is no such file, two are the same network and scale, or an export fails.
     """
-    exported: dict[int, Path] = {}
+    exported: dict[str, Path] = {}
+    scales: dict[str, list[int]] = {}
     for model in models:
         if not model.is_file():
             raise WebError(f"{model}: no such file; give the weights with --model FILE")
-        place = next((place for place in sorted(folder.glob("x*")) if is_exported(model, place, tile)), None)
+        place = next((place for place in sorted(folder.glob("*_x*")) if is_exported(model, place, tile)), None)
         if place is None or again:
             place = export_network(model, folder, tile, cache)
         else:
             print(f"{shown(place)}: {shown(model)} is exported already")
-        scale = int(place.name[1:])
-        if scale in exported:
-            raise WebError(f"{shown(model)} and {shown(exported[scale])} both enlarge {scale} times; give one of them")
-        exported[scale] = model
+        if place.name in exported:
+            raise WebError(f"{shown(model)} and {shown(exported[place.name])} are both {place.name}; give one of them")
+        exported[place.name] = model
+        network, scale = place.name.rsplit("_x", 1)
+        scales.setdefault(network, []).append(int(scale))
     for place in folder.iterdir():
-        if place.name not in {f"x{scale}" for scale in exported}:
+        if place.name not in exported:
             shutil.rmtree(place) if place.is_dir() else place.unlink()
-    (folder / "scales.json").write_text(json.dumps(sorted(exported)) + "\n", encoding="utf-8")
+    networks = [
+        {"id": network, "label": LABELS.get(network, network), "scales": sorted(present)}
+        for network, present in scales.items()
+    ]
+    (folder / "networks.json").write_text(json.dumps(networks, indent=1) + "\n", encoding="utf-8")
 
 
 def export_network(model: Path, folder: Path, tile: int, cache: Path) -> Path:
-    """Export a network into `folder`/x<scale>, replacing what is there; return that folder.
+    """Export a network into `folder`/<network>_x<scale>, replacing what is there; return that folder.
+
+    There are three files: float32 for any size (WASM), float32 and float16 for one size of tile (WebGPU).
 
     Raises:
         WebError: when its export fails.
     """
-    fresh = cache / "models"
-    shutil.rmtree(fresh, ignore_errors=True)
-    run([sys.executable, "-m", "basicsr.export", "-m", str(model), "-o", str(fresh), "--tile", str(tile)])
-    if not (fresh / "manifest.json").is_file():
-        raise WebError(f"the export of {shown(model)} wrote no manifest.json")
-    scale = json.loads((fresh / "manifest.json").read_text(encoding="utf-8"))["scale"]
-    place = folder / f"x{scale}"
+    fresh, half = cache / "models", cache / "models_float16"
+    manifests = []
+    for target, more in ((fresh, ()), (half, ("--no-dynamic", "--dtype", "float16"))):
+        shutil.rmtree(target, ignore_errors=True)
+        command = [sys.executable, "-m", "basicsr.export", "-m", str(model), "-o", str(target), "--tile", str(tile)]
+        run([*command, *comparison_photo(), *more])
+        if not (target / "manifest.json").is_file():
+            raise WebError(f"the export of {shown(model)} wrote no manifest.json")
+        manifests.append(json.loads((target / "manifest.json").read_text(encoding="utf-8")))
+    manifest, smaller = manifests
+    for file in smaller["files"]:
+        shutil.move(half / file["file"], fresh / file["file"])
+    manifest["files"] += smaller["files"]
+    manifest["parity"]["files"].update(smaller["parity"]["files"])
+    (fresh / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    scale = manifest["scale"]
+    place = folder / f"{model.stem.replace(f'_x{scale}', '', 1)}_x{scale}"
     shutil.rmtree(place, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.move(fresh, place)
+    shutil.rmtree(half)
     return place
+
+
+def comparison_photo() -> list[str]:
+    """Return the exporter's option for a photograph that is large enough for our tiles, where scikit-image has it."""
+    package = importlib.util.find_spec("skimage")
+    photo = Path(package.origin).parent / "data/astronaut.png" if package and package.origin else None
+    return ["--photo", str(photo)] if photo and photo.exists() else []
 
 
 def is_exported(model: Path, folder: Path, tile: int) -> bool:
@@ -243,12 +278,11 @@ def write_precache(site: Path) -> str:
     }
     for name in read_lock(site)[RUNTIME]["files"]:
         groups[f"vendor/{name}"] = "webgpu" if any(word in name for word in WEBGPU_WORDS) else "wasm"
-    for scale in json.loads((site / "models/scales.json").read_text(encoding="utf-8")):
-        manifest = json.loads((site / f"models/x{scale}/manifest.json").read_text(encoding="utf-8"))
-        for backend in ("webgpu", "wasm"):  # the last one counts: every device keeps wasm
-            for file in manifest["files"]:
-                if backend in file["for"]:
-                    groups[f"models/x{scale}/{file['file']}"] = backend
+    for path in sorted(site.glob("models/*/manifest.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        for file in manifest["files"]:  # every device keeps wasm
+            group = "wasm" if "wasm" in file["for"] else GPU_GROUP.format(dtype=file["dtype"])
+            groups[f"models/{path.parent.name}/{file['file']}"] = group
     missing = [name for name in groups if not (site / name).is_file()]
     if missing:
         raise WebError(f"{shown(site)} lacks {', '.join(missing)}; run `make web`")
@@ -278,108 +312,9 @@ def set_up_tests(cache: Path) -> Path:
     return fetch_package(read_lock(SITE), BROWSER_DRIVER, cache)
 
 
-def measure(site: Path, cache: Path) -> str:
-    """Time the prepared site in headless Chromium, CPU build; return a Markdown table, a row per number of threads.
-
-    Raises:
-        WebError: when a program is missing, or the site is not prepared.
-    """
-    threads = sorted({1, min(4, os.cpu_count() or 1)})
-    results = drive(site, cache, "measure", {"threads": threads, "liveMs": 15000})
-    head = "| backend | threads | per tile | 224 × 224 photo | live | live size |\n|---|---|---|---|---|---|\n"
-    rows = ("| " + " | ".join(str(value) for value in row.values()) + " |" for row in results["rows"])
-    return head + "\n".join(rows)
-
-
-def take_pictures(site: Path, cache: Path) -> None:
-    """Make the pictures of docs/web.md, screenshots of the prepared site, each in at most 200 kB.
-
-    Raises:
-        WebError: when a program is missing, or the site is not prepared.
-    """
-    from PIL import Image
-
-    results = drive(site, cache, "pictures", {})
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    for name in results["names"]:
-        with Image.open(cache / f"drive/{name}.png") as shot:
-            width = 800 if name == "desktop" else 480
-            small = shot.convert("RGB").resize((width, shot.height * width // shot.width), Image.Resampling.LANCZOS)
-        palette = small.quantize(240, method=Image.Quantize.MAXCOVERAGE)
-        small.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(
-            PICTURES / f"{name}.png", optimize=True
-        )
-        print(f"{shown(PICTURES / name)}.png: {(PICTURES / f'{name}.png').stat().st_size} bytes")
-
-
-def drive(site: Path, cache: Path, scenario: str, more: dict[str, Any]) -> dict[str, Any]:
-    """Run a scenario of tests/web/drive.mjs on the prepared site; return its results.
-
-    Raises:
-        WebError: when a program is missing, the site is not prepared or the browser stops.
-    """
-    from PIL import Image
-
-    if not (site / "precache.js").is_file():
-        raise WebError(f"{shown(site)} is not prepared; run `make web`")
-    driver = set_up_tests(cache)
-    write_precache(site)
-    folder = cache / "drive"
-    folder.mkdir(parents=True, exist_ok=True)
-    with Image.open(site / "sample.png") as sample:
-        photo = sample.convert("RGB")
-    photo.resize((224, 224)).save(folder / "measure.png")  # four tiles of 128 px
-    photo.resize((4032, 3024)).save(folder / "large.jpg")
-    planes = photo.resize((640, 480)).convert("YCbCr").split()
-    frame = b"".join(plane.resize((640 >> i, 480 >> i)).tobytes() for plane, i in zip(planes, (0, 1, 1), strict=True))
-    (folder / "camera.y4m").write_bytes(
-        b"YUV4MPEG2 W640 H480 F30:1 Ip A1:1 C420jpeg\n" + b"".join(b"FRAME\n" + frame for _ in range(4))
-    )
-    config = {
-        "playwright": driver,
-        "chromium": shutil.which("chromium"),
-        "python": sys.executable,
-        "site": site.resolve(),
-        "inputs": folder,
-        "output": folder,
-        "shots": folder,
-        "scenarios": [scenario],
-        "timeout": 180000,
-        **more,
-    }
-    (folder / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
-    run(["node", str(REPOSITORY / "tests/web/drive.mjs"), str(folder / "config.json")])
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))[scenario]
-    if "error" in results:
-        raise WebError(f"the browser stopped: {results['error'].splitlines()[0]}")
-    return results
-
-
 def read_lock(site: Path) -> dict[str, Any]:
     """Return the versions and checksums of the packages from npm."""
     return json.loads((site / "npm.lock.json").read_text(encoding="utf-8"))
-
-
-def run(command: list[str]) -> None:
-    """Run a command in the repository, with its output on our standard error.
-
-    Raises:
-        WebError: when it fails, with the command and its exit code.
-    """
-    print(f"$ {shlex.join(command)}", flush=True)
-    code = subprocess.run(command, cwd=REPOSITORY, stdout=2).returncode
-    if code:
-        raise WebError(f"`{shlex.join(command)}` failed with exit code {code}; its own message stands above")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def shown(path: Path) -> str:
-    """Return the path as the user would type it here."""
-    return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
 
 
 if __name__ == "__main__":

@@ -1,375 +1,235 @@
-// The page: wires files, camera, network and viewer together.
+// The page: wires files, camera, network, shelf and viewer together. What is shown follows from the state alone.
 
-import { Engine, CancelledError } from './js/engine.js';
-import { cropDialog } from './js/fit.js';
-import { fits, threadCount } from './js/limits.js';
+import { confirm } from './js/ask.js';
+import { Engine } from './js/engine.js';
+import { listenForFiles } from './js/incoming.js';
+import { Jobs } from './js/jobs.js';
+import { memoryLimit } from './js/limits.js';
 import { Live } from './js/live.js';
+import { Loader } from './js/loader.js';
 import { keepOffline, startServiceWorker, watchUpdates } from './js/offline.js';
-import { PhotoError, canShare, decode, download, megapixels, pixelsOf, pngFile } from './js/photo.js';
-import { availableScales, pickScale, rememberScale } from './js/scales.js';
-import { planTiles, tileCount } from './js/tiling.js';
+import { forgetThumbnail, render } from './js/render.js';
+import { canShare, download, fileOf, share } from './js/save.js';
+import { Settings } from './js/settings.js';
+import { Stage } from './js/stage.js';
+import { START, atRisk, step } from './js/state.js';
+import { PictureStore, askToPersist } from './js/store.js';
 import { Viewer } from './js/viewer.js';
 
 const $ = (id) => document.getElementById(id);
+const settings = new Settings(() => localStorage);
 const engine = new Engine();
 const live = new Live(engine);
+const store = new PictureStore();
 const viewer = new Viewer({
-  stage: $('stage'), pane: $('pane'), before: $('before'), after: $('after'), divider: $('divider'), range: $('split'),
+  stage: $('stage'), pane: $('pane'), before: $('before'), layer: $('after-layer'), after: $('after'), detail: $('detail'),
+  divider: $('divider'), range: $('split'),
 });
-const query = new URLSearchParams(location.search); // ?backend=wasm|webgpu and ?threads=N, for trials
-
+const stage = new Stage(viewer, $('pane'));
+const thumbs = new Map(); // id of a picture -> Blob
+let state = START;
 let touched = false; // the user has begun: a reload would lose something
-let source = null; // the file of the picture
-let picture = null; // { name, width, height } of the enlarged picture
-let current = null; // AbortController of the running job
-const facts = {};
-const storage = () => localStorage; // may throw
-let backend = query.get('backend') ?? 'auto';
-let scale = null; // the enlargement in force
 
-listen();
-say('Loading the network…');
 const registered = startServiceWorker(() => !touched);
-let ready = registered.then(chooseAndOpen); // the network is loaded
-loaded().then(stayUsable, failToLoad);
+const loader = new Loader({ engine, settings, dispatch, query: new URLSearchParams(location.search), after: registered });
+const jobs = new Jobs({
+  engine, loader, stage, settings, dispatch, onDone: keepRecord,
+  memory: memoryLimit({ deviceMemory: navigator.deviceMemory, isPhone: matchMedia('(pointer: coarse)').matches }),
+});
+draw();
+listen();
+restore();
+loader.loaded().then(stayUsable, () => {}); // a failure is in the state
+
+/** Something happened: the next state, and what follows from it on the page. */
+function dispatch(event) {
+  const next = step(state, event);
+  if (next === state) return;
+  state = next;
+  draw();
+  const { shown, task } = state;
+  if (['idle', 'opening', 'asking'].includes(task) && shown && stage.on !== shown) {
+    stage.show(find(shown)).catch((error) => dispatch({ type: 'told', message: `The picture cannot be shown: ${error.message}` }));
+  }
+}
+
+function draw() {
+  render(state, settings.values, loader.networks, thumbs);
+}
+
+function find(id) {
+  return state.results.find((result) => result.id === id);
+}
+
+/** Pictures of earlier visits come back to the shelf. */
+async function restore() {
+  const records = await store.open();
+  for (const { id, thumb } of records) thumbs.set(id, thumb);
+  if (records.length > 0) dispatch({ type: 'restored', results: records.map((record) => ({ ...record, kept: true })) });
+}
+
+/** Put a finished picture on the device; false where that is not possible. */
+async function keepRecord(record) {
+  thumbs.set(record.id, record.thumb);
+  const kept = await store.put(record);
+  if (kept) askToPersist();
+  return kept;
+}
 
 /** Keep what is in use for when there is no connection, and look for newer versions. */
 async function stayUsable(info) {
   const registration = await registered;
-  if (registration) {
-    watchUpdates(registration, offerUpdate);
-    const groups = info.backend === 'webgpu' ? ['page', 'webgpu', 'wasm'] : ['page', 'wasm'];
-    const kept = await keepOffline(groups);
-    $('offline').textContent = kept ? 'Works without a connection now.' : '';
-    document.body.dataset.offline = kept ? 'ready' : 'no';
-  }
-}
-
-async function chooseAndOpen() {
-  const scales = await availableScales();
-  scale = pickScale(scales, storage);
-  $('scale').replaceChildren(...scales.map(scaleOption));
-  $('scale').hidden = scales.length < 2;
-  return open();
-}
-
-function scaleOption(value) {
-  const label = document.createElement('label');
-  const input = Object.assign(document.createElement('input'), { type: 'radio', name: 'scale', value, checked: value === scale });
-  const text = Object.assign(document.createElement('span'), { textContent: `${value} × larger` });
-  label.append(input, text);
-  return label;
-}
-
-/** Load the network of another enlargement, and enlarge the picture in view by it. */
-function changeScale(value) {
-  scale = value;
-  rememberScale(scale, storage);
-  alertUser('');
-  say('Loading the network…');
-  ready = open();
-  loaded().catch(failToLoad);
-  if (document.body.dataset.state === 'done') openFile(source);
-}
-
-/** What is running, once the network chosen last is loaded. */
-async function loaded() {
-  for (;;) {
-    const awaited = ready;
-    try {
-      return await awaited;
-    } catch (error) {
-      if (awaited === ready) throw new Error(`The network could not be loaded: ${error.message}`);
-    }
-  }
-}
-
-function failToLoad(error) {
-  say('');
-  alertUser(error.message);
-}
-
-async function open() {
-  const threads = Number(query.get('threads')) || threadCount(navigator.hardwareConcurrency, self.crossOriginIsolated);
-  const info = await engine.open({ backend, scale, threads: self.crossOriginIsolated ? threads : 1 });
-  $('tagline').textContent = `Photographs ${info.scale} × larger, on this device`;
-  show({
-    Network: info.name,
-    'Runs on': info.backend === 'webgpu' ? 'WebGPU' : `CPU, WASM SIMD, ${info.threads} ${info.threads === 1 ? 'thread' : 'threads'}`,
+  if (!registration) return;
+  watchUpdates(registration, (takeOver) => {
+    $('update').hidden = false;
+    $('update-now').onclick = takeOver;
   });
-  if (document.body.dataset.state === 'empty') say(info.note ?? 'Ready.');
-  document.body.dataset.backend = info.backend;
-  document.body.dataset.threads = info.threads;
-  document.body.dataset.scale = info.scale;
-  return info;
+  const groups = info.backend === 'webgpu' ? ['page', 'webgpu', `webgpu-${info.dtype}`, 'wasm'] : ['page', 'wasm'];
+  const kept = await keepOffline(groups);
+  $('offline').textContent = kept ? 'Works without a connection now.' : '';
+  document.body.dataset.offline = kept ? 'ready' : 'no';
+}
+
+function take(files) {
+  touched = true;
+  stopLive();
+  jobs.add(files);
 }
 
 function listen() {
   for (const id of ['file', 'capture']) {
     $(id).addEventListener('change', (event) => {
-      const [file] = event.target.files;
+      const files = [...event.target.files];
       event.target.value = ''; // the same file may be chosen again
-      if (file) openFile(file);
+      if (files.length > 0) take(files);
     });
   }
-  $('sample').addEventListener('click', async () => {
+  $('sample').addEventListener('click', () => guard(async () => {
     const blob = await (await fetch('sample.png')).blob();
-    openFile(new File([blob], 'sample.png', { type: 'image/png' }));
-  });
-  document.addEventListener('paste', (event) => {
-    const [file] = event.clipboardData?.files ?? [];
-    if (file) openFile(file);
-  });
-  document.addEventListener('dragover', (event) => {
-    event.preventDefault();
-    document.body.classList.add('dropping');
-  });
-  document.addEventListener('dragleave', (event) => {
-    if (!event.relatedTarget) document.body.classList.remove('dropping');
-  });
-  document.addEventListener('drop', (event) => {
-    event.preventDefault();
-    document.body.classList.remove('dropping');
-    const [file] = event.dataTransfer?.files ?? [];
-    if (file) openFile(file);
-  });
-  $('scale').addEventListener('change', (event) => changeScale(Number(event.target.value)));
-  $('cancel').addEventListener('click', () => current?.abort());
-  $('save').addEventListener('click', () => guard(async () => download(await resultFile())));
-  $('share').hidden = !canShare();
-  $('share').addEventListener('click', () => guard(async () => {
-    try {
-      await navigator.share({ files: [await resultFile()] });
-    } catch (error) {
-      if (error.name !== 'AbortError') throw error; // the user changed their mind
-    }
+    take([new File([blob], 'sample.png', { type: 'image/png' })]);
   }));
-  $('live').addEventListener('click', () => guard(startLive));
+  listenForFiles(take);
+  $('scale').addEventListener('change', (event) => change({ scale: Number(event.target.value) }));
+  $('network').addEventListener('change', (event) => change({ network: event.target.value }));
+  $('cancel').addEventListener('click', () => jobs.cancel());
+  listenToShelf();
+  $('live').addEventListener('click', startLive);
   $('stop').addEventListener('click', stopLive);
-  $('snap').addEventListener('click', () => guard(async () => {
-    const file = await live.snapshot();
-    stopLive();
-    await openFile(file);
-  }));
+  $('snap').addEventListener('click', () => guard(async () => take([await live.snapshot()])));
   $('zoom-in').addEventListener('click', () => viewer.zoom(1.5));
   $('zoom-out').addEventListener('click', () => viewer.zoom(1 / 1.5));
   $('zoom-fit').addEventListener('click', () => viewer.fit());
   document.addEventListener('visibilitychange', () => {
-    if (document.hidden && live.running) stopLive();
+    if (document.hidden) stopLive();
+  });
+  window.addEventListener('beforeunload', (event) => {
+    if (atRisk(state)) event.preventDefault();
   });
 }
 
-/** Run something that the user asked for; what goes wrong is told, not lost in the console. */
-async function guard(action) {
-  alertUser('');
-  try {
-    await action();
-  } catch (error) {
-    if (!(error instanceof CancelledError)) alertUser(error.message || 'Something went wrong. Reload the page and try again.');
+function listenToShelf() {
+  $('save').addEventListener('click', () => save([state.shown]));
+  $('save-all').addEventListener('click', () => save(state.results.filter(({ saved }) => !saved).map(({ id }) => id)));
+  $('share').hidden = !canShare();
+  $('share').addEventListener('click', () => write(state.shown, share));
+  $('discard').addEventListener('click', discard);
+  $('pictures').addEventListener('click', (event) => {
+    const button = event.target.closest('button');
+    if (button) dispatch({ type: 'show', id: button.dataset.id });
+  });
+  for (const [id, name, read] of [['format', 'change', String], ['quality', 'input', Number]]) {
+    $(id).addEventListener(name, (event) => {
+      settings.set({ [id]: read(event.target.value) });
+      draw();
+    });
   }
 }
 
-function openFile(file) {
+/** Use another network or enlargement, and enlarge the picture in view by it, unless that was done before. */
+function change(changes) {
   touched = true;
+  const shown = find(state.shown);
+  loader.change(changes);
+  if (!shown || state.task !== 'idle') return;
+  const { network, scale } = settings.values;
+  const same = state.results.find((other) => other.name === shown.name && other.source.size === shown.source.size
+    && other.network === network && other.scale === scale && JSON.stringify(other.frame) === JSON.stringify(shown.frame));
+  if (same) dispatch({ type: 'show', id: same.id });
+  else take([shown.source]);
+}
+
+function saveFile(file) {
+  download(file);
+  return true;
+}
+
+async function save(ids) {
+  for (const id of ids) await write(id, saveFile);
+}
+
+/** Write the file of a picture and do something with it; the picture counts as saved when that returns true. */
+function write(id, action) {
+  const { format, quality } = settings.values;
   return guard(async () => {
-    if (file.type && !file.type.startsWith('image/')) {
-      throw new PhotoError(`“${file.name}” is not an image. JPEG, PNG and WebP work everywhere.`);
+    dispatch({ type: 'writing', on: true });
+    try {
+      const isSaved = await action(await fileOf(find(id), format, quality));
+      if (!isSaved) return;
+      await store.put({ ...find(id), saved: true });
+      dispatch({ type: 'saved', ids: [id] });
+    } finally {
+      dispatch({ type: 'writing', on: false });
     }
-    const bitmap = await decode(file);
-    source = file;
-    current?.abort();
-    if (live.running) stopLive();
-    await enlarge(bitmap, file.name.replace(/\.[^.]*$/, '') || 'photo');
   });
 }
 
-/** Enlarge a bitmap and show it; asks which part when it is too large. Closes the bitmap. */
-async function enlarge(bitmap, name) {
-  touched = true;
-  if (!engine.info) say('Loading the network…');
-  const info = await loaded();
-  try {
-    let frame = { x: 0, y: 0, width: bitmap.width, height: bitmap.height };
-    let size = frame;
-    if (!fits(bitmap.width, bitmap.height, info.scale)) {
-      const choice = await cropDialog(bitmap, info.scale, estimate);
-      if (!choice) {
-        say(picture ? '' : 'Nothing was enlarged.');
-        return;
-      }
-      ({ frame, size } = choice);
-    }
-    await run(pixelsOf(bitmap, size.width, size.height, frame), name);
-  } finally {
-    bitmap.close();
-  }
-}
-
-async function run(image, name) {
-  const { scale } = engine.info;
-  const { width, height } = image;
-  const output = { width: width * scale, height: height * scale };
-  const job = new AbortController();
-  current?.abort();
-  current = job;
-  const after = prepareViewer(image, output);
-  const backup = new ImageData(new Uint8ClampedArray(image.data), width, height); // for a second try
-  setState('busy');
-  say('Enlarging…');
-  show({ Picture: `${width} × ${height} → ${output.width} × ${output.height}`, 'In all': null, Live: null, 'Live input': null });
-  const release = await stayAwake();
-  const start = performance.now();
-  const progress = ({ done, total, ms, tile }) => {
-    $('progress').max = total;
-    $('progress').value = done;
-    const left = ((performance.now() - start) / done) * (total - done);
-    $('progress-text').textContent = `${done} of ${total} tiles${done < total ? `, ${duration(left)} left` : ''}`;
-    show({ 'Per tile': `${milliseconds(ms)} (${tile.width} × ${tile.height})` });
-  };
-  $('progress').value = 0;
-  $('progress-text').textContent = '';
-  const options = { signal: job.signal, onProgress: progress, onBand: (band) => putBand(after, band) };
-  try {
-    await engine.run(image, options).catch((error) => retryOnCpu(error, backup, options));
-    picture = { name: `${name}_x${scale}.png`, ...output };
-    say(`Done in ${duration(performance.now() - start)}.`);
-    show({ 'In all': duration(performance.now() - start) });
-    setState('done');
-    document.body.dataset.finished = Number(document.body.dataset.finished ?? 0) + 1;
-  } catch (error) {
-    if (current !== job) return; // another picture took its place
-    picture = null;
-    setState('empty');
-    if (!(error instanceof CancelledError)) throw new Error(`The picture could not be enlarged: ${error.message}`);
-    say('Cancelled.');
-  } finally {
-    release();
-    if (current === job) current = null;
-  }
-}
-
-/** A GPU may be lost in the middle; the CPU build then does the picture from its beginning. */
-async function retryOnCpu(error, image, options) {
-  if (error instanceof CancelledError || engine.info?.backend !== 'webgpu') throw error;
-  say('The graphics processor failed; going on with the CPU.');
-  backend = 'wasm';
-  ready = open();
-  await ready;
-  return engine.run(image, options);
+async function discard() {
+  const { id, name, saved } = find(state.shown);
+  const sure = saved || await confirm({ title: 'Discard the picture?', text: `“${name}”, enlarged, is not saved.`, action: 'Discard' });
+  if (!sure) return;
+  await store.remove(id);
+  dispatch({ type: 'discard', id });
+  thumbs.delete(id);
+  forgetThumbnail(id);
 }
 
 async function startLive() {
   touched = true;
-  say('Starting the camera…');
-  current?.abort();
-  await loaded();
-  let shown = null;
-  let lastTold = 0;
-  await live.start(({ input, bands, size, fps, ms }) => {
-    const { scale } = engine.info;
-    const output = { width: size.width * scale, height: size.height * scale };
-    if (shown?.width !== size.width || shown?.height !== size.height) {
-      prepareViewer(input, output, !shown);
-      shown = size;
-    } else {
-      $('before').getContext('2d').putImageData(input, 0, 0);
-    }
-    for (const band of bands) putBand($('after').getContext('2d'), band);
-    $('live-tag').textContent = `${fps.toFixed(0)} fps`;
-    if (performance.now() - lastTold < 500) return; // figures that can be read
-    lastTold = performance.now();
-    show({
-      Live: `${fps.toFixed(1)} frames per second`,
-      'Live input': `${size.width} × ${size.height} → ${output.width} × ${output.height}`,
+  dispatch({ type: 'camera-start' });
+  if (state.task !== 'starting') return;
+  try {
+    const { scale } = await loader.loaded();
+    let lastTold = 0;
+    await live.start(({ input, bands, size, fps }) => {
+      const output = { width: size.width * scale, height: size.height * scale };
+      dispatch({ type: 'camera-on' }); // with the first picture: until then, what was there stays
+      stage.live({ input, bands, output });
+      $('live-tag').textContent = `${fps.toFixed(0)} fps`;
+      if (performance.now() - lastTold < 500) return; // figures that can be read
+      lastTold = performance.now();
+      dispatch({ type: 'frame', fps, input: size, output });
+    }, (error) => {
+      live.stop();
+      dispatch({ type: 'camera-off', message: `The camera stopped: ${error.message}` });
     });
-  }, (error) => {
-    stopLive();
-    alertUser(`The camera stopped: ${error.message}`);
-  });
-  picture = null;
-  show({ Picture: null, 'In all': null });
-  setState('live');
-  say('Live. The size follows the speed of this device.');
+    if (!['starting', 'live'].includes(state.task)) live.stop(); // a file came meanwhile
+  } catch (error) {
+    live.stop();
+    dispatch({ type: 'camera-off', message: error.message });
+  }
 }
 
 function stopLive() {
   live.stop();
-  setState('empty');
-  say('');
-  show({ Live: null, 'Live input': null });
+  $('live-tag').textContent = '';
+  dispatch({ type: 'camera-off' });
 }
 
-/** Show the picture before; returns the context of the empty canvas for the picture after. */
-function prepareViewer(image, output, refit = true) {
-  const { before, after } = viewer;
-  before.width = image.width;
-  before.height = image.height;
-  before.getContext('2d').putImageData(image, 0, 0);
-  after.width = output.width;
-  after.height = output.height;
-  setState(live.running ? 'live' : 'busy'); // the stage must be laid out before it is fitted
-  viewer.setSize(output.width, output.height, { refit });
-  return after.getContext('2d');
-}
-
-function putBand(context, { y, width, height, rgba }) {
-  context.putImageData(new ImageData(rgba, width, height), 0, y);
-}
-
-/** Milliseconds that an image of this size will take. */
-function estimate(width, height) {
-  const { tile, overlap, exact, multiple, minSide, tileMs } = engine.info;
-  return tileMs * tileCount(planTiles({ width, height, tileWidth: tile.width, tileHeight: tile.height, overlap, exact, multiple, minSide }));
-}
-
-function resultFile() {
-  return pngFile(viewer.after, picture.name);
-}
-
-async function stayAwake() {
-  const lock = await navigator.wakeLock?.request('screen').catch(() => null);
-  return () => lock?.release();
-}
-
-function offerUpdate(takeOver) {
-  $('update').hidden = false;
-  $('update-now').onclick = takeOver;
-}
-
-function setState(state) {
-  document.body.dataset.state = state;
-}
-
-function say(text) {
-  if ($('status').textContent !== text) $('status').textContent = text;
-}
-
-function alertUser(text) {
-  $('alert').textContent = text;
-}
-
-/** Update the list of figures; null takes one away. */
-function show(changes) {
-  Object.assign(facts, changes);
-  const rows = Object.entries(facts).filter(([, value]) => value !== null);
-  $('facts').replaceChildren(...rows.map(([name, value]) => {
-    const row = document.createElement('div');
-    const term = document.createElement('dt');
-    const description = document.createElement('dd');
-    term.textContent = name;
-    description.textContent = value;
-    row.append(term, description);
-    return row;
-  }));
-}
-
-function milliseconds(ms) {
-  return ms < 10 ? `${ms.toFixed(1)} ms` : `${Math.round(ms)} ms`;
-}
-
-function duration(ms) {
-  const seconds = ms / 1000;
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
-  if (seconds < 90) return `${Math.round(seconds)} s`;
-  return `${Math.round(seconds / 60)} min`;
+/** Do something that the user asked for; what goes wrong is told, not lost in the console. */
+async function guard(action) {
+  try {
+    await action();
+  } catch (error) {
+    dispatch({ type: 'told', message: error.message || 'Something went wrong. Reload the page and try again.' });
+  }
 }

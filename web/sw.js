@@ -2,11 +2,16 @@
 //
 // precache.js (made by scripts/web.py) lists every file with its SHA-256. Files are kept under their hash, so a page of
 // one version never meets a model of another. The page's own files are fetched when this worker is installed; runtimes
-// and networks (groups "wasm", "webgpu") when the page asks for them or first uses them.
+// and networks (groups "wasm", "webgpu", "webgpu-float32", "webgpu-float16") when the page asks for them or first uses them.
+//
+// Photographs that another app shares with the installed page arrive here, as a POST; they wait in a store of their own
+// until the page takes them. They go nowhere else.
 
 importScripts('precache.js'); // sets self.PRECACHE = { version, files: { path: { sha256, group } } }
 
 const STORE = 'enlarge';
+const SHARED = 'shared'; // as in js/incoming.js
+const SHARE_ACTION = 'share'; // as in manifest.webmanifest
 const GROUPS = 'groups'; // names of the groups that are complete
 const { files } = self.PRECACHE;
 const HEADERS = {
@@ -24,7 +29,9 @@ self.addEventListener('install', (event) => event.waitUntil(install()));
 self.addEventListener('activate', (event) => event.waitUntil(activate()));
 self.addEventListener('fetch', (event) => {
   const url = new URL(event.request.url);
-  if (event.request.method === 'GET' && url.origin === self.location.origin) event.respondWith(respond(event.request));
+  if (url.origin !== self.location.origin) return;
+  if (event.request.method === 'GET') event.respondWith(respond(event.request));
+  else if (event.request.method === 'POST' && url.href === new URL(SHARE_ACTION, self.registration.scope).href) event.respondWith(receive(event.request));
 });
 self.addEventListener('message', (event) => {
   if (event.data.type === 'take-over') self.skipWaiting();
@@ -67,6 +74,17 @@ async function respond(request) {
   for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);
   const { status, statusText } = response;
   return new Response([204, 205, 304].includes(status) ? null : response.body, { status, statusText, headers });
+}
+
+/** Put shared files by, and send the browser to the page, which takes them. */
+async function receive(request) {
+  const files = (await request.formData()).getAll('photos').filter((entry) => entry instanceof File);
+  const store = await caches.open(SHARED);
+  for (const [i, file] of files.entries()) {
+    const headers = { 'content-type': file.type, 'x-name': encodeURIComponent(file.name) };
+    await store.put(keyOf(`${SHARED}/${Date.now()}-${i}`), new Response(file, { headers }));
+  }
+  return Response.redirect(new URL(`./?${SHARED}`, self.registration.scope), 303);
 }
 
 /** The file at `path`, from the store, else from the network into the store; it must have the listed hash. */

@@ -1,225 +1,24 @@
-"""The phone demo in headless Chromium: drive.mjs acts, this file prepares its inputs and checks its results."""
+"""The phone demo in headless Chromium: the page itself, offline, the camera, refusals."""
 
-import importlib.util
 import json
-import math
 import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from web_reference import check_screenshot, check_seen, desktop, difference
 
 from basicsr.images.files import read_image
 
 pytestmark = pytest.mark.skipif(torch.__version__ < (2, 10), reason="exports need a newer PyTorch")
 
-REPOSITORY = Path(__file__).parents[2]
-UNIT_TESTS = sorted((Path(__file__).parent / "unit").glob("*.mjs"))
-CACHE = REPOSITORY / "build/web"
-DRIVER_SECONDS = 400  # on a very busy machine; alone it takes about a fifth
 CAMERA = (640, 480)
-LEVEL = 1 / 255
-
-
-@pytest.fixture(scope="session")
-def web():
-    """scripts/web.py as a module."""
-    spec = importlib.util.spec_from_file_location("web", REPOSITORY / "scripts/web.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["web"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["web"]
-
-
-@pytest.fixture(scope="session")
-def programs(web):
-    """Chromium, node and npm, which continuous integration installs; returns the browser's driver."""
-    missing = [name for name in web.TEST_PROGRAMS if shutil.which(name) is None]
-    if missing and not (os.environ.get("CI") == "true" and shutil.which("apt-get") and os.geteuid() == 0):
-        pytest.skip(f"needs {', '.join(missing)}; `python scripts/web.py --test-setup` installs what is missing")
-    return web.set_up_tests(CACHE)
-
-
-@pytest.fixture(scope="session")
-def model_folder(web, photo_networks, tmp_path_factory):
-    """The exports of the shipped networks, x2 and x4: those of `make web`, if they are there."""
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(module)
-    folder = web.SITE / "models"
-    places = {folder / f"x{scale}": model for scale, model in photo_networks.items()}
-    if not all(web.is_exported(model, place, web.DEFAULT_TILE) for place, model in places.items()):
-        folder = tmp_path_factory.mktemp("models") / "models"
-        web.export_networks(web.SHIPPED, folder, web.DEFAULT_TILE, folder.parent / "cache")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def site(web, programs, model_folder, tmp_path_factory):
-    """The site as `make web` leaves it, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("web") / "site"
-    shutil.copytree(web.SITE, folder, ignore=shutil.ignore_patterns("models", "precache.js", "*.wasm", "*.mjs"))
-    shutil.copytree(model_folder, folder / "models")
-    web.put_runtime(web.read_lock(folder), folder / "vendor", CACHE)
-    web.write_precache(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def inputs(photographs, tmp_path_factory):
-    """Pictures for the page."""
-    folder = tmp_path_factory.mktemp("inputs")
-    astronaut = read_image(photographs / "astronaut.png")
-    photo = Image.fromarray(astronaut[40:105, 160:294])  # 134x65: two tiles
-    photo.save(folder / "photo.png")
-    photo.crop((30, 20, 61, 33)).save(folder / "small.png")  # 31x13, less than the network takes
-    turned = Image.new("RGB", (48, 32), (20, 20, 200))
-    turned.paste((220, 30, 20), (0, 0, 8, 32))  # the left edge, which orientation 6 puts at the top
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned.save(folder / "turned.jpg", quality=95, exif=exif)
-    transparent = np.zeros((24, 24, 4), np.uint8)
-    transparent[8:16, 8:16] = (200, 40, 40, 255)
-    Image.fromarray(transparent, "RGBA").save(folder / "transparent.png")
-    Image.fromarray(astronaut).resize((4032, 3024)).save(folder / "large.jpg", quality=80)
-    (folder / "huge_header.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (30000).to_bytes(4, "big") + (20000).to_bytes(4, "big") + b"\x08\x02\0\0\0"
-    )
-    write_y4m(folder / "camera.y4m", np.asarray(Image.fromarray(astronaut[:384]).resize(CAMERA)), frames=4)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def photographs():
-    """Folder of scikit-image's photographs."""
-    return Path(pytest.importorskip("skimage").__file__).parent / "data"
-
-
-def write_y4m(path, rgb, frames):
-    """A video of one picture, 8-bit 4:2:0, BT.601 limited range, 30 frames per second."""
-    r, g, b = np.moveaxis(rgb.astype(np.float64), -1, 0)
-    y = 16 + 0.257 * r + 0.504 * g + 0.098 * b
-    u = 128 - 0.148 * r - 0.291 * g + 0.439 * b
-    v = 128 + 0.439 * r - 0.368 * g - 0.071 * b
-    half = [(plane[::2, ::2] + plane[1::2, ::2] + plane[::2, 1::2] + plane[1::2, 1::2]) / 4 for plane in (u, v)]
-    frame = b"FRAME\n" + b"".join(np.rint(plane).astype(np.uint8).tobytes() for plane in (y, *half))
-    height, width = y.shape
-    path.write_bytes(f"YUV4MPEG2 W{width} H{height} F30:1 Ip A1:1 C420jpeg\n".encode() + frames * frame)
-
-
-@pytest.fixture(scope="session")
-def run(web, programs, site, inputs, tmp_path_factory):
-    """The results of the browser: scenario -> facts; `run.output` holds the pictures that it saved."""
-    output = tmp_path_factory.mktemp("output")
-    shots = output / "shots"
-    shots.mkdir()
-    changing, following = (shutil.copytree(site, site.parent / name) for name in ("changing", "following"))
-    page = following / "index.html"
-    page.write_text(page.read_text().replace("<h1>Enlarge</h1>", "<h1>Enlarge 2</h1>"))
-    web.write_precache(following)
-    not_isolating, not_installing = (shutil.copytree(site, site.parent / name) for name in ("open", "damaged"))
-    worker = (site / "sw.js").read_text()
-    (not_isolating / "sw.js").write_text(worker.replace("  'Cross-Origin-Embedder-Policy': 'require-corp',\n", ""))
-    (not_installing / "style.css").write_text("/* not the file that is listed */")
-    config = {
-        "playwright": programs,
-        "chromium": shutil.which("chromium"),
-        "python": sys.executable,
-        "site": site,
-        "changingSite": changing,
-        "nextSite": following,
-        "notIsolatingSite": not_isolating,
-        "notInstallingSite": not_installing,
-        "inputs": inputs,
-        "output": output,
-        "shots": shots,
-        "scenarios": ["photo", "plain", "refusals", "live", "update", "stubborn", "policy"],
-    }
-    (output / "config.json").write_text(json.dumps(config, default=str))
-    command = ["node", Path(__file__).with_name("drive.mjs"), output / "config.json"]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=DRIVER_SECONDS)
-    assert process.returncode == 0, process.stderr[-3000:]
-    return Run(json.loads((output / "results.json").read_text()), output, shots)
-
-
-class Run:
-    """The results of drive.mjs."""
-
-    def __init__(self, results, output, shots):
-        self.results, self.output, self.shots = results, output, shots
-
-    def __getitem__(self, scenario):
-        assert "error" not in self.results[scenario], self.results[scenario]["error"]
-        return self.results[scenario]
-
-    def picture(self, name):
-        return read_image(self.output / name)
-
-
-def desktop(model_folder, image, *, scale=4, whole=False):
-    """The page's computation with ONNX Runtime and numpy: (H, W, 3) uint8 to (s*H, s*W, 3) uint8."""
-    ort = pytest.importorskip("onnxruntime")
-    model_folder = model_folder / f"x{scale}"
-    manifest = json.loads((model_folder / "manifest.json").read_text())
-    file = next(file for file in manifest["files"] if "wasm" in file["for"])
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 2
-    session = ort.InferenceSession(model_folder / file["file"], options, providers=["CPUExecutionProvider"])
-    s, multiple = manifest["scale"], manifest["multiple"]
-    overlap = min(manifest["overlap"], file["tile"] // 4)
-    height, width = image.shape[:2]
-    sides = [
-        math.ceil(min(side if whole else file["tile"], max(side, manifest["min_side"])) / multiple) * multiple
-        for side in (height, width)
-    ]
-    padding = [(0, max(0, tile - side)) for tile, side in zip(sides, (height, width), strict=True)]
-    lq = np.pad(image, [*padding, (0, 0)], mode="reflect").astype(np.float32).transpose(2, 0, 1) / np.float32(255)
-    total = np.zeros((3, s * lq.shape[1], s * lq.shape[2]))
-    weight = np.zeros(total.shape[1:])
-    rows, columns = (axis(side, tile, overlap) for side, tile in zip(lq.shape[1:], sides, strict=True))
-    for y in rows:
-        for x in columns:
-            tile = lq[None, :, y : y + sides[0], x : x + sides[1]]
-            (sr,) = session.run([file["output"]], {file["input"]: np.ascontiguousarray(tile)})
-            window = (slice(s * y, s * (y + sides[0])), slice(s * x, s * (x + sides[1])))
-            ramp = np.outer(
-                *(ramps(at, starts, size, s) for at, starts, size in ((y, rows, sides[0]), (x, columns, sides[1])))
-            )
-            total[:, window[0], window[1]] += ramp * sr[0]
-            weight[window] += ramp
-    sr = (total / weight)[:, : s * height, : s * width].transpose(1, 2, 0)
-    return np.floor(np.clip(sr, 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def axis(side, tile, overlap):
-    """Starts of tiles along a side."""
-    if side <= tile:
-        return [0]
-    count = math.ceil((side - overlap) / (tile - overlap))
-    return [i * (side - tile) // (count - 1) for i in range(count)]
-
-
-def ramps(at, starts, tile, scale):
-    """Weights of one tile along an axis, before they are normalised."""
-    k = np.arange(tile * scale) + 0.5
-    i = starts.index(at)
-    weights = np.ones(tile * scale)
-    if i > 0:
-        weights = np.minimum(weights, k / (scale * (starts[i - 1] + tile - at)))
-    if i + 1 < len(starts):
-        weights = np.minimum(weights, k[::-1] / (scale * (at + tile - starts[i + 1])))
-    return weights
-
-
-def difference(a, b):
-    assert a.shape == b.shape
-    return int(np.abs(a.astype(int) - b.astype(int)).max())
+UNIT_TESTS = sorted((Path(__file__).parent / "unit").glob("*.mjs"))
 
 
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.name)
@@ -237,7 +36,7 @@ def test_first_visit(run):
     assert photo["loads"] == 2
     assert photo["threads"] == min(os.cpu_count(), 4) or os.cpu_count() > 4
     assert photo["backend"] == "wasm"
-    assert photo["layout"]["content"] <= photo["layout"]["window"] == 360
+    assert photo["layout"]["content"] <= photo["layout"]["window"] == 390
 
 
 def test_photo_equals_the_desktop(run, inputs, model_folder):
@@ -245,11 +44,14 @@ def test_photo_equals_the_desktop(run, inputs, model_folder):
     expected = desktop(model_folder, read_image(inputs / "photo.png"))
     assert difference(run.picture("photo.png"), expected) <= 2
     assert photo["fileName"] == "photo_x4.png"
-    assert re.fullmatch(r"Done in [\d.]+ s\.", photo["status"])
+    assert photo["status"] == "Saved."
     assert photo["facts"]["Picture"] == "134 × 65 → 536 × 260"
     assert re.match(r"CPU, WASM SIMD, \d+ thread", photo["facts"]["Runs on"])
     assert re.match(r"[\d.]+ ms \(\d+ × \d+\)", photo["facts"]["Per tile"])
-    assert photo["facts"]["Network"] == json.loads((model_folder / "x4/manifest.json").read_text())["name"]
+    assert (
+        photo["facts"]["Network"]
+        == json.loads((model_folder / "CATANet-XS_photo_x4/manifest.json").read_text())["name"]
+    )
 
 
 def test_the_other_enlargement(run, inputs, model_folder):
@@ -297,7 +99,7 @@ def test_offline(run):
     offline = run["photo"]["offline"]
     assert offline["server"] == "gone"
     assert offline["isolated"] is True and offline["threads"] == run["photo"]["threads"]
-    assert offline["status"].startswith("Done")
+    assert offline["status"] == "Saved."
     assert offline["scale"] == "2"  # as it was chosen before
     assert difference(run.picture("offline_x2.png"), run.picture("photo_x2.png")) <= 1
     assert difference(run.picture("offline.png"), run.picture("photo.png")) <= 1
@@ -307,7 +109,7 @@ def test_no_endless_reloads(run):
     for case, loads in (("notIsolating", 2), ("notInstalling", 1)):
         seen = run["stubborn"][case]
         assert (seen["loads"], seen["isolated"], seen["threads"]) == (loads, False, 1), case
-        assert seen["ms"] < 15_000, case
+        assert seen["ms"] < 30_000, case  # a few seconds alone
 
 
 def test_without_service_worker(run, inputs, model_folder):
@@ -321,7 +123,7 @@ def test_orientation_and_transparency(run):
     assert (plain["turned"]["width"], plain["turned"]["height"]) == (32, 48)
     red, green, blue, _ = plain["turned"]["colour"]
     assert red > 150 and max(green, blue) < 90
-    assert plain["transparent"]["colour"] == [255, 255, 255, 255]
+    assert plain["transparent"]["colour"] == [0, 0, 0, 0]  # not on white
 
 
 def test_rejected_files(run):
@@ -332,21 +134,15 @@ def test_rejected_files(run):
     assert {refusals[case]["state"] for case in ("notImage", "damaged", "huge")} == {"empty"}
 
 
-def test_large_photograph_raises_a_question(run):
+def test_messages_name_the_limit_that_is_met(run):
     refusals = run["refusals"]
-    assert "4032 × 3024" in refusals["question"] and "195 megapixels" in refusals["question"]
-    assert len(refusals["options"]) == 3 and all("about" in option for option in refusals["options"])
-    assert refusals["frameMoved"] < 0
+    wide, many = refusals["limits"]["wide.png"], refusals["limits"]["many.jpg"]
+    assert "its longer side would have 80000 pixels" in wide["text"] and "megapixels" not in wide["text"]
+    assert "1296 megapixels" in many["text"] and "makes up to 268" in many["text"]
+    assert next(what for what, _ in wide["options"]) == "All of it, 2 × larger"
+    assert [what for what, _ in many["options"]] == ["A part, a quarter of each side"]
     assert refusals["declined"] == "Nothing was enlarged."
-    assert refusals["cropped"] == {"width": 295, "height": 221}
-
-
-def test_cancel(run):
-    refusals = run["refusals"]
-    assert re.match(r"\d+ of \d+ tiles, .* left", refusals["progress"])
-    assert refusals["cancelled"] == "Cancelled."
-    assert refusals["cancelMs"] < 5000
-    assert difference(run.picture("after_cancel.png"), run.picture("small.png")) <= 1
+    assert refusals["afterwards"]["alert"] == "" and refusals["afterwards"]["status"].startswith("Done")
 
 
 def test_dark(run):
@@ -379,13 +175,7 @@ def test_update(run):
 
 @pytest.mark.parametrize("scenario", ["photo", "plain", "refusals", "live", "update"])
 def test_nothing_leaves_the_device_and_the_console_is_clean(run, scenario):
-    seen = run[scenario]["seen"]
-    assert seen["messages"] == []
-    assert len(seen["requests"]) > 10
-    for request in seen["requests"]:
-        assert request["url"].startswith((seen["origin"] + "/", "blob:", "data:")), request
-        assert request["method"] == "GET" and not request["body"], request
-    assert any(request["serviceWorker"] for request in seen["requests"]) == (scenario not in ("plain", "refusals"))
+    check_seen(run[scenario]["seen"], by_service_worker=scenario not in ("plain", "refusals"))
 
 
 def test_policy(run):
@@ -405,101 +195,6 @@ def test_controls_have_names_and_room_for_fingers(run):
 
 
 def test_screenshots(run):
-    names = ("phone_start", "phone_photo", "phone_busy", "phone_large", "phone_live", "desktop_start", "desktop_photo")
+    names = ("phone_start", "phone_photo", "phone_limit_wide", "phone_live", "desktop_start", "desktop_photo")
     for name in names:
-        shot = read_image(run.shots / f"{name}.png")
-        assert shot.shape[1] == (720 if name.startswith("phone") else 1280)
-        assert len(np.unique(shot.reshape(-1, 3)[::97], axis=0)) > 15  # something is drawn
-
-
-def test_installable(web):
-    manifest = json.loads((web.SITE / "manifest.webmanifest").read_text())
-    assert {"name", "short_name", "start_url", "display"} <= set(manifest)
-    sizes = {(icon["sizes"], icon.get("purpose")) for icon in manifest["icons"]}
-    assert sizes == {("192x192", None), ("512x512", None), ("512x512", "maskable")}
-    for icon in manifest["icons"]:
-        with Image.open(web.SITE / icon["src"]) as image:
-            assert f"{image.width}x{image.height}" == icon["sizes"]
-
-
-def test_precache_lists_all_that_the_page_needs(site):
-    text = (site / "precache.js").read_text()
-    files = json.loads(text[text.index("{") : text.rindex("}") + 1])["files"]
-    served = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
-    not_needed = {"precache.js", "sw.js", "package.json", "npm.lock.json", "vendor/LICENSE"}
-    assert served - not_needed == set(files)
-    assert {file["group"] for file in files.values()} == {"page", "wasm", "webgpu"}
-    networks = {name: file["group"] for name, file in files.items() if name.endswith(".onnx")}
-    assert sorted((name.split("/")[1], group) for name, group in networks.items()) == [
-        *(("x2", "wasm"), ("x2", "webgpu"), ("x4", "wasm"), ("x4", "webgpu")),
-    ]
-    assert sum((site / name).stat().st_size for name, group in networks.items() if group == "wasm") < 2.5e6
-
-
-class TestScript:
-    def test_npm_missing(self, web, tmp_path, monkeypatch):
-        monkeypatch.setattr(web.shutil, "which", lambda name: None)
-        with pytest.raises(web.WebError, match="apt-get install nodejs npm"):
-            web.put_runtime(web.read_lock(web.SITE), tmp_path / "vendor", tmp_path / "cache")
-
-    def test_files_that_differ_from_the_lock_are_an_error(self, web, tmp_path):
-        package = tmp_path / "onnxruntime-web-1.30.0/dist"
-        package.mkdir(parents=True)
-        for name in web.read_lock(web.SITE)["onnxruntime-web"]["files"]:
-            (package / name).write_text("changed")
-        with pytest.raises(web.WebError, match="SHA-256 is"):
-            web.put_runtime(web.read_lock(web.SITE), tmp_path / "vendor", tmp_path)
-        assert not list((tmp_path / "vendor").glob("*.wasm"))
-
-    def test_model_missing(self, web, tmp_path, capsys):
-        site = tmp_path / "site"
-        shutil.copytree(web.SITE, site, ignore=shutil.ignore_patterns("models", "vendor"))
-        assert web.main(["--site", str(site), "--model", str(tmp_path / "none.pth")]) == 2
-        assert (
-            capsys.readouterr().err == f"web: {tmp_path}/none.pth: no such file; give the weights with --model FILE\n"
-        )
-
-    def test_incomplete_site_is_not_listed(self, web, tmp_path):
-        site = tmp_path / "site"
-        shutil.copytree(web.SITE, site, ignore=shutil.ignore_patterns("models", "vendor"))
-        (site / "models/x3").mkdir(parents=True)
-        (site / "models/scales.json").write_text("[3]")
-        (site / "models/x3/manifest.json").write_text(json.dumps({"files": [{"file": "x.onnx", "for": ["wasm"]}]}))
-        with pytest.raises(web.WebError, match=r"lacks .*ort\.wasm\.min\.mjs.*models/x3/x\.onnx"):
-            web.write_precache(site)
-
-    def test_exports_once(self, web, model_folder, tmp_path, capsys):
-        folder = tmp_path / "models"
-        shutil.copytree(model_folder, folder)
-        for manifest in folder.glob("x*/manifest.json"):
-            os.utime(manifest)
-        (folder / "x3").mkdir()  # of an earlier run with other weights
-        web.export_networks(web.SHIPPED, folder, web.DEFAULT_TILE, tmp_path)
-        assert capsys.readouterr().out.count("exported already") == 2
-        assert sorted(path.name for path in folder.iterdir()) == ["scales.json", "x2", "x4"]
-        assert json.loads((folder / "scales.json").read_text()) == [2, 4]
-
-    def test_two_networks_of_one_scale_are_an_error(self, web, model_folder, tmp_path):
-        folder = tmp_path / "models"
-        shutil.copytree(model_folder, folder)
-        for manifest in folder.glob("x*/manifest.json"):
-            os.utime(manifest)
-        twin = tmp_path / "twin.pth"
-        shutil.copy(web.SHIPPED[0], twin)
-        with pytest.raises(web.WebError, match=r"twin\.pth and .*CATANet-XS_x2_photo\.pth both enlarge 2 times"):
-            web.export_networks([web.SHIPPED[0], twin], folder, web.DEFAULT_TILE, tmp_path)
-
-    def test_a_changed_model_file_is_exported_again(self, web, model_folder, photo_networks, tmp_path):
-        folder, model = tmp_path / "x2", photo_networks[2]
-        shutil.copytree(model_folder / "x2", folder)
-        os.utime(folder / "manifest.json")
-        assert web.is_exported(model, folder, web.DEFAULT_TILE)
-        assert not web.is_exported(photo_networks[4], folder, web.DEFAULT_TILE)
-        assert not web.is_exported(model, folder, web.DEFAULT_TILE + 8)
-        os.utime(folder / "manifest.json", (0, 0))  # older than the exporter
-        assert not web.is_exported(model, folder, web.DEFAULT_TILE)
-        os.utime(folder / "manifest.json")
-        assert web.is_exported(model, folder, web.DEFAULT_TILE)
-        manifest = json.loads((folder / "manifest.json").read_text())
-        (folder / manifest["files"][0]["file"]).write_bytes(b"")
-        assert not web.is_exported(model, folder, web.DEFAULT_TILE)
+        check_screenshot(run.shots / f"{name}.png")

@@ -1,6 +1,6 @@
 // The page's side of the worker: promises instead of messages.
 
-/** Thrown by `run` when its signal was aborted. */
+/** Thrown by `enlarge` when its signal was aborted. */
 export class CancelledError extends Error {}
 
 export class Engine {
@@ -10,8 +10,8 @@ export class Engine {
   #nextId = 1;
   info = null;
 
-  /** Start a worker and load the runtime and the network that enlarges `scale` times; returns what is running: backend, threads, tile, scale, name. */
-  async open({ scale, threads, backend = 'auto' }) {
+  /** Start a worker and load the runtime and the network in a folder of models/; returns what is running: backend, threads, tile, scale, name. */
+  async open({ folder, threads, backend = 'auto' }) {
     this.close();
     this.#worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
     this.#worker.onmessage = ({ data }) => this.#receive(data);
@@ -21,30 +21,30 @@ export class Engine {
     };
     this.info = await new Promise((resolve, reject) => {
       this.#opening = { resolve, reject };
-      this.#worker.postMessage({ type: 'open', scale, threads, backend });
+      this.#worker.postMessage({ type: 'open', folder, threads, backend });
     });
     return this.info;
   }
 
+  /** Time one whole tile, so that `info.pixelMs` is that of this device at work. */
+  async time() {
+    const { pixelMs } = await this.#ask({ type: 'time' });
+    Object.assign(this.info, { pixelMs, isTimed: true });
+  }
+
   /**
-   * Enlarge an image (an ImageData, or anything with data, width and height).
+   * Enlarge the part `frame` of an ImageBitmap, which the worker takes over.
    *
-   * `onBand({ y, height, width, rgba })` gets finished rows from top to bottom, `onProgress({ done, total, ms, tile })`
-   * every tile. `whole`: in one piece where the network allows. Resolves to { ms, tileMs, tiles }.
+   * `onBand({ y, height, width, rgba or bitmap })` gets finished rows from top to bottom, shrunk by `factor` for the
+   * screen, `onProgress({ done, total, ms, tile })` every tile. Resolves to { ms, strips: [{ y, height, blob }], opaque }.
    */
-  run(image, { onBand, onProgress, signal, whole = false } = {}) {
-    const id = this.#nextId++;
-    return new Promise((resolve, reject) => {
-      if (!this.#worker) throw new Error('The network is not loaded.');
-      this.#jobs.set(id, { resolve, reject, onBand, onProgress });
-      signal?.addEventListener('abort', () => {
-        if (!this.#jobs.delete(id)) return;
-        this.#worker?.postMessage({ type: 'cancel', id }); // it stops after the tile in hand; nobody waits for that
-        reject(new CancelledError('cancelled'));
-      }, { once: true });
-      const { data, width, height } = image;
-      this.#worker.postMessage({ type: 'run', id, image: { data, width, height }, whole }, [data.buffer]);
-    });
+  enlarge(bitmap, frame, { factor, onBand, onProgress, signal }) {
+    return this.#ask({ type: 'photo', bitmap, frame, factor }, { transfer: [bitmap], onBand, onProgress, signal });
+  }
+
+  /** Enlarge a picture of the camera, an ImageData, which the worker takes over, in one piece where the network allows. */
+  frame({ data, width, height }, onBand) {
+    return this.#ask({ type: 'frame', image: { data, width, height } }, { transfer: [data.buffer], onBand });
   }
 
   close() {
@@ -52,6 +52,21 @@ export class Engine {
     this.#worker = null;
     this.info = null;
     this.#fail(new CancelledError('closed'));
+  }
+
+  #ask(message, { transfer = [], onBand, onProgress, signal } = {}) {
+    const id = this.#nextId++;
+    return new Promise((resolve, reject) => {
+      if (!this.#worker) throw new Error('The network is not loaded.');
+      if (signal?.aborted) throw new CancelledError('cancelled');
+      this.#jobs.set(id, { resolve, reject, onBand, onProgress });
+      signal?.addEventListener('abort', () => {
+        if (!this.#jobs.delete(id)) return;
+        this.#worker?.postMessage({ type: 'cancel', id }); // it stops after the tile in hand; nobody waits for that
+        reject(new CancelledError('cancelled'));
+      }, { once: true });
+      this.#worker.postMessage({ ...message, id }, transfer);
+    });
   }
 
   #receive(message) {
@@ -70,7 +85,7 @@ export class Engine {
     else if (message.type === 'band') job.onBand?.(message);
     else {
       this.#jobs.delete(message.id);
-      if (message.type === 'done') job.resolve(message);
+      if (message.type === 'done' || message.type === 'timed') job.resolve(message);
       else job.reject(new Error(message.message));
     }
   }

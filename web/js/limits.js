@@ -1,28 +1,64 @@
-// What is too large, and what would fit. Pure functions.
+// What is too large, and which limit is met. Pure functions.
 
-/** Of the output: 16 megapixels is the largest canvas that iPhones give, and 8192 px the side that GPUs draw everywhere. */
-export const MAX_OUTPUT_PIXELS = 2 ** 24;
-export const MAX_OUTPUT_SIDE = 8192;
+import { MAX_JPEG_SIDE } from './jpeg.js';
+import { bytes, megapixels } from './text.js';
+
+/** Of the output: no side may be longer, or it could not be saved as JPEG. */
+export const MAX_SIDE = MAX_JPEG_SIDE;
+/** Of the output: 268 megapixels; few programs open more. */
+export const MAX_PIXELS = 2 ** 28;
 /** Of the file: decoding more than this can end the tab on a phone. */
 export const MAX_INPUT_PIXELS = 100e6;
 export const MAX_FILE_BYTES = 100e6;
+/** Of a canvas on the screen: the largest that iPhones give. Larger pictures are shown smaller until one zooms in. */
+export const MAX_CANVAS_PIXELS = 2 ** 24;
+export const MAX_CANVAS_SIDE = 8192;
+const PNG_BYTES = 2; // per pixel of the output, at most in most photographs; measured: 1.2 to 1.8
 
-/** Whether an image of this size may be enlarged as a whole. */
-export function fits(width, height, scale) {
-  return width * height * scale * scale <= MAX_OUTPUT_PIXELS && Math.max(width, height) * scale <= MAX_OUTPUT_SIDE;
+/** How much memory (bytes) the page may take: a quarter of the device's, where the browser tells; less on phones that hide it. */
+export function memoryLimit({ deviceMemory, isPhone }) {
+  if (deviceMemory > 0) return deviceMemory * 0.25e9;
+  return isPhone ? 0.5e9 : 2e9;
 }
 
-/** The largest size with the same proportions that holds at most `pixels` pixels and whose output fits. */
-export function shrink(width, height, scale, pixels = Infinity) {
-  const area = Math.min(pixels, MAX_OUTPUT_PIXELS / (scale * scale));
-  const side = MAX_OUTPUT_SIDE / scale;
-  const factor = Math.min(1, Math.sqrt(area / (width * height)), side / width, side / height);
-  return { width: Math.max(1, Math.floor(width * factor)), height: Math.max(1, Math.floor(height * factor)) };
+/** Memory (bytes) that a photograph takes: it decoded, the finished strips, both on the screen, and the rows in work. */
+export function memoryNeeded(width, height, scale) {
+  const input = width * height;
+  const output = input * scale * scale;
+  const screen = (pixels) => 4 * Math.min(pixels, MAX_CANVAS_PIXELS);
+  return 4 * input + screen(input) + PNG_BYTES * output + screen(output) + 20 * width * scale * 128 * scale;
 }
 
-/** Frame of a part of about `pixels` pixels with the image's proportions, around (`x`, `y`), moved to lie inside. */
-export function cropFrame(width, height, scale, pixels, x = width / 2, y = height / 2) {
-  const size = shrink(width, height, scale, pixels);
+/**
+ * Which limit a photograph enlarged by `scale` meets: null, or { limit: 'side' | 'megapixels' | 'memory', text }.
+ *
+ * `memory`: how much the page may take, bytes.
+ */
+export function limitMet(width, height, scale, memory) {
+  const side = Math.max(width, height) * scale;
+  if (side > MAX_SIDE) return { limit: 'side', text: `its longer side would have ${side} pixels, and a side may have up to ${MAX_SIDE}` };
+  const size = { width: width * scale, height: height * scale };
+  if (size.width * size.height > MAX_PIXELS) {
+    return { limit: 'megapixels', text: `it would have ${megapixels(size)} megapixels, and this page makes up to ${Math.floor(MAX_PIXELS / 1e6)}` };
+  }
+  const needed = memoryNeeded(width, height, scale);
+  if (needed > memory) {
+    return { limit: 'memory', text: `it would take about ${bytes(needed)} of memory, and on this device the page takes up to ${bytes(memory)}` };
+  }
+  return null;
+}
+
+/** By how much a picture of this size is shrunk to be held by one canvas of the screen: 1, or less. */
+export function canvasFactor(width, height) {
+  return Math.min(1, MAX_CANVAS_SIDE / Math.max(width, height), Math.sqrt(MAX_CANVAS_PIXELS / (width * height)));
+}
+
+/** A side of a picture that is shrunk by `factor`, in whole pixels, never more than the factor allows. */
+export const shrunkSide = (side, factor) => Math.max(1, Math.floor(side * factor));
+
+/** Frame with sides of `share` of the image's around (`x`, `y`), moved to lie inside: { x, y, width, height } in whole pixels. */
+export function cropFrame(width, height, share, x = width / 2, y = height / 2) {
+  const size = { width: Math.max(1, Math.ceil(width * share)), height: Math.max(1, Math.ceil(height * share)) };
   const inside = (centre, length, side) => Math.round(Math.min(Math.max(centre - length / 2, 0), side - length));
   return { x: inside(x, size.width, width), y: inside(y, size.height, height), ...size };
 }
@@ -34,9 +70,9 @@ export function threadCount(cores, isolated) {
   return known <= 4 ? known : Math.min(8, Math.max(4, Math.floor(known / 2)));
 }
 
-/** The file of a manifest for a backend, "webgpu" or "wasm"; undefined when there is none. */
-export function chooseFile(manifest, backend) {
-  return manifest.files.find((file) => file.kind === 'onnx' && file.for.includes(backend));
+/** The file of a manifest for a backend, "webgpu" or "wasm", and a type of numbers; undefined when there is none. */
+export function chooseFile(manifest, backend, dtype = 'float32') {
+  return manifest.files.find((file) => file.kind === 'onnx' && file.for.includes(backend) && (file.dtype ?? 'float32') === dtype);
 }
 
 /** Pixels that neighbouring tiles share: as the manifest says, but at most a quarter of the tile, or most work is done twice. */

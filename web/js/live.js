@@ -1,7 +1,7 @@
 // The camera, enlarged frame by frame, as large as the target rate allows.
 
 import { currentSize, freeSizes, framesPerSecond, observe, startControl, tiledSizes } from './adaptive.js';
-import { paint, pixelsOf, pngFile } from './photo.js';
+import { pixelsOf, pngFile } from './photo.js';
 
 const MESSAGES = {
   NotAllowedError: 'The camera was not allowed. Allow it in the browser’s settings for this page, then try again.',
@@ -61,7 +61,7 @@ export class Live {
   async snapshot() {
     const { videoWidth, videoHeight } = this.#video;
     const canvas = Object.assign(document.createElement('canvas'), { width: videoWidth, height: videoHeight });
-    paint(canvas.getContext('2d'), this.#video, videoWidth, videoHeight);
+    canvas.getContext('2d').drawImage(this.#video, 0, 0);
     return pngFile(canvas, 'camera.png');
   }
 
@@ -96,7 +96,7 @@ export class Live {
       const image = pixelsOf(video, size.width, size.height, centre(video, size));
       const input = new ImageData(new Uint8ClampedArray(image.data), size.width, size.height);
       const bands = [];
-      await this.#engine.run(image, { whole: true, onBand: (band) => bands.push(band) });
+      await this.#engine.frame(image, (band) => bands.push(band));
       if (!this.#running) return;
       const now = performance.now();
       this.#times = [...this.#times.filter((time) => now - time < 3000), now];

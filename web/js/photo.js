@@ -1,6 +1,7 @@
 // Files into pixels and pixels into files.
 
 import { MAX_FILE_BYTES, MAX_INPUT_PIXELS, imageSize } from './limits.js';
+import { megapixels } from './text.js';
 
 /** A file that cannot be used; its message is for the user. */
 export class PhotoError extends Error {}
@@ -12,10 +13,13 @@ export class PhotoError extends Error {}
  */
 export async function decode(file) {
   const name = file.name ? `“${file.name}”` : 'This';
+  if (file.type && !file.type.startsWith('image/')) {
+    throw new PhotoError(`${name} is not an image. JPEG, PNG and WebP work everywhere.`);
+  }
   if (file.size > MAX_FILE_BYTES) {
     throw new PhotoError(`${name} has ${Math.round(file.size / 1e6)} MB. This page opens files of up to ${MAX_FILE_BYTES / 1e6} MB.`);
   }
-  const size = imageSize(new Uint8Array(await file.slice(0, 1 << 20).arrayBuffer()));
+  const size = await sizeOf(file);
   if (size && size.width * size.height > MAX_INPUT_PIXELS) {
     throw new PhotoError(`${name} has ${megapixels(size)} megapixels. This page opens up to ${MAX_INPUT_PIXELS / 1e6}; make it smaller first.`);
   }
@@ -33,50 +37,23 @@ export async function decode(file) {
   return bitmap;
 }
 
-/**
- * Pixels of `source` (bitmap, canvas or video), or of its part `frame`, at `width` x `height`, as ImageData.
- *
- * Transparent parts come out on white.
- */
-export function pixelsOf(source, width, height, frame = null) {
-  const canvas = document.createElement('canvas');
-  canvas.width = width;
-  canvas.height = height;
+/** Pixels of the part `frame` of `source` (bitmap, canvas or video) at `width` x `height`, as ImageData. */
+export function pixelsOf(source, width, height, frame) {
+  const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext('2d', { willReadFrequently: true });
-  paint(context, source, width, height, frame);
+  context.imageSmoothingQuality = 'high';
+  context.drawImage(source, frame.x, frame.y, frame.width, frame.height, 0, 0, width, height);
   return context.getImageData(0, 0, width, height);
 }
 
-/** Draw as `pixelsOf` reads. */
-export function paint(context, source, width, height, frame = null) {
-  context.fillStyle = '#fff';
-  context.fillRect(0, 0, width, height);
-  context.imageSmoothingQuality = 'high';
-  if (frame) context.drawImage(source, frame.x, frame.y, frame.width, frame.height, 0, 0, width, height);
-  else context.drawImage(source, 0, 0, width, height);
+/** Size of a photograph from its header, before it is decoded, or null where the header does not tell. */
+export async function sizeOf(file) {
+  return imageSize(new Uint8Array(await file.slice(0, 1 << 20).arrayBuffer()));
 }
 
 /** The canvas as a PNG file. */
 export async function pngFile(canvas, name) {
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, 'image/png'));
-  if (!blob) throw new PhotoError('This browser could not write the picture as PNG. A smaller part may work.');
+  if (!blob) throw new PhotoError('The browser could not write the picture of the camera.');
   return new File([blob], name, { type: 'image/png' });
-}
-
-export function download(file) {
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(file);
-  link.download = file.name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-}
-
-/** Whether this browser can pass PNG files on to other apps. */
-export function canShare() {
-  return Boolean(navigator.canShare?.({ files: [new File([''], 'a.png', { type: 'image/png' })] }));
-}
-
-export function megapixels({ width, height }) {
-  const value = (width * height) / 1e6;
-  return value < 10 ? value.toFixed(1) : String(Math.round(value));
 }

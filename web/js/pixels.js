@@ -5,14 +5,15 @@ import { axisWeights, mirror } from './tiling.js';
 /**
  * One tile of an RGBA image as planes R, G, B in [0, 1].
  *
- * `x`, `y`: its corner; what lies outside the image is mirrored. Returns a new Float32Array of 3 * tile.height * tile.width.
+ * `x`, `y`: its corner; what lies outside the image is mirrored. `rgba` may begin at row `top` of the image, and need
+ * hold no more rows than the tile touches. Returns a new Float32Array of 3 * tile.height * tile.width.
  */
-export function cutTile({ rgba, width, height }, x, y, tile) {
+export function cutTile({ rgba, width, height, top = 0 }, x, y, tile) {
   const plane = tile.width * tile.height;
   const out = new Float32Array(3 * plane);
   const columns = Int32Array.from({ length: tile.width }, (_, i) => 4 * mirror(x + i, width));
   for (let row = 0, to = 0; row < tile.height; row++) {
-    const line = 4 * width * mirror(y + row, height);
+    const line = 4 * width * (mirror(y + row, height) - top);
     for (let i = 0; i < tile.width; i++, to++) {
       const from = line + columns[i];
       out[to] = rgba[from] / 255;

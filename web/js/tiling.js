@@ -13,15 +13,18 @@ export function starts(side, tile, overlap) {
 /**
  * The tiles of an image.
  *
- * `exact`: the network takes tiles of just this size. Otherwise a tile is not larger than the image needs: its side
- * rounded up to `multiple`, and at least `minSide`. What a tile has and the image has not is mirrored.
+ * `exact`: the network takes tiles of just this size. Otherwise they are as small as their number allows, so that
+ * neighbours share no more than `overlap`: the side is rounded up to `multiple`, and at least `minSide`. What a tile has
+ * and the image has not is mirrored.
  */
 export function planTiles({ width, height, tileWidth, tileHeight, overlap, exact = false, multiple = 1, minSide = 1 }) {
   if (!(width > 0 && height > 0)) throw new RangeError(`an image of ${width}x${height} px has no tiles`);
-  const fit = (side, tile) => {
-    if (exact) return tile;
-    const needed = Math.max(minSide, side);
-    return Math.min(roundUp(tile, multiple), roundUp(needed, multiple));
+  const fit = (side, most) => {
+    if (exact) return most;
+    const tile = Math.max(roundUp(most, multiple), roundUp(minSide, multiple));
+    const share = Math.min(overlap, tile - 1);
+    const count = Math.max(1, Math.ceil((side - share) / (tile - share)));
+    return Math.min(tile, roundUp(Math.max(minSide, Math.ceil((side + (count - 1) * share) / count)), multiple));
   };
   const tile = { width: fit(width, tileWidth), height: fit(height, tileHeight) };
   return {
@@ -35,6 +38,9 @@ export function planTiles({ width, height, tileWidth, tileHeight, overlap, exact
 
 /** How many tiles a plan has. */
 export const tileCount = (plan) => plan.xs.length * plan.ys.length;
+
+/** How many pixels the network computes for a plan; more than the image has, for tiles overlap. */
+export const computedPixels = (plan) => tileCount(plan) * plan.tile.width * plan.tile.height;
 
 /**
  * Weight of each output pixel of each tile along one axis: ramps over what neighbours share, summing to 1 everywhere.

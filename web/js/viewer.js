@@ -1,26 +1,40 @@
 // Before and after on one stage: a movable divider, zoom and pan by touch, mouse, wheel and keyboard.
 
+import { canvasFactor } from './limits.js';
+
 const MAX_ZOOM = 16; // screen pixels per pixel of the output
 const MOST_FIT = 8; // the same, where a small picture is fitted to the stage
 const GRIP_PX = 28; // how near to the divider a finger must come down to move it, where the picture itself can be moved
+const SETTLED_MS = 150; // without a movement, before details are drawn
 
 export class Viewer {
   #stage;
   #pane;
+  #layer;
+  #detail;
   #divider;
   #range;
   #size = { width: 1, height: 1 };
+  #unit = 1; // CSS pixels of the pane per pixel of the output
   #view = { scale: 1, x: 0, y: 0 };
   #fitted = true;
   #pointers = new Map();
   #grip = false;
   #moved = false;
   #lastTap = null;
+  #details = null;
+  #drawing = null;
+  #timer = 0;
 
-  /** `before`, `after`: canvases inside `pane`, inside `stage`; `range`: the slider that places the `divider`. */
-  constructor({ stage, pane, before, after, divider, range }) {
+  /**
+   * `before` and `layer`, which holds `after` and `detail`: canvases inside `pane`, inside `stage`; `range`: the slider
+   * that places the `divider`.
+   */
+  constructor({ stage, pane, before, layer, after, detail, divider, range }) {
     this.#stage = stage;
     this.#pane = pane;
+    this.#layer = layer;
+    this.#detail = detail;
     this.before = before;
     this.after = after;
     this.#divider = divider;
@@ -38,12 +52,23 @@ export class Viewer {
   setSize(width, height, { refit = true } = {}) {
     const changed = width !== this.#size.width || height !== this.#size.height;
     this.#size = { width, height };
-    for (const canvas of [this.before, this.after]) {
-      canvas.style.width = `${width}px`;
-      canvas.style.height = `${height}px`;
+    this.#unit = canvasFactor(width, height);
+    for (const element of [this.#pane, this.#layer, this.before, this.after]) {
+      element.style.width = `${width * this.#unit}px`;
+      element.style.height = `${height * this.#unit}px`;
     }
     if (refit || (changed && this.#fitted)) this.fit();
     else this.#draw();
+  }
+
+  /**
+   * Where details come from when one zooms in on a picture that `after` holds shrunk: a function of a region of the
+   * output { x, y, width, height }, a scale of at most 1 and an AbortSignal, which returns a promise of a canvas; or null.
+   */
+  setDetails(details) {
+    this.#details = details;
+    this.#dropDetail();
+    this.#draw();
   }
 
   /** Show the whole picture, centred; small ones at most eight times enlarged. */
@@ -94,15 +119,57 @@ export class Viewer {
     };
     view.x = keep(view.x, width, clientWidth);
     view.y = keep(view.y, height, clientHeight);
-    this.#pane.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.scale})`;
+    this.#pane.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.scale / this.#unit})`;
     const left = Math.max(0, view.x);
     const shown = Math.min(clientWidth, view.x + width * view.scale) - left;
     const split = left + (shown * Number(this.#range.value)) / 100;
     this.#divider.style.transform = `translateX(${split}px)`;
     const hidden = Math.min(Math.max((split - view.x) / view.scale, 0), width);
-    this.after.style.clipPath = `inset(0 0 0 ${hidden}px)`;
+    this.#layer.style.clipPath = `inset(0 0 0 ${hidden * this.#unit}px)`;
     this.#stage.style.touchAction = this.#fitted ? 'pan-y' : 'none'; // a fitted picture leaves scrolling to the page
     this.#stage.dataset.zoom = view.scale.toFixed(3);
+    clearTimeout(this.#timer);
+    if (this.#details) this.#timer = setTimeout(() => this.#refine(), SETTLED_MS);
+  }
+
+  /** Draw what is in view in as many pixels as the screen has, where `after` has fewer. */
+  async #refine() {
+    const { scale, x, y } = this.#view;
+    const wanted = Math.min(1, scale * (window.devicePixelRatio || 1));
+    if (wanted <= this.#unit * 1.05) {
+      this.#dropDetail();
+      return;
+    }
+    this.#drawing?.abort();
+    this.#drawing = new AbortController();
+    const { signal } = this.#drawing;
+    const { width, height } = this.#size;
+    const left = Math.max(0, Math.floor(-x / scale));
+    const top = Math.max(0, Math.floor(-y / scale));
+    const region = {
+      x: left,
+      y: top,
+      width: Math.min(width - left, Math.ceil(this.#stage.clientWidth / scale) + 1),
+      height: Math.min(height - top, Math.ceil(this.#stage.clientHeight / scale) + 1),
+    };
+    const drawn = await this.#details(region, wanted, signal).catch(() => null); // the picture was discarded
+    if (!drawn || signal.aborted) return;
+    const { style } = this.#detail;
+    this.#detail.width = drawn.width;
+    this.#detail.height = drawn.height;
+    this.#detail.getContext('2d').drawImage(drawn, 0, 0);
+    style.left = `${region.x * this.#unit}px`;
+    style.top = `${region.y * this.#unit}px`;
+    style.width = `${region.width * this.#unit}px`;
+    style.height = `${region.height * this.#unit}px`;
+    this.#detail.hidden = false;
+  }
+
+  #dropDetail() {
+    this.#drawing?.abort();
+    this.#detail.hidden = true;
+    this.#detail.width = 1;
+    this.#detail.height = 1;
   }
 
   #point(event) {

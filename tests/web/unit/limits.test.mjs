@@ -1,29 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import {
-  MAX_OUTPUT_PIXELS, MAX_OUTPUT_SIDE, chooseFile, cropFrame, fits, imageSize, manifestFault, overlapFor, shrink, threadCount,
-} from '../../../web/js/limits.js';
-
-test('what fits is not shrunk, what does not fit is made to', () => {
-  assert.ok(fits(1024, 1024, 4) && !fits(1025, 1024, 4) && !fits(2049, 10, 4));
-  assert.deepEqual(shrink(300, 200, 4), { width: 300, height: 200 });
-  for (const [width, height] of [[4032, 3024], [30000, 10], [10, 30000], [1025, 1024], [1, 99999]]) {
-    const size = shrink(width, height, 4);
-    assert.ok(fits(size.width, size.height, 4));
-    const grown = { width: size.width + 2, height: Math.ceil(((size.width + 2) * height) / width) };
-    assert.ok(!fits(grown.width, grown.height, 4) || size.height === 1 || size.width === 1, 'and no smaller than needed');
-  }
-  assert.ok(MAX_OUTPUT_PIXELS === 4096 * 4096 && MAX_OUTPUT_SIDE === 8192);
-});
-
-test('a crop lies inside the image', () => {
-  for (const [x, y] of [[undefined, undefined], [0, 0], [9999, 9999], [4032, 0]]) {
-    const frame = cropFrame(4032, 3024, 4, 256 * 256, x, y);
-    assert.ok(frame.x >= 0 && frame.y >= 0 && frame.x + frame.width <= 4032 && frame.y + frame.height <= 3024);
-    assert.ok(frame.width * frame.height <= 256 * 256 && frame.width * frame.height > 0.98 * 256 * 256);
-  }
-});
+import { chooseFile, imageSize, manifestFault, overlapFor, threadCount } from '../../../web/js/limits.js';
 
 test('threads', () => {
   assert.deepEqual([1, 2, 4, 6, 8, 12, 16, 32].map((cores) => threadCount(cores, true)), [1, 2, 4, 4, 4, 6, 8, 8]);
@@ -35,7 +13,8 @@ const manifest = {
   format: 1, channels: 3, scale: 4,
   files: [
     { file: 'a.onnx', kind: 'onnx', for: ['wasm', 'desktop'] },
-    { file: 'b.onnx', kind: 'onnx', for: ['webgpu'] },
+    { file: 'b.onnx', kind: 'onnx', dtype: 'float32', for: ['webgpu'] },
+    { file: 'h.onnx', kind: 'onnx', dtype: 'float16', for: ['webgpu'] },
     { file: 'c.pte', kind: 'executorch', for: ['wasm'] },
   ],
 };
@@ -43,6 +22,7 @@ const manifest = {
 test('files are chosen by backend', () => {
   assert.equal(chooseFile(manifest, 'wasm').file, 'a.onnx');
   assert.equal(chooseFile(manifest, 'webgpu').file, 'b.onnx');
+  assert.equal(chooseFile(manifest, 'webgpu', 'float16').file, 'h.onnx');
   assert.equal(chooseFile({ files: [] }, 'webgpu'), undefined);
 });
 

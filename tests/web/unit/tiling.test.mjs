@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { Mosaic, cutTile, toByte } from '../../../web/js/pixels.js';
-import { axisWeights, mirror, planTiles, starts, tileCount } from '../../../web/js/tiling.js';
+import { axisWeights, computedPixels, mirror, planTiles, starts, tileCount } from '../../../web/js/tiling.js';
 
 const SIDES = [1, 2, 15, 16, 63, 64, 65, 66, 80, 111, 112, 113, 160, 300, 1001];
 
@@ -59,10 +59,28 @@ test('mirror repeats no border and goes on for ever', () => {
 test('exact plans keep the size of the tile, free ones shrink to what is needed', () => {
   const image = { width: 20, height: 130, tileWidth: 64, tileHeight: 64, overlap: 16 };
   assert.deepEqual(planTiles({ ...image, exact: true }).tile, { width: 64, height: 64 });
-  assert.deepEqual(planTiles({ ...image, minSide: 24 }).tile, { width: 24, height: 64 });
+  assert.deepEqual(planTiles({ ...image, minSide: 24 }).tile, { width: 24, height: 54 }); // three of 54 are enough
   assert.deepEqual(planTiles({ ...image, multiple: 16 }).tile, { width: 32, height: 64 });
   assert.equal(tileCount(planTiles(image)), 3);
   assert.throws(() => planTiles({ ...image, width: 0 }), RangeError);
+});
+
+test('free tiles share no more than they must', () => {
+  for (const side of [100, 129, 134, 224, 500, 4032]) {
+    const { tile, xs } = planTiles({ width: side, height: 64, tileWidth: 128, tileHeight: 128, overlap: 16 });
+    const shared = xs.slice(1).map((start, i) => xs[i] + tile.width - start);
+    assert.ok(shared.every((share) => share >= 16 && share <= 18), `${side}: ${shared}`);
+    assert.equal(xs.at(-1) + tile.width, side);
+  }
+  const photo = planTiles({ width: 4032, height: 3024, tileWidth: 128, tileHeight: 128, overlap: 16 });
+  assert.ok(computedPixels(photo) < 1.32 * 4032 * 3024);
+});
+
+test('a tile needs no more rows than it touches', () => {
+  const image = photograph(20, 30);
+  const tile = { width: 8, height: 8 };
+  const rows = { ...image, rgba: image.rgba.subarray(4 * 20 * 11, 4 * 20 * 19), top: 11 };
+  assert.deepEqual(cutTile(rows, 3, 11, tile), cutTile(image, 3, 11, tile));
 });
 
 test('bytes are rounded to the nearest, and clamped', () => {
