@@ -60,6 +60,7 @@ STAGES: dict[str, dict[str, Stages]] = {
         "meta_info_file": LOADING,
         "io_backend": LOADING,
         "cache_mb": LOADING,
+        "data_check": Stages(YES, YES, NONE, note="when a run is resumed; a changed validation set is a note"),
         "gt_size": TRAINING,
         "use_hflip": TRAINING,
         "use_rot": TRAINING,
