@@ -53,6 +53,7 @@ def adapt_dataset(cls: Any) -> Any:
     def build(opt: Mapping[str, Any], seed: int) -> LegacyDataset:
         return LegacyDataset(cls(opt), seed)
 
+    build.__module__ = cls.__module__  # by which the checks of options know that it is a plug-in's
     return build
 
 

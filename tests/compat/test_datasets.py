@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from basicsr.compat.datasets import LegacyDataset
+from basicsr.compat.datasets import LegacyDataset, adapt_dataset
 from basicsr.compat.plugins import attach
-from basicsr.config.registry import DATASET_REGISTRY
+from basicsr.config.registry import DATASET_REGISTRY, is_plugin
 from basicsr.data import build_dataset
 from basicsr.data.data_sampler import SampleIndex
 from basicsr.data.paired_image_dataset import PairedImageDataset
@@ -26,6 +26,10 @@ class OldDataset:
 
     def __getitem__(self, index):
         return index, random.random(), np.random.rand(), torch.rand(1).item()
+
+
+def test_an_adapted_data_set_still_counts_as_that_of_a_plug_in():
+    assert is_plugin(adapt_dataset(OldDataset)) and not is_plugin(adapt_dataset(PairedImageDataset))
 
 
 class TestLegacyDataset:

@@ -38,7 +38,7 @@ ATD_U = {
 FAMILY = {
     "v1": ATD_V1, "v2": ATD_V1 | {"dim_ffn_td": 3}, "U": ATD_U,
     "v2 with other options": ATD_V1 | {
-        "dim_ffn_td": 2, "in_chans": 4, "upsampler": "pixelshuffle", "upscale": 4, "resi_connection": "3conv",
+        "dim_ffn_td": 2, "in_chans": 1, "upsampler": "pixelshuffle", "upscale": 4, "resi_connection": "3conv",
         "qkv_bias": False, "patch_norm": False, "img_range": 2.0, "category_size": 16,
     },
     "U with other options": ATD_U | {"in_chans": 3, "bias": True, "patch_norm": True, "mlp_ratio": 1.0},
@@ -57,6 +57,7 @@ def options_with(tmp_path_factory):
     def options_with(spec):
         path = tmp_path_factory.mktemp("options") / "tiny.yml"
         dataset = {"type": "PairedImageDataset", "dataroot_gt": "not/needed"}
+        dataset |= {"color": "y"} if spec.get("in_chans") == 1 else {}
         values = {"name": "tiny", "scale": spec.get("upscale", 1), "datasets": {"test": dataset}, "network_g": spec}
         path.write_text(json.dumps(values))  # JSON is YAML, too
         return str(path)
