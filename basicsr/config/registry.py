@@ -53,7 +53,7 @@ class Registry:
             suffix: appended to the name as `name_suffix`, for plug-ins whose name is taken already.
 
         Raises:
-            KeyError: when the name is taken; the message names the modules of both entries.
+            OptionError: when the name is taken; the message names the modules of both entries.
         """
 
         def add(item: T) -> T:
@@ -61,7 +61,7 @@ class Registry:
             key = f"{key}_{suffix}" if suffix else key
             if key in self._items and self._items[key] is not item:
                 owners = f"{self._items[key].__module__} and {item.__module__}"
-                raise KeyError(f"two {self.kind}s are called {key!r}: in {owners}; rename one or pass suffix=")
+                raise OptionError(f"two {self.kind}s are called {key!r}: in {owners}; rename one or pass suffix=")
             self._items[key] = item
             return item
 

@@ -86,7 +86,9 @@ def _check_network(spec: Spec) -> None:
 
 
 def _check_metrics(options: Options) -> None:
-    for spec in (options.val.metrics or {}).values():
+    for name, spec in (options.val.metrics or {}).items():
+        if name == "image":
+            raise spec.where.error("is the name of the first column in files of scores; rename the metric")
         if spec.get("input_order", "HWC") != "HWC":
             raise (spec.where / "input_order").error(
                 f"must be HWC, for so images are scored, got {spec['input_order']}"

@@ -113,7 +113,9 @@ class Scores:
 
     @property
     def _mean_label(self) -> str:
-        return f"mean of {self.count}" if self.failed else "mean"
+        if self.failed:
+            return f"mean of {self.count}"
+        return "mean of all" if "mean" in self.per_image else "mean"  # an image may be called so
 
     def _rows(self, label: str, mean: dict[str, float]) -> list[tuple[str, dict[str, float]]]:
         failed: list[tuple[str, dict[str, float]]] = [(name, {}) for name in self.failed]

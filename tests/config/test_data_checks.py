@@ -79,6 +79,8 @@ REFUSALS = [
     ({"train_set": {**PAIRED, "iters": [5]}}, r"datasets\.train\.iters: is read by ATDUNetModel, not by SRModel"),
     ({"val": {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0, "input_order": "CHW"}}}},
      r"val\.metrics\.psnr\.input_order: must be HWC"),
+    ({"val": {"metrics": {"image": {"type": "calculate_psnr", "crop_border": 0}}}},
+     r"val\.metrics\.image: is the name of the first column in files of scores; rename the metric"),
     (PSNR_OF_TEACHER, r"val\.expect_teacher_psnr: is read by PruneDistillModel, not by SRModel"),
     ({"val": {"expect_teacher_psnr": {"Set14": [38, 0.1]}}, **PRUNING},
      r"val\.expect_teacher_psnr\.Set14: is the name of no test set; they are Set5"),

@@ -72,7 +72,7 @@ def test_a_taken_name_is_reported_with_both_modules():
     other = type("make", (), {"__module__": "plug_in"})
     registry.register(make)
     registry.register(make)  # registering the same entry twice is allowed
-    with pytest.raises(KeyError, match=rf"'make'.* {__name__} and plug_in.* suffix="):
+    with pytest.raises(OptionError, match=rf"'make'.* {__name__} and plug_in.* suffix="):
         registry.register(other)
     registry.register(other, suffix="mine")
     assert registry.get("make", suffix="mine") is make

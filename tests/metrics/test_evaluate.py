@@ -235,3 +235,10 @@ def test_tables_of_one_channel_are_headed_gray():
         batch = {"lq": torch.rand(1, channels, 16, 16), "gt": torch.rand(1, channels, 16, 16), "lq_path": ["a.png"]}
         scores = evaluate(lambda lq: lq, [batch], metrics, "Set12")
         assert scores.protocols == {"psnr": f"uint8, {name}, crop 0"}
+
+
+def test_an_image_called_mean_has_a_row_of_its_own(tmp_path):
+    scores = Scores("set", {"mean": {"psnr": 30.0}, "other": {"psnr": 40.0}})
+    scores.to_csv(tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        assert [row[0] for row in csv.reader(file)] == ["image", "mean", "other", "mean of all"]
