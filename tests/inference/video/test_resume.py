@@ -65,7 +65,7 @@ def world(tmp_path, monkeypatch, weights):
 
 def start(limit, *more):
     command = [sys.executable, "-c", COMMAND, str(limit), *ARGUMENTS, *more]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # threads round differently; one, as here
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
