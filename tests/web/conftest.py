@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,16 @@ CACHE = REPOSITORY / "build/web"
 DRIVER_SECONDS = 600  # on a very busy machine; alone it takes about a fifth
 GPU_TILE = 32  # px
 CAMERA = (640, 480)
+
+
+@contextmanager
+def one_worker_at_a_time():
+    """Keep other pytest workers from installing and fetching the same at the same time."""
+    fcntl = pytest.importorskip("fcntl")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +49,8 @@ def programs(web):
     missing = [name for name in web.TEST_PROGRAMS if shutil.which(name) is None]
     if missing and not (os.environ.get("CI") == "true" and shutil.which("apt-get") and os.geteuid() == 0):
         pytest.skip(f"needs {', '.join(missing)}; `python scripts/web.py --test-setup` installs what is missing")
-    return web.set_up_tests(CACHE)
+    with one_worker_at_a_time():
+        return web.set_up_tests(CACHE)
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +76,8 @@ def site(web, programs, model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("web") / "site"
     shutil.copytree(web.SITE, folder, ignore=shutil.ignore_patterns("models", "precache.js", "*.wasm", "*.mjs"))
     shutil.copytree(model_folder, folder / "models")
-    web.put_runtime(web.read_lock(folder), folder / "vendor", CACHE)
+    with one_worker_at_a_time():
+        web.put_runtime(web.read_lock(folder), folder / "vendor", CACHE)
     web.write_precache(folder)
     return folder
 
