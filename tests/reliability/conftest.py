@@ -4,7 +4,10 @@ import logging
 import os
 
 import pytest
+import torch
 from hypothesis import settings
+
+import basicsr.train
 
 FULL = os.environ.get("BASICSR_FULL") == "1"
 
@@ -22,3 +25,15 @@ def fresh_logger(monkeypatch):
     yield
     for handler in logger.handlers:
         handler.close()
+
+
+@pytest.fixture
+def train(monkeypatch):
+    """A function that trains in a folder, in this process; returns the exit code."""
+
+    def train(run, *flags):
+        monkeypatch.chdir(run.folder)
+        torch.set_num_threads(1)
+        return basicsr.train.main(["-opt", "run.yml", *flags])
+
+    return train

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import logging
 import os
 import random
 import struct
@@ -15,24 +14,10 @@ import pytest
 import torch
 from reliability.runs import Run, feed, options
 
-import basicsr.train
 from basicsr.archs.published import load_network
 from basicsr.engine.checkpoint import load_file, newest_checkpoint, prune_checkpoints, save_atomically
 from basicsr.errors import CheckpointError
 from basicsr.inference.upscaler import Upscaler
-
-
-@pytest.fixture
-def train(monkeypatch):
-    """A function that trains in a folder, in this process; returns the exit code."""
-    monkeypatch.setattr(logging.getLogger("basicsr"), "handlers", [])
-
-    def train(run, *flags):
-        monkeypatch.chdir(run.folder)
-        torch.set_num_threads(1)
-        return basicsr.train.main(["-opt", "run.yml", *flags])
-
-    return train
 
 
 def files(run):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import os
 import re
 import signal
@@ -202,19 +201,6 @@ def test_a_full_disk_costs_pictures_and_tables_but_no_scores(test_options, tmp_p
 
 
 # Training.
-
-
-@pytest.fixture
-def train(monkeypatch):
-    """A function that trains in a folder, in this process; returns the exit code."""
-    monkeypatch.setattr(logging.getLogger("basicsr"), "handlers", [])
-
-    def train(run, *flags):
-        monkeypatch.chdir(run.folder)
-        torch.set_num_threads(1)
-        return basicsr.train.main(["-opt", "run.yml", *flags])
-
-    return train
 
 
 def with_validation(folder, total_iter=6, **changes):
