@@ -1,8 +1,8 @@
 """A video in pieces: groups of pictures that are encoded by themselves, each in a file that is whole or absent.
 
 The pieces lie in a hidden folder beside the output until that is made of them without encoding again. Every run,
-resumed or not, encodes the same groups by themselves, so a resumed run gives the frames of one that was never
-interrupted.
+resumed or not, encodes the same groups by themselves, so the encoder of a resumed run gets what that of a run that was
+never interrupted gets.
 """
 
 import itertools

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from videos import frames, make_video, moving, packets, times
+from videos import frames, luma, make_video, moving, packets, times
 
 from basicsr.archs import atd_arch, build_network
 from basicsr.engine.checkpoint import save_atomically
@@ -81,10 +81,20 @@ def uninterrupted(target="whole.mp4"):
     return target
 
 
-def same(one, other):
-    assert packets(one, "video") == packets(other, "video")
-    assert packets(one, "audio") == packets(other, "audio")
-    assert times(one) == times(other) == pytest.approx([k / 25 for k in range(FRAMES)], abs=1e-4)
+def same(one, other, *, exact=False):
+    """Two films have the same pictures at the same times.
+
+    x264 on several threads writes different films of the same pictures now and then (one of twelve, at 54 dB; never on
+    one thread), so only some codecs are compared byte by byte. Pictures that follow one another differ by 27 dB.
+    """
+    first = times(other)[0]  # the delay of the sound, where it is copied into Matroska
+    assert times(one) == times(other) == pytest.approx([first + k / 25 for k in range(FRAMES)], abs=2e-3)
+    if exact:
+        assert packets(one, "video") == packets(other, "video")
+    for k, (picture, expected) in enumerate(zip(frames(one), frames(other), strict=True)):
+        assert picture.key_frame == expected.key_frame, k
+        error = np.square(luma(picture).astype(float) - luma(expected)).mean()
+        assert error < 255**2 / 10**4.5, (k, error)  # 45 dB
 
 
 class CrashError(RuntimeError):
@@ -129,6 +139,7 @@ def test_a_killed_process_is_resumed_and_gives_the_same_film(world):
     assert "goes on behind 16 frames that are done" in messages
     assert os.listdir("out") == ["clip_SRx2.mp4"]
     same("out/clip_SRx2.mp4", uninterrupted())
+    assert packets("out/clip_SRx2.mp4", "audio") == packets("whole.mp4", "audio")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -179,8 +190,7 @@ def test_every_codec_is_resumed_and_gives_the_same_film(world, name, codec):
         upscaler.upscale_video("clip.mp4", name, batch=4, codec=codec)
     upscaler._run_or_tile = plain
     upscaler.upscale_video("clip.mp4", name, batch=4, codec=codec, resume=True)
-    assert packets(name, "video") == packets(f"whole_{name}", "video")
-    assert times(name) == times(f"whole_{name}") and len(times(name)) == FRAMES
+    same(name, f"whole_{name}", exact=codec in ("ffv1", "prores"))
 
 
 def test_other_weights_do_not_mix(world):
