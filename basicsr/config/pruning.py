@@ -96,6 +96,10 @@ class PruneOptions(Section):
     tail: Literal["original", "direct"] = option(
         "original", "reconstruction of the compact network: kept, or one convolution before the pixel shuffle"
     )
+    tail_fit: Iteration = option(
+        0,
+        "finetune: first iterations, which train nothing but fit a tail of one convolution by least squares",
+    )
     tail_warmup_iter: Iteration = option(0, "finetune: first iterations, which train only the tail")
     tail_warmup_lr: Rate = option(1e-3, "finetune: learning rate of these iterations")
     kept: list[Index] | None = option(

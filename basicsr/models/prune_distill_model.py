@@ -32,6 +32,7 @@ from basicsr.pruning.masked_network import MaskedNetwork
 from basicsr.pruning.matching import kept_in_files, origin_of_groups
 from basicsr.pruning.option_errors import option_error_context
 from basicsr.pruning.search import DrawRecord, MaskSearch, build_search, check_search
+from basicsr.pruning.tail_fit import TailFit
 from basicsr.pruning.tail_warmup import TailWarmup
 from basicsr.pruning.teacher import TeacherCheck, build_distillation, check_units, teacher_of_run
 
@@ -54,7 +55,7 @@ class PruneDistillModel(SRModel):
         self.search: MaskSearch | None = None
         self.mask_log: MaskLog | None = None
         self.draws = DrawRecord()
-        self.tail_warmup = TailWarmup(self.prune)
+        self.tail_fit, self.tail_warmup = TailFit(self.prune), TailWarmup(self.prune)
         self.iteration = 0
         self.kept_meta: dict[str, list[int]] = {}
         super().__init__(opt)
@@ -93,6 +94,7 @@ class PruneDistillModel(SRModel):
         with option_error_context(opt):
             self.teacher = teacher_of_run(opt, self.device)
             check_units(opt.kd, net, self.teacher)
+            self.tail_fit.check(net)
             self.tail_warmup.check(net)
             if prune.stage == "finetune":
                 self.kept_meta = kept_in_files(opt)
@@ -152,8 +154,11 @@ class PruneDistillModel(SRModel):
     # Training.
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Take one step; in a search, also of the logits."""
+        """Take one step; in a search, also of the logits; during the fit of a tail, none."""
         self.iteration = current_iter
+        if self.tail_fit.active(current_iter):
+            self._fit_tail(current_iter)
+            return
         self.draws.start_iteration()
         if self.device.type == "cuda":
             self.distillation.put_weight_on_device(self.device, current_iter)
@@ -164,6 +169,13 @@ class PruneDistillModel(SRModel):
             if current_iter % self.prune.sync_check_freq == 0:
                 self.masked.check_ranks_agree(current_iter)
             self._write_mask_log(self.search, current_iter)
+
+    def _fit_tail(self, current_iter: int) -> None:
+        """Add the batch to the equations of the tail's weights, and solve them in the last iteration of the fit."""
+        net = bare_network(self.net_g)
+        self.log = {"l_tail": self.tail_fit.add(net, self.batch["lq"], self.batch["gt"])}
+        if current_iter == self.tail_fit.iterations:
+            self.tail_fit.solve([net] if self.ema is None else [net, bare_network(self.ema)])
 
     def graph_obstacle(self) -> str:
         """As in `BaseModel`; a captured graph would repeat random draws made in Python."""
@@ -283,8 +295,9 @@ class PruneDistillModel(SRModel):
         return self.kept_meta
 
     def extra_state(self) -> dict[str, Any]:
-        """Return the state of the search and of adapters."""
+        """Return the state of the search, of adapters and of the fit of a tail."""
         state: dict[str, Any] = {"adapters": self.distillation.features.state_dict()}
+        state["tail_fit"] = self.tail_fit.state_dict()
         if self.search is not None:
             state["search"] = self.search.state_dict()
             state["drawn"] = self.draws.since_log
@@ -316,8 +329,9 @@ class PruneDistillModel(SRModel):
         super().resume_training(state, weights, source)
 
     def load_extra_state(self, state: Mapping[str, Any], current_iter: int) -> None:
-        """Restore the search and the adapters, and drop the rows of the mask log after `current_iter`."""
+        """Restore what `extra_state` returns, and drop the rows of the mask log after `current_iter`."""
         self.distillation.features.load_state_dict(state.get("adapters", {}))
+        self.tail_fit.load_state_dict(state.get("tail_fit", {}), self.device)
         if self.search is not None:
             self.search.load_state_dict(state["search"])
             self.draws.since_log = list(state.get("drawn", ()))

@@ -80,7 +80,7 @@ def check_recovery(opt: Options, net: nn.Module, origin: Origin) -> None:
     if warmup >= pick_iter:
         raise ValueError(
             f"prune.pick_iter: must be above the {warmup} iterations of warm-up, got {pick_iter}; raise it, or lower "
-            "compact.finetune.warmup_iter or prune.tail_warmup_iter"
+            "compact.finetune.warmup_iter, prune.tail_warmup_iter or prune.tail_fit"
         )
 
 

@@ -28,7 +28,7 @@ def finetune_options(
         name: of the run.
     """
     values = opt.to_minimal_dict()
-    tail = {key: value for key, value in values.get("prune", {}).items() if key.startswith("tail_warmup_")}
+    tail = {key: value for key, value in values.get("prune", {}).items() if key.startswith("tail_")}
     train = {key: value for key, value in values["train"].items() if key != "optim_m"}
     result: dict[str, Any] = {
         "name": name,
@@ -82,7 +82,8 @@ def recovery_options(opt: Options, spec: Mapping[str, Any], kept: list[int], ite
 def longest_warmup(options: Options) -> int:
     """Return the number of iterations of fine-tuning, from the first, that are a warm-up of any kind."""
     rates = options.train.warmup_iter if options.train else 0
-    return max(rates, options.prune.tail_warmup_iter if options.prune else 0)
+    prune = options.prune
+    return max(rates, prune.tail_warmup_iter, prune.tail_fit) if prune else rates
 
 
 def recovery_settings(options: Options) -> dict[str, Any]:

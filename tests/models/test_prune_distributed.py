@@ -40,7 +40,7 @@ def options(name, folder, weights):
     if name == "finetune":
         values["network_g"] = {**NET, "block_num": 2, "num_tokens": [8, 4], "tail": "direct"}
         values["path"]["pretrain_network_g"] = None
-        values["prune"] = {"stage": "finetune", "kept": [1, 2], "tail_warmup_iter": 1}
+        values["prune"] = {"stage": "finetune", "kept": [1, 2], "tail_fit": 1, "tail_warmup_iter": 2}
         values["kd"] = {"sa": {"weight": 0.1}, "feat": {"weight": 0.1, "adapter": True, "sigma": 1e6}}
         values["train"]["total_iter"] = 3
     path = folder / f"{name}.yml"

@@ -132,6 +132,41 @@ class TestFineTuning:
         assert model.get_current_learning_rate() == [1e-3]
         assert moved(before, model.net_g) == set(before) - {"blocks.0.0.initted", "blocks.1.0.initted"}
 
+    def test_a_new_tail_is_fitted_by_least_squares(self, finetune_values, model_of, tmp_path):
+        values = finetune_values(network_g={"tail": "direct"}, prune={"tail_fit": 3}, train={"ema_decay": 0.5})
+        model = model_of(values)
+        before = state_of(model.net_g)
+        for it in (1, 2, 3):
+            step(model, it)
+            assert set(model.get_current_log()) == {"l_tail"}
+            if it == 2:
+                assert moved(before, model.net_g) == set()
+                model.save(0, 2)
+        tail = {"last_conv.weight", "last_conv.bias"}
+        assert moved(before, model.net_g) == moved(before, model.ema.module) == tail
+
+        net = model.net_g.eval()  # the gradient of the square error is 0 in its minimum
+        net.zero_grad()
+        for it in (1, 2, 3):
+            F.mse_loss(net(batch(it)["lq"]), batch(it)["gt"]).backward()
+        fitted = net.last_conv.weight.grad.clone()
+        net.zero_grad()
+        with torch.no_grad():
+            net.last_conv.weight.copy_(before["last_conv.weight"])
+        F.mse_loss(net(batch(1)["lq"]), batch(1)["gt"]).backward()
+        assert fitted.norm() < 1e-3 * net.last_conv.weight.grad.norm()
+
+        again = model_of(values)
+        folder = tmp_path / "experiments" / "s"
+        again.resume_training(
+            load_file(folder / "training_states" / "2.state"), load_file(folder / "models" / "net_g_2.pth"), "x"
+        )
+        step(again, 3)
+        torch.testing.assert_close(again.ema.state_dict(), model.ema.state_dict(), rtol=0, atol=0)
+        before = state_of(again.net_g)
+        step(again, 4)
+        assert moved(before, again.net_g) == set(before) - {"blocks.0.0.initted", "blocks.1.0.initted"}
+
 
 def remember(seen, name, function):
     """`function`, whose first argument is kept under `name`."""

@@ -182,6 +182,17 @@ def groups_that_are_not_those_of_the_file(values, folder):
     return "kept", r"prune.kept: must name, of the teacher's groups 0 to 5, the 2 that network_g kept, got \[1, 2, 4\]"
 
 
+def tail_fit_of_several_convolutions(values, folder):
+    values["prune"]["tail_fit"] = 2
+    return "tail_fit", r"prune.tail_fit: the tail of CATANet is not one convolution"
+
+
+def tail_fit_without_a_tail(values, folder):
+    tail_warm_up_without_a_tail(values, folder)
+    values["prune"] = {"stage": "finetune", "tail_fit": 2}
+    return "tail_fit", r"prune.tail_fit: Plain does not name its tail"
+
+
 def tail_warm_up_without_a_tail(values, folder):
     values["network_g"] = {"type": "Plain"}
     values["kd"] = NO_FEATURES
@@ -192,7 +203,8 @@ def tail_warm_up_without_a_tail(values, folder):
 
 FINETUNE_ERRORS = [
     taps_that_are_not_there, groups_of_another_teacher, more_groups_than_the_network_has, forgotten_groups,
-    groups_that_are_not_those_of_the_file, tail_warm_up_without_a_tail,
+    groups_that_are_not_those_of_the_file, tail_fit_of_several_convolutions, tail_fit_without_a_tail,
+    tail_warm_up_without_a_tail,
 ]  # fmt: skip
 
 
