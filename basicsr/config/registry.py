@@ -15,14 +15,6 @@ from basicsr.errors import OptionError, UnknownNameError
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-# Names in BasicSR without a counterpart here, and the messages that explain why.
-UNSUPPORTED_NAMES = {
-    "calculate_niqe": "calculate_niqe is not available: it needs statistics of natural images that are published "
-    "without a free licence, and other statistics give other numbers; remove the metric, or register your own under "
-    "another name (docs/migrating.md)"
-}
-
-
 def is_plugin(item: Any) -> bool:
     """Return whether a class or function is defined outside this package."""
     return not str(item.__module__).startswith("basicsr.")
@@ -80,8 +72,6 @@ class Registry:
         if found is None:
             self._discover()
             found = self._find(name, suffix)
-        if found is None and name in UNSUPPORTED_NAMES:
-            raise UnknownNameError(UNSUPPORTED_NAMES[name])
         if found is None:
             near = get_close_matches(str(name), self._items, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._items))}"
@@ -141,7 +131,7 @@ class Registry:
 ARCH_REGISTRY = Registry("architecture", "basicsr.archs", "_arch")
 DATASET_REGISTRY = Registry("data set", "basicsr.data", "_dataset")
 LOSS_REGISTRY = Registry("loss", "basicsr.losses", "_loss")
-METRIC_REGISTRY = Registry("metric", "basicsr.metrics", "psnr_ssim", "_metric")
+METRIC_REGISTRY = Registry("metric", "basicsr.metrics", "psnr_ssim", "niqe", "_metric")
 MODEL_REGISTRY = Registry("model", "basicsr.models", "_model")
 OPTIMIZER_REGISTRY = Registry("optimizer", "basicsr.engine", "optimizers")
 SCHEDULER_REGISTRY = Registry("learning-rate scheduler", "basicsr.engine", "lr_scheduler")

@@ -109,6 +109,7 @@ STAGES: dict[str, dict[str, Stages]] = {
         "crop_border": Stages(NONE, YES, YES),
         "test_y_channel": Stages(NONE, YES, YES, note="of one channel, that channel is scored"),
         "input_order": Stages(NONE, REFUSED, REFUSED, note="`CHW` is refused; it is for calls from Python"),
+        "convert_to": Stages(NONE, YES, YES, note="of NIQE"),
         "better": Stages(NONE, YES, NONE, note="which validation is the best"),
     },
 }  # fmt: skip
