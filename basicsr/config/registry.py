@@ -8,12 +8,14 @@ so that using one network imports only that one.
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from basicsr.config.known_names import describe_known_name
+from basicsr.config.similar import similar_names
 from basicsr.errors import OptionError, UnknownNameError
 
 T = TypeVar("T", bound=Callable[..., Any])
+
 
 def is_plugin(item: Any) -> bool:
     """Return whether a class or function is defined outside this package."""
@@ -63,7 +65,7 @@ class Registry:
         """Return the entry `name` (or `name_suffix`), importing modules until it is found.
 
         Raises:
-            UnknownNameError: with the most similar names.
+            UnknownNameError: with the most similar names, or with what is known of a name of another project.
         """
         found = self._find(name, suffix)
         if found is None:
@@ -73,8 +75,9 @@ class Registry:
             self._discover()
             found = self._find(name, suffix)
         if found is None:
-            near = get_close_matches(str(name), self._items, n=3)
+            near = similar_names(str(name), self._items, limit=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._items))}"
+            hint = describe_known_name(str(name)) or hint
             raise UnknownNameError(f"no {self.kind} is called {name!r}; {hint}")
         return self.adapt_plugin(found) if self.adapt_plugin is not None and is_plugin(found) else found
 
@@ -89,8 +92,12 @@ class Registry:
         make = self.get(spec["type"])
         try:
             return make(*args, **arguments, **supplied)
+        except OptionError:
+            raise
         except ValueError as error:
-            raise OptionError(f"{getattr(spec, 'where', spec['type'])}: {error}") from error
+            if (where := getattr(spec, "where", None)) is not None:
+                raise where.error(str(error)) from error
+            raise OptionError(f"{spec['type']}: {error}") from error
 
     def keys(self) -> list[str]:
         """Return all names, sorted."""

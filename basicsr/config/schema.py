@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
+from basicsr.config.components import check_network
 from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.location import Location
 from basicsr.config.pruning import BudgetOptions, CompactOptions, DistillOptions, PruneOptions
@@ -18,7 +19,7 @@ from basicsr.config.section import Component, Hints, Section, Spec, option, sign
 from basicsr.config.training import TrainOptions
 from basicsr.errors import UnknownNameError
 
-NetworkSpec = Annotated[Spec, Component(ARCH_REGISTRY)]
+NetworkSpec = Annotated[Spec, Component(ARCH_REGISTRY, check=check_network)]
 MetricSpec = Annotated[
     Spec, Component(METRIC_REGISTRY, ("img", "img2"), extra_keys={"better": Literal["higher", "lower"]})
 ]
@@ -82,7 +83,7 @@ class DatasetOptions(Section):
         try:
             make = DATASET_REGISTRY.get(data["type"])
         except UnknownNameError as error:
-            raise (where / "type").error(str(error)) from error
+            raise (where / "type").error(str(error), names_component=True) from error
         hints = signature_hints(make, cls.SUPPLIED)
         if set(hints.types) == {"opt"}:
             return None
@@ -265,23 +266,26 @@ class Options(Section):
 
     key_patterns: ClassVar[Mapping[str, Any]] = {"network_*": NetworkSpec}
 
-    def __post_init__(self) -> None:
-        if not self.name or os.sep in self.name or self.name in (".", ".."):
-            raise ValueError(f"name: must be usable as the name of a folder, got {self.name!r}")
-        for key in self.datasets:
-            if key.split("_")[0] not in ("train", "val", "test"):
-                raise ValueError(f"datasets.{key}: must be train, val, val_1, ... or test, test_1, ...; rename it")
-
     @property
     def input_form(self) -> InputForm:
         """How the network takes its images, as the training set says; without one, the first of the others."""
-        for section in (*self.datasets_of("train").values(), *self.datasets_of("val", "test").values()):
-            try:
-                return InputForm.of(section)
-            except (TypeError, ValueError):  # of a plug-in, whose `mean` is another thing
-                return PLAIN_RGB
-        return PLAIN_RGB
+        return form_of_datasets(self.datasets)
 
     def datasets_of(self, *phases: str) -> dict[str, DatasetOptions]:
         """Return the data sets of these phases (train, val, test), sorted by key."""
-        return {key: self.datasets[key] for key in sorted(self.datasets) if key.split("_")[0] in phases}
+        return of_phases(self.datasets, *phases)
+
+
+def of_phases(datasets: Mapping[str, DatasetOptions], *phases: str) -> dict[str, DatasetOptions]:
+    """Return those of the data sets whose keys are of these phases (train, val, test), sorted by key."""
+    return {key: datasets[key] for key in sorted(datasets) if key.split("_")[0] in phases}
+
+
+def form_of_datasets(datasets: Mapping[str, DatasetOptions]) -> InputForm:
+    """Return how a network takes its images, as the training set says; without one, the first of the others."""
+    for section in (*of_phases(datasets, "train").values(), *of_phases(datasets, "val", "test").values()):
+        try:
+            return InputForm.of(section)
+        except (TypeError, ValueError):  # of a plug-in, whose `mean` is another thing
+            return PLAIN_RGB
+    return PLAIN_RGB

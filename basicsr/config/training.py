@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+from basicsr.config.components import check_optimizer
 from basicsr.config.ranges import Decay, Epsilon, Images, Iteration, Iterations, Positive, Range, Rate
 from basicsr.config.registry import LOSS_REGISTRY, OPTIMIZER_REGISTRY, SCHEDULER_REGISTRY
 from basicsr.config.section import Component, Section, Spec, option
@@ -23,8 +24,8 @@ TORCH_ARGUMENTS: dict[str, Any] = {
     "initial_accumulator_value": Rate,
     "momentum_decay": Epsilon,
 }
-OptimizerSpec = Annotated[Spec, Component(OPTIMIZER_REGISTRY, ("params",), TORCH_ARGUMENTS)]
-SchedulerSpec = Annotated[Spec, Component(SCHEDULER_REGISTRY)]
+OptimizerSpec = Annotated[Spec, Component(OPTIMIZER_REGISTRY, ("params",), TORCH_ARGUMENTS, check=check_optimizer)]
+SchedulerSpec = Annotated[Spec, Component(SCHEDULER_REGISTRY, check=SCHEDULER_REGISTRY.build)]
 
 PUBLISHED_GRAD_CLIP = 0.01  # gradient norm that `use_grad_clip: true` stands for
 
