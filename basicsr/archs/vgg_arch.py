@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from basicsr.engine.cached_weights import cached_weights
 from basicsr.engine.checkpoint import load_file
 from basicsr.errors import CheckpointError
 
@@ -21,7 +22,8 @@ class VGGFeatures(nn.Module):
 
     Args:
         layers: names such as conv1_1, bn1_1 (`*_bn` only), relu1_1, conv1_2, ..., pool1, conv2_1, ..., pool5.
-        weights: path of a torchvision state dict of `vgg_type`. Nothing is downloaded.
+        weights: path of a torchvision state dict of `vgg_type`; None: that of torchvision's cache, or of an old
+            project's `experiments/pretrained_models`. Nothing is downloaded.
         vgg_type: the name of the torchvision network.
         use_input_norm: subtract ImageNet's mean and divide by its deviation first.
         range_norm: images are in [-1, 1], not [0, 1].
@@ -41,7 +43,7 @@ class VGGFeatures(nn.Module):
         self,
         *,
         layers: Sequence[str],
-        weights: str,
+        weights: str | None = None,
         vgg_type: VGGType = "vgg19",
         use_input_norm: bool = True,
         range_norm: bool = False,
@@ -56,7 +58,7 @@ class VGGFeatures(nn.Module):
         self.layers = frozenset(layers)
         self.names = list(named)[: 1 + max(list(named).index(layer) for layer in layers)]
         self.features = nn.Sequential(*(named[name] for name in self.names))
-        _load(self.features, Path(weights), vgg_type)
+        _load(self.features, Path(weights) if weights else _cached_weights(vgg_type), vgg_type)
         self.requires_grad_(False)
         self.use_input_norm = use_input_norm
         self.range_norm = range_norm
@@ -98,6 +100,18 @@ def _named_layers(vgg_type: str) -> dict[str, nn.Module]:
             # torchvision's ReLU works in place and would overwrite the features of the convolution before it
             named[f"{kinds[type(layer)]}{block}_{index}"] = nn.ReLU() if isinstance(layer, nn.ReLU) else layer
     return named
+
+
+def _cached_weights(vgg_type: str) -> Path:
+    """Return the file of torchvision's weights that is on this machine already.
+
+    Raises:
+        CheckpointError: where there is none; it says how to fetch it.
+    """
+    from torchvision import models
+
+    url = models.get_model_weights(vgg_type).DEFAULT.url
+    return cached_weights(url, f"PerceptualLoss needs the weights of {vgg_type}", key="weights")
 
 
 def _load(features: nn.Sequential, path: Path, vgg_type: str) -> None:

@@ -61,7 +61,7 @@ def takes_opt(cls: Any) -> Any:
     """Let a data set with keyword arguments also be built from one mapping, `cls(opt)`, as in BasicSR.
 
     The keys of the mapping that are arguments count. The data set gets the further attributes that BasicSR's have:
-    `opt`, `io_backend_opt`, `mean`, `std` and `file_client`.
+    `opt`, `io_backend_opt`, `mean`, `std`, `gt_folder`, `lq_folder`, `filename_tmpl` and `file_client`.
     """
     make = cls.__init__
 
@@ -74,6 +74,8 @@ def takes_opt(cls: Any) -> Any:
         self.opt = dict(opt) if opt is not None else {}
         self.io_backend_opt = dict(arguments.get("io_backend") or {"type": "disk"})
         self.mean, self.std = arguments.get("mean"), arguments.get("std")
+        self.gt_folder, self.lq_folder = arguments.get("dataroot_gt"), arguments.get("dataroot_lq")
+        self.filename_tmpl = arguments.get("filename_tmpl") or "{}"
         self.file_client = None  # as in BasicSR before the first sample
 
     cls.__init__ = either

@@ -156,9 +156,6 @@ def build_test_loader(opt: Options, key: str) -> TestLoader:
 
 def _dataset(options: DatasetOptions, opt: Options, phase: str) -> Any:
     try:
-        dataset: Any = build_dataset(options, scale=opt.scale, phase=phase, seed=opt.manual_seed)
+        return build_dataset(options, scale=opt.scale, phase=phase, seed=opt.manual_seed)
     except (ValueError, OSError) as error:
         raise OptionError(f"{options.where}: {error}") from error
-    if not getattr(dataset, "opt", None):  # models of plug-ins read the name in `dataloader.dataset.opt`
-        dataset.opt = {**options.to_dict(), "phase": phase, "scale": opt.scale}
-    return dataset

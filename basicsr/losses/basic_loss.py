@@ -99,7 +99,8 @@ class PerceptualLoss(nn.Module):
 
     Args:
         layer_weights: layer name (`conv5_4`, `relu1_2`, ...) -> its factor.
-        weights: path of a torchvision VGG state dict. Nothing is downloaded.
+        weights: path of a torchvision VGG state dict; None: torchvision's cached file, or that of an old project in
+            `experiments/pretrained_models`. Nothing is downloaded.
         vgg_type: the torchvision network that `weights` belongs to.
         use_input_norm: subtract ImageNet's mean and divide by its deviation first, as the network was trained.
         range_norm: images are in [-1, 1], not [0, 1].
@@ -121,7 +122,7 @@ class PerceptualLoss(nn.Module):
         self,
         *,
         layer_weights: dict[str, Weight],
-        weights: str,
+        weights: str | None = None,
         vgg_type: VGGType = "vgg19",
         use_input_norm: bool = True,
         range_norm: bool = False,
@@ -146,17 +147,23 @@ class PerceptualLoss(nn.Module):
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return `perceptual_weight` * features + `style_weight` * Gram matrices; only `pred` gets a gradient."""
+        parts = [part for part in self.parts(pred, target) if part is not None]
+        return sum(parts, pred.new_zeros(()))
+
+    def parts(self, pred: Tensor, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the two weighted terms, of features and of Gram matrices; None for one whose weight is 0."""
         features = self.vgg(pred)
         with torch.no_grad():
             target_features = self.vgg(target)
-        loss = pred.new_zeros(())
-        for layer, factor in self.layer_weights.items():
-            x, y = features[layer], target_features[layer]
-            if self.perceptual_weight > 0:
-                loss = loss + self.perceptual_weight * factor * self._distance(x, y)
-            if self.style_weight > 0:
-                loss = loss + self.style_weight * factor * self._distance(_gram(x), _gram(y))
-        return loss
+        pairs = [(factor, features[layer], target_features[layer]) for layer, factor in self.layer_weights.items()]
+        perceptual = style = None
+        if self.perceptual_weight > 0:
+            distances = (factor * self._distance(x, y) for factor, x, y in pairs)
+            perceptual = self.perceptual_weight * sum(distances, pred.new_zeros(()))
+        if self.style_weight > 0:
+            distances = (factor * self._distance(_gram(x), _gram(y)) for factor, x, y in pairs)
+            style = self.style_weight * sum(distances, pred.new_zeros(()))
+        return perceptual, style
 
     def _distance(self, x: Tensor, y: Tensor) -> Tensor:
         difference = x - y
