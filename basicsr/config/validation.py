@@ -86,11 +86,13 @@ def _check_name(name: str, where: Location, faults: FaultList) -> None:
 
 def _scale_fits(known: Mapping[str, Any], where: Location, faults: FaultList) -> bool:
     """Check that the network enlarges as the options say; return whether it does, as far as that is known."""
-    scale, upscale = known.get("scale"), known.get("network_g", {}).get("upscale")
-    fits = scale is None or upscale is None or upscale == scale
-    if not fits:
-        faults.add((where / "scale").error(f"is {scale}, but network_g.upscale is {upscale}; make them equal"))
-    return fits
+    scale, network = known.get("scale"), known.get("network_g", {})
+    for key in ("upscale", "scale"):  # of RRDBNet it is called scale, as in BasicSR
+        upscale = network.get(key)
+        if None not in (scale, upscale) and upscale != scale:
+            faults.add((where / "scale").error(f"is {scale}, but network_g.{key} is {upscale}; make them equal"))
+            return False
+    return True
 
 
 def _check_phases(datasets: Mapping[str, DatasetOptions], where: Location, is_train: bool, faults: FaultList) -> None:
