@@ -106,6 +106,9 @@ class PathOptions(Section):
         "params", "entry of that file to load: params or params_ema; null: the file itself is the state dict"
     )
     param_key: str | None = option(None, "older name of param_key_g in files of ATD-U; param_key_g takes precedence")
+    pretrain_network_d: str | None = option(None, "weight file of the discriminator `network_d`")
+    param_key_d: str | None = option("params", "entry of that file to load; null: the file itself is the state dict")
+    strict_load_d: bool = option(True, "as strict_load_g")
     pretrain_network_t: str | None = option(None, "weight file of the teacher `network_t`")
     param_key_t: str | None = option("params", "entry of that file to load")
     strict_load_g: bool = option(

@@ -44,6 +44,7 @@ class TrainOptions(Section):
     """The optimization. Every key that ends in `_opt` is a loss; the losses are summed."""
 
     optim_g: OptimizerSpec = option(doc="optimizer of network_g, e.g. {type: Adam, lr: 2e-4, betas: [0.9, 0.99]}")
+    optim_d: OptimizerSpec | None = option(None, "models with a discriminator: optimizer of network_d")
     scheduler: SchedulerSpec | None = option(None, "learning-rate schedule; null: constant learning rate")
     total_iter: Iterations = option(doc="number of optimizer steps in the whole run")
     warmup_iter: Annotated[int, Range(-1, 10**9)] = option(
@@ -53,6 +54,11 @@ class TrainOptions(Section):
     perceptual_opt: LossSpec | None = option(
         None, "loss on VGG features of the output, compared with those of the ground truth"
     )
+    gan_opt: LossSpec | None = option(
+        None, "models with a discriminator: its loss, e.g. {type: GANLoss, gan_type: vanilla, loss_weight: 0.1}"
+    )
+    net_d_iters: Iterations = option(1, "models with a discriminator: it takes this many steps for each of network_g")
+    net_d_init_iters: Iteration = option(0, "models with a discriminator: its steps before network_g begins to learn")
     ema_decay: Decay = option(0.0, "decay per step of the exponential moving average of the weights; 0: no average")
     accum_iter: Images = option(1, "number of batches whose gradients are averaged for each optimizer step")
     grad_clip: Positive | None = option(
@@ -105,5 +111,8 @@ class TrainOptions(Section):
 
     @property
     def losses(self) -> dict[str, Spec]:
-        """All losses by their key, e.g. `pixel_opt`: declared ones first, then in the order of the file."""
-        return {key: self[key] for key in self if key.endswith("_opt")}
+        """The losses of the output by their key, e.g. `pixel_opt`: declared ones first, then in the order of the file.
+
+        Not `gan_opt`, which takes scores.
+        """
+        return {key: self[key] for key in self if key.endswith("_opt") and key != "gan_opt"}

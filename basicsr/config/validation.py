@@ -64,7 +64,7 @@ def _check(known: Mapping[str, Any], where: Location, is_train: bool, faults: Fa
     if is_train and not for_plugin:
         _check_sections(known, model, where, faults)
     if is_train and "train" in known:
-        _check_train(known["train"], where, faults)
+        _check_train(known["train"], model, where, faults)
     if is_train and known.get("train") is not None:
         _check_losses(known, known["train"], model, faults)
         _check_finetune(known.get("compact"), known["train"], faults)
@@ -143,15 +143,22 @@ def _check_val(val: ValOptions, is_train: bool, faults: FaultList) -> None:
     warn_of_no_effect("val", "val" if is_train else "test", val, val.to_minimal_dict())
 
 
-def _check_train(train: TrainOptions | None, where: Location, faults: FaultList) -> None:
+def _check_train(train: TrainOptions | None, model: Any, where: Location, faults: FaultList) -> None:
     if train is None:
         faults.add((where / "train").error("is missing; training needs optim_g, total_iter and a loss"))
         return
-    if not train.losses and not where.for_plugin:
-        message = "has no loss; add e.g. `pixel_opt: {type: L1Loss, loss_weight: 1.0}`"
-        faults.add((where / "train").error(message))
+    if not where.for_plugin:
+        _check_has_loss(train, model, faults)
     if train.mixing_augs:
         logger.warning("%s: MixUp is not applied, as in the published code of ATD-U", train.where / "mixing_augs")
+
+
+def _check_has_loss(train: TrainOptions, model: Any, faults: FaultList) -> None:
+    if not train.losses and train.gan_opt is None:
+        faults.add(train.where.error("has no loss; add e.g. `pixel_opt: {type: L1Loss, loss_weight: 1.0}`"))
+    if train.gan_opt is not None and model is not None and not getattr(model, "trains_discriminator", False):
+        message = f"{model.__name__} has no discriminator; use SRGANModel, ESRGANModel or RealESRGANModel, or remove it"
+        faults.add((train.where / "gan_opt").error(message))
 
 
 def _check_sections(known: Mapping[str, Any], model: Any, where: Location, faults: FaultList) -> None:

@@ -94,6 +94,37 @@ class CharbonnierLoss(PixelLoss):
 
 
 @LOSS_REGISTRY.register()
+class WeightedTVLoss(L1Loss):
+    """Total variation: absolute differences of neighbours, below and to the right. It needs no target.
+
+    Args:
+        loss_weight: factor on the result.
+        reduction: "mean" is the sum of the means of both directions; "none" is not possible.
+
+    Raises:
+        ValueError: for another reduction.
+    """
+
+    needs_target = False
+
+    def __init__(self, loss_weight: Weight = 1.0, reduction: Literal["mean", "sum"] = "mean") -> None:
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction: must be mean or sum, got {reduction!r}")
+        super().__init__(loss_weight=loss_weight, reduction=reduction)
+
+    def forward(self, pred: Tensor, weight: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Return the weighted, reduced variation.
+
+        Args:
+            pred: (B, C, H, W).
+            weight: of each pixel, (B, 1, H, W) or of the shape of `pred`; a difference has that of its first pixel.
+        """
+        down, right = (None, None) if weight is None else (weight[:, :, :-1], weight[..., :-1])
+        vertical = super().forward(pred[:, :, :-1], pred[:, :, 1:], down)
+        return vertical + super().forward(pred[..., :-1], pred[..., 1:], right)
+
+
+@LOSS_REGISTRY.register()
 class PerceptualLoss(nn.Module):
     """Distance between the VGG features of two images, plus that of their Gram matrices (style).
 

@@ -95,7 +95,12 @@ class SRModel(BaseModel):
 
     def losses_of(self, output: Tensor, gt: Tensor) -> dict[str, Tensor]:
         """Return the losses of `train.*_opt` between an output and GT, under the names that are logged."""
-        return {loss_name(key): loss(output.float(), gt) for key, loss in self.losses.items()}
+        return {loss_name(key): self.loss_of(key, output, gt) for key in self.losses}
+
+    def loss_of(self, key: str, output: Tensor, gt: Tensor) -> Tensor:
+        """Return the loss of `train.<key>` between an output and GT."""
+        loss = self.losses[key]
+        return loss(output.float(), gt) if getattr(loss, "needs_target", True) else loss(output.float())
 
     @property
     def net_eval(self) -> nn.Module:
