@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from basicsr.config.degradation import DegradationOptions
 from basicsr.config.faults import FaultList
 from basicsr.config.location import Location, format_key
 from basicsr.config.registry import MODEL_REGISTRY, is_plugin
@@ -48,8 +49,12 @@ def load_options(path: str | Path, overrides: Sequence[str] = (), *, is_train: b
     faults.raise_if_any()
     if isinstance(files := values.get("path"), dict) and "param_key" in files:
         files.setdefault("param_key_g", files["param_key"])
-    where = Location(places, for_plugin=_may_name_plugin(values.get("model_type")))
-    options = build_options(values, where, is_train)
+    model_type = values.get("model_type")
+    model = _model_class(model_type)
+    for_plugin = model_type is not None and (model is None or is_plugin(model))  # an unknown one may be of a plug-in
+    if getattr(model, "degrades_batches", False):
+        _gather_degradation(values, places, keep=for_plugin)
+    options = build_options(values, Location(places, for_plugin=for_plugin), is_train)
     return replace(options, is_train=is_train, source=str(path))
 
 
@@ -186,9 +191,28 @@ def _apply_override(
     places[keys] = place
 
 
-def _may_name_plugin(model_type: Any) -> bool:
-    """Return whether `model_type` names a model of a plug-in, or an unknown one, which may be of a plug-in."""
+def _gather_degradation(values: dict[str, Any], places: dict[KeyPath, str], keep: bool) -> None:
+    """Put the keys of the section `degradation` that stand at the top level, as in files of Real-ESRGAN, into it.
+
+    Args:
+        values: of the file.
+        places: of the values.
+        keep: leave them where they are as well, for plug-ins, which read them there.
+    """
+    section = values.get("degradation")
+    if section is not None and not isinstance(section, dict):
+        return
+    moved = {key: values[key] for key in DegradationOptions.field_names() if key in values}
+    if moved:
+        values["degradation"] = {**moved, **(section or {})}
+        places |= {("degradation", *path): place for path, place in places.items() if path and path[0] in moved}
+        for key in () if keep else moved:
+            del values[key]
+
+
+def _model_class(model_type: Any) -> Any:
+    """Return what `model_type` names; None where it names nothing known."""
     try:
-        return model_type is not None and is_plugin(MODEL_REGISTRY.get(model_type))
-    except (UnknownNameError, TypeError):  # which `build_options` reports
-        return True
+        return None if model_type is None else MODEL_REGISTRY.get(model_type)
+    except (UnknownNameError, TypeError):  # `build_options` reports these
+        return None

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
 from basicsr.config.components import check_network
+from basicsr.config.degradation import DegradationOptions
 from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.location import Location
 from basicsr.config.pruning import BudgetOptions, CompactOptions, DistillOptions, PruneOptions
@@ -253,6 +254,9 @@ class Options(Section):
     kd: DistillOptions = option(DistillOptions(), "PruneDistillModel: distillation of network_t into network_g")
     compact: CompactOptions = option(
         CompactOptions(), "PruneDistillModel: removal of the dropped groups from the network"
+    )
+    degradation: DegradationOptions | None = option(
+        None, "RealESRNetModel, RealESRGANModel: how batches are degraded on the device; null: the defaults"
     )
     val: ValOptions = option(ValOptions(), "validation and testing")
     logger: LoggerOptions = option(LoggerOptions(), "logs and checkpoints")

@@ -164,10 +164,10 @@ def _check_has_loss(train: TrainOptions, model: Any, faults: FaultList) -> None:
 def _check_sections(known: Mapping[str, Any], model: Any, where: Location, faults: FaultList) -> None:
     """Check that the model reads the sections, and keys of `val`, that not every model reads."""
     read = getattr(model, "extra_options", ())
-    for key in ("prune", "budget", "kd", "compact"):
+    for key in ("prune", "budget", "kd", "compact", "degradation"):
         if key not in read and known.get(key) is not None and known[key].to_minimal_dict():
-            message = f"is read by PruneDistillModel, not by {known['model_type']}; remove it"
-            faults.add((where / key).error(message))
+            reader = "RealESRNetModel and RealESRGANModel" if key == "degradation" else "PruneDistillModel"
+            faults.add((where / key).error(f"is read by {reader}, not by {known['model_type']}; remove it"))
     if "val" not in known:
         return
     val: ValOptions = known["val"]
