@@ -7,7 +7,9 @@ from typing import Any
 from torch import Tensor
 
 Weights = Mapping[str, Tensor]
-CLASSIC = ("RRDBNet", "SRVGGNetCompact", "MSRResNet", "EDSR")
+CLASSIC = ("RRDBNet", "SRVGGNetCompact", "MSRResNet", "EDSR", "SwinIR")
+_BIAS = "layers.0.residual_group.blocks.0.attn.relative_position_bias_table"
+JPEG_WINDOW = 7  # px; SwinIR's networks for JPEG artefacts are the only ones with it, and have an img_range of 255
 LARGE_EDSR = 256  # channels, from which on EDSR's paper scales residual branches by 0.1; weights do not tell
 
 
@@ -83,9 +85,41 @@ def _msrresnet(weights: Weights) -> dict[str, Any]:
     }
 
 
+def _swinir(weights: Weights) -> dict[str, Any]:
+    dim, channels = weights["conv_first.weight"].shape[:2]
+    block = "layers.{}.residual_group."
+    groups = range(_count(weights, "layers."))
+    rows = len(weights[_BIAS])
+    window = (math.isqrt(rows) + 1) // 2
+    steps = [v for k, v in weights.items() if k.startswith("upsample.") and k.endswith(".weight")]
+    upscale, upsampler = 1, ""
+    if "conv_up1.weight" in weights:
+        upscale, upsampler = 4, "nearest+conv"
+    elif "conv_before_upsample.0.weight" in weights:
+        upscale, upsampler = math.prod(math.isqrt(len(v) // v.shape[1]) for v in steps), "pixelshuffle"
+    elif steps:
+        upscale, upsampler = math.isqrt(len(steps[0]) // channels), "pixelshuffledirect"
+    mask = next((len(v) for k, v in weights.items() if k.endswith(".attn_mask")), 4)
+    return {
+        "type": "SwinIR",
+        "img_size": math.isqrt(mask) * window,
+        "in_chans": channels,
+        "embed_dim": dim,
+        "depths": [_count(weights, block.format(i) + "blocks.") for i in groups],
+        "num_heads": [weights[_BIAS.replace("layers.0", f"layers.{i}")].shape[1] for i in groups],
+        "window_size": window,
+        "mlp_ratio": len(weights["layers.0.residual_group.blocks.0.mlp.fc1.weight"]) / dim,
+        "upscale": upscale,
+        "upsampler": upsampler,
+        "img_range": 255.0 if not upsampler and window == JPEG_WINDOW else 1.0,
+        "resi_connection": "3conv" if "layers.0.conv.0.weight" in weights else "1conv",
+    }
+
+
 # A name that only this network's weights have -> its spec from them. EDSR comes last: others have its names, too.
 _KINDS: dict[str, Callable[[Weights], dict[str, Any]]] = {
     "body.0.rdb1.conv1.weight": _rrdbnet,
+    _BIAS: _swinir,
     "upconv1.weight": _msrresnet,
     "body.0.weight": _srvgg,
     "body.0.conv1.weight": _edsr,
