@@ -35,7 +35,9 @@ def test_of_an_evaluation(name, form, most):
     assert of_forward(net.prepared() if form == "prepared" else net) <= most
 
 
-@pytest.mark.parametrize(("name", "most"), [("CATANet-L", 3000), ("CATANet-XS", 1150)])
+@pytest.mark.parametrize(
+    ("name", "most"), [pytest.param("CATANet-L", 3000, marks=pytest.mark.slow), ("CATANet-XS", 1150)]
+)
 def test_of_a_training_step(name, most):
     """Forward and backward of 16 images; their size does not matter."""
     net = network(name)

@@ -184,6 +184,7 @@ def test_a_batch_that_does_not_divide_is_refused():
         split_batch(batch(1, size=3), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < (2, 10), reason="the compiler of older PyTorch fails on these networks")
 def test_compiled_network_is_not_compiled_again_for_every_size(options):
     """PyTorch's convolutions tell small maps from large ones, so there may be two graphs, but no more."""
