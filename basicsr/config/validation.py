@@ -162,6 +162,12 @@ def _check_has_loss(train: TrainOptions, model: Any, faults: FaultList) -> None:
     if train.gan_opt is not None and model is not None and not getattr(model, "trains_discriminator", False):
         message = f"{model.__name__} has no discriminator; use SRGANModel, ESRGANModel or RealESRGANModel, or remove it"
         faults.add((train.where / "gan_opt").error(message))
+    if "ldl_opt" in train.losses:
+        message = (
+            "weighs artifacts by the output of the averaged network, which only models of plug-ins do here, by "
+            "get_refined_artifact_map; remove it"
+        )
+        faults.add((train.where / "ldl_opt").error(message))
 
 
 def _check_sections(known: Mapping[str, Any], model: Any, where: Location, faults: FaultList) -> None:

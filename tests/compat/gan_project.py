@@ -206,6 +206,7 @@ PARTS = {
         from collections import OrderedDict
         from torch.nn import functional as F
 
+        from basicsr.losses.loss_util import get_refined_artifact_map
         from basicsr.models.srgan_model import SRGANModel
         from basicsr.utils.img_process_util import filter2D
         from basicsr.utils.registry import MODEL_REGISTRY
@@ -244,6 +245,8 @@ PARTS = {
                     p.requires_grad = False
                 self.optimizer_g.zero_grad()
                 self.output = self.net_g(self.lq)
+                if self.cri_ldl:
+                    self.output_ema = self.net_g_ema(self.lq)
                 l_g_total = 0
                 loss_dict = OrderedDict()
                 if (current_iter % self.net_d_iters == 0 and current_iter > self.net_d_init_iters):
@@ -251,6 +254,11 @@ PARTS = {
                         l_g_pix = self.cri_pix(self.output, self.gt)
                         l_g_total += l_g_pix
                         loss_dict['l_g_pix'] = l_g_pix
+                    if self.cri_ldl:
+                        pixel_weight = get_refined_artifact_map(self.gt, self.output, self.output_ema, 7)
+                        l_g_ldl = self.cri_ldl(torch.mul(pixel_weight, self.output), torch.mul(pixel_weight, self.gt))
+                        l_g_total += l_g_ldl
+                        loss_dict['l_g_ldl'] = l_g_ldl
                     if self.cri_perceptual:
                         l_g_percep, l_g_style = self.cri_perceptual(self.output, self.gt)
                         if l_g_percep is not None:
@@ -596,6 +604,10 @@ train:
   total_iter: 6
   warmup_iter: -1  # no warm up
   pixel_opt:
+    type: L1Loss
+    loss_weight: 1.0
+    reduction: mean
+  ldl_opt:
     type: L1Loss
     loss_weight: 1.0
     reduction: mean

@@ -18,9 +18,11 @@ from basicsr.metrics.psnr_ssim import calculate_psnr
 ROOT = Path(__file__).parents[2]
 MODELS = ["GritGANModel", pytest.param("GritBaseModel", marks=pytest.mark.slow)]
 LOSSES = {
-    "GritGANModel": ("l_g_pix", "l_g_percep", "l_g_gan", "l_d_real", "l_d_fake", "out_d_real", "sigma_max"),
+    "GritGANModel": (
+        "l_g_pix", "l_g_ldl", "l_g_percep", "l_g_gan", "l_d_real", "l_d_fake", "out_d_real", "sigma_max",
+    ),
     "GritBaseModel": ("l_g_pix", "l_g_percep", "l_g_gan", "l_d", "real_score"),
-}
+}  # fmt: skip
 
 
 class Project:

@@ -160,6 +160,7 @@ def test_pretrained_discriminators_are_loaded(model, tmp_path):
         ({"train": {"gan_opt": None}}, r"train\.gan_opt: is missing"),
         ({"train": {"optim_d": None}}, r"train\.optim_d: is missing"),
         ({"train": {"net_d_iters": 0}}, r"train\.net_d_iters: must be in .*, got 0"),
+        ({"train": {"ldl_opt": {"type": "L1Loss"}}}, r"train\.ldl_opt: weighs artifacts .* remove it"),
         ({"model_type": "SRModel"}, r"train\.gan_opt: SRModel has no discriminator"),
         ({"train": {"gan_opt": {"type": "GANLoss", "gan_type": "ragan"}}}, r"gan_type: .*ragan"),
     ],
