@@ -112,6 +112,7 @@ class ModelMethods(_SRModel):
     gt = DictEntry("batch", "gt")
     cri_pix = DictEntry("losses", "pixel_opt", is_optional=True)
     cri_perceptual = DictEntry("losses", "perceptual_opt", is_optional=True, wrap=in_parts)
+    cri_ldl = DictEntry("losses", "ldl_opt", is_optional=True)
     optimizer_g = FirstOptimizer()
     _own_scores: Scores | None = None  # of a validation that `nondist_validation` left to this package
 

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from basicsr.config.location import Location
 from basicsr.config.ranges import Levels, Pixels, Probability, Range, Weight
 from basicsr.config.section import Section, option
+from basicsr.errors import OptionError
 
 Factor = Annotated[float, Range(0.01, 10)]
 PoissonScale = Annotated[float, Range(0, 100)]
@@ -66,3 +68,21 @@ class DegradationOptions(Section):
             ends = getattr(self, name)
             if ends[0] > ends[1]:
                 raise ValueError(f"{name}: must be [lowest, highest], got {list(ends)}")
+
+    def faults(self, scale: int | None, batch_size: int | None, where: Location) -> list[OptionError]:
+        """Return an error for each option that does not divide as it must.
+
+        Args:
+            scale: of the network; None: unknown, so that what depends on it is passed over.
+            batch_size: of the training set, per process; None: unknown.
+            where: of this section.
+        """
+        multiples = [
+            ("gt_size", self.gt_size, "scale", scale),
+            ("queue_size", self.queue_size, "batch_size_per_gpu", batch_size),
+        ]
+        return [
+            (where / key).error(f"must be a multiple of {other} ({divisor}), got {value}")
+            for key, value, other, divisor in multiples
+            if divisor is not None and value % divisor
+        ]

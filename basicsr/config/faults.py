@@ -1,6 +1,6 @@
 """Several faults of one option file in one message, the most telling first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from basicsr.errors import OptionError
@@ -29,10 +29,14 @@ class OptionFaultsError(OptionError):
 
 
 class FaultList:
-    """Collects the errors of parts that are checked one by one, so that all of them are reported at once."""
+    """Collects the errors of parts that are checked one by one, so that all of them are reported at once.
 
-    def __init__(self) -> None:
-        self._faults: list[OptionError] = []
+    Args:
+        faults: the first of them.
+    """
+
+    def __init__(self, faults: Iterable[OptionError] = ()) -> None:
+        self._faults = list(faults)
 
     def __bool__(self) -> bool:
         return bool(self._faults)

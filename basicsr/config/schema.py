@@ -245,6 +245,9 @@ class Options(Section):
     find_unused_parameters: bool = option(False, "let DDP search for parameters without gradient")
     datasets: dict[str, DatasetOptions] = option(doc="data sets by phase: train, val, val_1, ... and test, test_1, ...")
     network_g: NetworkSpec = option(doc="the network, e.g. {type: CATANet-L, upscale: 4}")
+    network_d: NetworkSpec | None = option(
+        None, "models with a discriminator: the discriminator, e.g. {type: UNetDiscriminatorSN, num_in_ch: 3}"
+    )
     path: PathOptions = option(PathOptions(), "files and folders")
     train: TrainOptions | None = option(None, "optimization; required for training")
     prune: PruneOptions | None = option(

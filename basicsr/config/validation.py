@@ -11,6 +11,7 @@ from typing import Any
 
 from basicsr.config.convert import PartialSection, build_section
 from basicsr.config.data_checks import check_datasets, check_read_by
+from basicsr.config.degradation import DegradationOptions
 from basicsr.config.faults import FaultList
 from basicsr.config.input_form import InputForm
 from basicsr.config.location import Location, format_value
@@ -19,7 +20,7 @@ from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import DatasetOptions, Options, ValOptions, form_of_datasets, of_phases
 from basicsr.config.stages import warn_of_no_effect
 from basicsr.config.training import TrainOptions, loss_name
-from basicsr.errors import UnknownNameError
+from basicsr.errors import OptionError, UnknownNameError
 from basicsr.text import folded
 
 logger = logging.getLogger("basicsr")
@@ -63,6 +64,8 @@ def _check(known: Mapping[str, Any], where: Location, is_train: bool, faults: Fa
         _check_val(known["val"], is_train, faults)
     if is_train and not for_plugin:
         _check_sections(known, model, where, faults)
+        _check_discriminator(known, model, where, faults)
+        _check_degradation(known, model, where, faults)
     if is_train and "train" in known:
         _check_train(known["train"], model, where, faults)
     if is_train and known.get("train") is not None:
@@ -159,6 +162,12 @@ def _check_has_loss(train: TrainOptions, model: Any, faults: FaultList) -> None:
     if train.gan_opt is not None and model is not None and not getattr(model, "trains_discriminator", False):
         message = f"{model.__name__} has no discriminator; use SRGANModel, ESRGANModel or RealESRGANModel, or remove it"
         faults.add((train.where / "gan_opt").error(message))
+    if "ldl_opt" in train.losses:
+        message = (
+            "weighs artifacts by the output of the averaged network, which only models of plug-ins do here, by "
+            "get_refined_artifact_map; remove it"
+        )
+        faults.add((train.where / "ldl_opt").error(message))
 
 
 def _check_sections(known: Mapping[str, Any], model: Any, where: Location, faults: FaultList) -> None:
@@ -179,6 +188,40 @@ def _check_sections(known: Mapping[str, Any], model: Any, where: Location, fault
         if name not in names:
             message = f"is the name of no test set; they are {', '.join(sorted(names)) or 'not there'}"
             faults.add((val.where / "expect_teacher_psnr" / name).error(message))
+
+
+def _check_discriminator(known: Mapping[str, Any], model: Any, where: Location, faults: FaultList) -> None:
+    if getattr(model, "trains_discriminator", False):
+        network_d = known.get("network_d", "faulty")  # a faulty one is not known
+        for fault in faults_of_discriminator(network_d, known.get("train"), where):
+            faults.add(fault)
+
+
+def faults_of_discriminator(network_d: Any, train: TrainOptions | None, where: Location) -> list[OptionError]:
+    """Return an error for each option that a model with a discriminator cannot do without, and that is None.
+
+    Args:
+        network_d: the option.
+        train: the section; None: unknown, so that it is passed over.
+        where: of all options.
+    """
+    needed = [(network_d, where / "network_d", "{type: UNetDiscriminatorSN, num_in_ch: 3}")]
+    if train is not None:
+        needed += [
+            (train.gan_opt, train.where / "gan_opt", "{type: GANLoss, loss_weight: 0.1}"),
+            (train.optim_d, train.where / "optim_d", "{type: Adam, lr: 1e-4}"),
+        ]
+    return [place.error(f"is missing; add e.g. {example}") for value, place, example in needed if value is None]
+
+
+def _check_degradation(known: Mapping[str, Any], model: Any, where: Location, faults: FaultList) -> None:
+    if not getattr(model, "degrades_batches", False) or "degradation" not in known:
+        return
+    options = known["degradation"] or DegradationOptions()
+    train_set = known.get("datasets", {}).get("train")
+    size = None if train_set is None else train_set.batch_size_per_gpu
+    for fault in options.faults(known.get("scale"), size, where / "degradation"):
+        faults.add(fault)
 
 
 def _check_losses(known: Mapping[str, Any], train: TrainOptions, model: Any, faults: FaultList) -> None:

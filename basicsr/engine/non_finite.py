@@ -65,13 +65,29 @@ def record_non_finite(step: LastStep, action: Literal["skip", "stop"], opt: Opti
     return f"{culprit} ({'; '.join(by_rank) if len(shares) > 1 else format_losses(values)})", files
 
 
-def non_finite_error(current_iter: int, problem: str, files: list[str], opt: Options) -> FloatingPointError:
-    """Return the error that ends a run: iteration, values, files, remedies and the newest checkpoint."""
+def non_finite_error(
+    current_iter: int, problem: str, opt: Options, files: list[str] | None = None
+) -> FloatingPointError:
+    """Return the error that ends a run: iteration, values, files, remedies and the newest checkpoint.
+
+    Args:
+        current_iter: iterations done, with this one.
+        problem: what is not finite.
+        opt: of the run.
+        files: of the batch; None: a plug-in took the step by itself, so that it could be neither clipped nor skipped.
+    """
     newest = newest_state(str(opt.path.training_states)) if opt.path.training_states else None
+    if files is None:
+        own = f"{opt.model_type}.optimize_parameters"
+        remedy = f"clip gradients in {own}, where train.grad_clip and train.nan have no effect"
+    elif opt.train is not None and opt.train.nan == "skip":
+        remedy = "add gradient clipping (train.grad_clip), or allow more skipped steps (train.nan_limit)"
+    else:
+        remedy = "add gradient clipping (train.grad_clip), or leave such batches out (train.nan: skip)"
     return FloatingPointError(
-        f"iteration {current_iter}: {problem}; lower the learning rate, add warm-up (train.warmup_iter) or gradient "
-        "clipping (train.grad_clip), or leave such batches out (train.nan: skip), and continue from the last "
-        f"checkpoint ({newest or 'there is none yet'}); the batch's files are {', '.join(files) or 'not known'}"
+        f"iteration {current_iter}: {problem}; lower the learning rate, add warm-up (train.warmup_iter), {remedy}, and "
+        f"continue from the last checkpoint ({newest or 'there is none yet'}); the batch's files are "
+        f"{', '.join(files or ()) or 'not known'}"
     )
 
 

@@ -1,7 +1,7 @@
 """One step of a training run: mixed precision, accumulated gradients, clipping, optimizers, CUDA graphs."""
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -35,6 +35,11 @@ class Trainable(Protocol):
     device: torch.device
     net_g: nn.Module
     optimizers: list[torch.optim.Optimizer]
+
+    @property
+    def trained_networks(self) -> Sequence[nn.Module]:
+        """The networks whose buffers a step may change."""
+        ...
 
     def compute_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the weighted losses of a batch by name, each a scalar; their sum is minimised."""
@@ -114,7 +119,7 @@ class TrainingStep:
             self.grad_norms = outcome.grad_norms
             return outcome.losses
         skips = train.nan == "skip"
-        buffers = _copied_buffers(bare_network(model.net_g)) if skips else {}
+        buffers = [_copied_buffers(bare_network(net)) for net in model.trained_networks] if skips else []
         losses, finite = self._compute_gradients(batch)
         self._last = LastStep(current_iter, losses, finite, files_of(batch))
         if skips and not self._last.is_finite:
@@ -161,14 +166,12 @@ class TrainingStep:
         Raises:
             FloatingPointError: naming the iteration, the values, the files and the newest checkpoint.
         """
-        files: list[str] = []
         if self._last is not None and not self._last.is_finite:
             problem, files = record_non_finite(self._last, "stop", self._model.opt)
-        elif not are_finite(losses):
+            raise non_finite_error(current_iter, problem, self._model.opt, files)
+        if not are_finite(losses):
             problem = f"{NON_FINITE_LOSS} ({format_losses(losses)})"
-        else:
-            return
-        raise non_finite_error(current_iter, problem, files, self._model.opt)
+            raise non_finite_error(current_iter, problem, self._model.opt)
 
     def _without_checks(self, batch: Mapping[str, Any], current_iter: int) -> Outcome:
         """Do all that a step does on the device without reading its numbers: the part that a CUDA graph repeats."""
@@ -229,7 +232,7 @@ class TrainingStep:
         wrong = (~torch.stack(values).isfinite()).any().float()
         return all_reduce_sum(wrong) == 0
 
-    def _skip(self, last: LastStep, buffers: Mapping[str, Tensor]) -> None:
+    def _skip(self, last: LastStep, buffers: Sequence[Mapping[str, Tensor]]) -> None:
         """Undo the changes that the forward pass of the last step made to buffers, and log that it is skipped.
 
         Raises:
@@ -238,7 +241,8 @@ class TrainingStep:
         model, limit = self._model, self._train.nan_limit if self._train else 0
         for optimizer in model.optimizers:
             optimizer.zero_grad()
-        bare_network(model.net_g).load_state_dict(buffers, strict=False)
+        for net, before in zip(model.trained_networks, buffers, strict=True):
+            bare_network(net).load_state_dict(before, strict=False)
         if self._skipped >= limit:
             logger.error("train.nan_limit: %d steps have been skipped already", self._skipped)
             model.check_finite(last.iteration)

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -37,6 +38,34 @@ def weight_reduce_loss(loss: Tensor, weight: Tensor | None = None, reduction: Re
     if reduction == "mean":
         return (loss * weight).sum() / weight.sum().clamp_min(torch.finfo(loss.dtype).tiny)
     return reduce_loss(loss * weight, reduction)
+
+
+def get_local_weights(residual: Tensor, ksize: int) -> Tensor:
+    """Return the unbiased variance of a residual (B, 1, H, W) in the window of `ksize` (odd) pixels around each pixel.
+
+    The image is mirrored at its edges. Source: Liang et al., Details or Artifacts, CVPR 2022.
+    """
+    pad = ksize // 2
+    windows = functional.pad(residual, (pad, pad, pad, pad), mode="reflect").unfold(2, ksize, 1).unfold(3, ksize, 1)
+    return windows.var((-1, -2))
+
+
+def get_refined_artifact_map(img_gt: Tensor, img_output: Tensor, img_ema: Tensor, ksize: int) -> Tensor:
+    """Return weights (B, 1, H, W) of pixels that are artifacts rather than details, for a loss on the output.
+
+    Local variance of the residual, times the fifth root of that of the whole residual; 0 where the output is closer to
+    ground truth than that of the averaged network. Source: Liang et al., Details or Artifacts, CVPR 2022.
+
+    Args:
+        img_gt: ground truth (B, C, H, W).
+        img_output: output of the network that learns.
+        img_ema: output of its moving average.
+        ksize: side of the windows in pixels, odd.
+    """
+    residual = (img_gt - img_output).abs().sum(1, keepdim=True)
+    residual_of_average = (img_gt - img_ema).abs().sum(1, keepdim=True)
+    whole = residual.var((1, 2, 3), keepdim=True) ** 0.2
+    return torch.where(residual < residual_of_average, 0, whole * get_local_weights(residual, ksize))
 
 
 def weighted_loss(loss_func: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -95,6 +95,11 @@ class BaseModel:
         raise NotImplementedError
 
     @property
+    def trained_networks(self) -> list[nn.Module]:
+        """The networks that a step runs in training mode, so that it may change their buffers."""
+        return [self.net_g]
+
+    @property
     def unfinished(self) -> bool:
         """Whether a run whose iterations are all done was stopped within `finish`, and must call it again."""
         return False

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from basicsr.config.degradation import DegradationOptions
+from basicsr.config.faults import FaultList
 from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import Options
 from basicsr.data.second_order import PairPool, SecondOrderDegradation
@@ -38,13 +39,8 @@ class DegradingModel(BaseModel):
         if not self.is_train:
             return
         options, size = self.degradation_options, opt.datasets["train"].batch_size_per_gpu
-        where = opt.where / "degradation"
-        if options.gt_size % opt.scale:
-            raise (where / "gt_size").error(f"must be a multiple of scale ({opt.scale}), got {options.gt_size}")
-        if options.queue_size % size:
-            raise (where / "queue_size").error(
-                f"must be a multiple of batch_size_per_gpu ({size}), got {options.queue_size}"
-            )
+        # The options of plug-ins are not checked before.
+        FaultList(options.faults(opt.scale, size, opt.where / "degradation")).raise_if_any()
         self.degrade = SecondOrderDegradation(options, opt.scale).to(self.device)
         self.sharpen = USMSharp().to(self.device)
         self.pool = PairPool(options.queue_size)

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
+from basicsr.config.faults import FaultList
 from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import Options
+from basicsr.config.validation import faults_of_discriminator
 from basicsr.engine.checkpoint import weight_file
 from basicsr.engine.distributed import all_reduce_sum
 from basicsr.engine.training_state import write_on_rank0
@@ -50,17 +52,13 @@ class SRGANModel(SRModel):
         opt, train = self.opt, self.opt.train
         if train is None:
             return
-        if "network_d" not in opt:
-            raise (opt.where / "network_d").error("is missing; add e.g. {type: UNetDiscriminatorSN, num_in_ch: 3}")
-        if train.gan_opt is None:
-            raise (train.where / "gan_opt").error("is missing; add e.g. {type: GANLoss, loss_weight: 0.1}")
-        if train.optim_d is None:
-            raise (train.where / "optim_d").error("is missing; add e.g. {type: Adam, lr: 1e-4}")
+        # The options of plug-ins are not checked before.
+        FaultList(faults_of_discriminator(opt.network_d, train, opt.where)).raise_if_any()
         net_d, path = build_network(opt["network_d"]), opt.path
         if path.pretrain_network_d is not None:
             self.load_network(net_d, path.pretrain_network_d, path.strict_load_d, path.param_key_d)
         self.net_d = _same_as_in_rank0(net_d.to(self.device), opt.rank).train()
-        self.cri_gan = build_loss(train.gan_opt).to(self.device)
+        self.cri_gan = build_loss(train["gan_opt"]).to(self.device)
         self.net_d_iters, self.net_d_init_iters = train.net_d_iters, train.net_d_init_iters
         super().init_training_settings()
 
@@ -70,6 +68,11 @@ class SRGANModel(SRModel):
         if self.opt.train is not None and self.opt.train.optim_d is not None:
             self.setup_optimizer(self.net_d.parameters(), self.opt.train.optim_d)
             self.optimizer_g, self.optimizer_d = self.optimizers[-2:]
+
+    @property
+    def trained_networks(self) -> list[nn.Module]:
+        """Generator and discriminator."""
+        return [*super().trained_networks, self.net_d]
 
     @property
     def trains_generator(self) -> bool:

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import resolved_options
+from helpers import resolved_options, write_options
 from models.test_srgan_model import GAN, GENERATOR, train
 from reliability.runs import merged, options
 from torch.nn import functional as F
 
 from basicsr.config.degradation import DegradationOptions
+from basicsr.config.faults import OptionFaultsError
 from basicsr.config.load import load_options
 from basicsr.data import build_dataset
 from basicsr.data.data_sampler import SampleIndex
@@ -283,6 +284,20 @@ def test_sizes_that_do_not_fit_are_named(model, images):
     real = model(degradation=MINIATURE | {"gt_size": 128})
     with pytest.raises(ValueError, match=r"gt_size: is 128, but the data set gives 64x64 px; raise its crop_pad_size"):
         real.feed_data(batch_of(dataset(images)))
+
+
+def test_what_does_not_divide_is_reported_with_the_other_faults(images, tmp_path):
+    values = real_options(tmp_path, degradation={"gt_size": 31, "queue_size": 3})
+    del values["network_d"]
+    with pytest.raises(OptionFaultsError) as error:
+        load_options(write_options(tmp_path, values), is_train=True)
+    message = str(error.value)
+    for place in ("network_d: is missing", "gt_size: must be a multiple of scale", "queue_size: must be a multiple of"):
+        assert place in message
+    del values["degradation"]
+    values["datasets"]["train"]["batch_size_per_gpu"] = 7  # the pool has 180 pairs by default
+    with pytest.raises(OptionError, match=r"degradation\.queue_size: .* batch_size_per_gpu \(7\), got 180"):
+        load_options(write_options(tmp_path, {**values, "network_d": GAN["network_d"]}), is_train=True)
 
 
 def test_other_models_do_not_read_the_section(images, tmp_path):

@@ -1,5 +1,7 @@
 """Training with a discriminator: the gradients, who learns when, checkpoints, going on, several processes."""
 
+import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from reliability.runs import merged, options, write_images
 from torch.nn import functional as F
 
 import basicsr.train
+from basicsr.config.faults import OptionFaultsError
 from basicsr.config.load import load_options
 from basicsr.engine.checkpoint import load_file
 from basicsr.errors import OptionError
@@ -157,6 +160,7 @@ def test_pretrained_discriminators_are_loaded(model, tmp_path):
         ({"train": {"gan_opt": None}}, r"train\.gan_opt: is missing"),
         ({"train": {"optim_d": None}}, r"train\.optim_d: is missing"),
         ({"train": {"net_d_iters": 0}}, r"train\.net_d_iters: must be in .*, got 0"),
+        ({"train": {"ldl_opt": {"type": "L1Loss"}}}, r"train\.ldl_opt: weighs artifacts .* remove it"),
         ({"model_type": "SRModel"}, r"train\.gan_opt: SRModel has no discriminator"),
         ({"train": {"gan_opt": {"type": "GANLoss", "gan_type": "ragan"}}}, r"gan_type: .*ragan"),
     ],
@@ -167,6 +171,65 @@ def test_what_is_missing_is_named(change, message, tmp_path):
     values["train"] = {k: v for k, v in values["train"].items() if v is not None}
     with pytest.raises(OptionError, match=message):
         build_model(resolved_options(tmp_path, values))
+
+
+def test_all_that_is_missing_is_reported_at_once_where_options_are_read(tmp_path):
+    values = gan_options(tmp_path)
+    del values["network_d"], values["train"]["gan_opt"], values["train"]["optim_d"]
+    values["train"]["ema_decay"] = 2
+    values["val"]["val_freq"] = "often"
+    with pytest.raises(OptionFaultsError) as error:
+        load_options(write_options(tmp_path, values), is_train=True)
+    places = [re.search(r"([\w.]+): (?:is missing|must|expected)", str(fault))[1] for fault in error.value.faults]
+    # What else `train` lacks is not known while one of its keys is wrong.
+    assert places == ["network_d", "train.ema_decay", "val.val_freq"]
+    values["train"]["ema_decay"] = 0.9
+    with pytest.raises(OptionFaultsError, match="4 faults"):
+        load_options(write_options(tmp_path, values), is_train=True)
+    tested = {**values, "val": {}, "datasets": {"val": values["datasets"]["train"]}}
+    assert load_options(write_options(tmp_path, tested), is_train=False).network_d is None  # only training needs it
+
+
+def everything(gan):
+    return copy.deepcopy(
+        [gan.net_g.state_dict(), gan.net_d.state_dict(), gan.ema.module.state_dict()]
+        + [optimizer.state_dict() for optimizer in gan.optimizers]
+    )
+
+
+@pytest.mark.parametrize(
+    "net_d",
+    [
+        {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4},  # power iterations
+        {"type": "VGGStyleDiscriminator", "num_in_ch": 3, "num_feat": 4, "input_size": 128},  # statistics of batches
+    ],
+)
+@pytest.mark.parametrize("poison", ["lq", "gt", "gradient"])
+def test_a_skipped_step_changes_neither_network(model, net_d, poison):
+    side = net_d.get("input_size", 16)
+    train = {"nan": "skip", "nan_limit": 2, "pixel_opt": None}  # so that with gt only the discriminator has bad numbers
+    gan = model(network_d=net_d, train=train)
+    gan.net_g.train(), gan.net_d.train()
+    clean, bad = ({"lq": torch.rand(2, 3, side // 2, side // 2), "gt": torch.rand(2, 3, side, side)} for _ in "ab")
+    gan.feed_data(clean)
+    gan.optimize_parameters(1)
+    before = everything(gan)
+    if poison == "gradient":
+        handle = next(gan.net_d.parameters()).register_hook(lambda grad: grad * float("inf"))
+    else:
+        bad[poison][0, 0, 0, 0] = float("nan")
+    for it in (2, 3):
+        gan.feed_data(bad)
+        gan.optimize_parameters(it)
+        torch.testing.assert_close(everything(gan), before, rtol=0, atol=0)
+    with pytest.raises(FloatingPointError, match=r"iteration 4: .*allow more skipped steps \(train\.nan_limit\)"):
+        gan.optimize_parameters(4)
+    if poison == "gradient":
+        handle.remove()
+    gan.feed_data(clean)
+    gan.optimize_parameters(5)
+    for old, new in zip(before[:2], everything(gan)[:2], strict=True):
+        assert any(not torch.equal(old[name], new[name]) for name in old)
 
 
 @pytest.mark.slow
