@@ -14,6 +14,7 @@ from basicsr.archs import build_network
 from basicsr.archs.atd_arch import TINY as TINY_ATD
 from basicsr.archs.atdu_arch import TINY as TINY_ATDU
 from basicsr.archs.catanet_arch import TINY as TINY_CATANET
+from basicsr.archs.layers import plain_attention
 from basicsr.archs.layers.export_mode import GraphForm, counting_order, graph_form
 from basicsr.archs.layers.group_hook import group_choices
 from basicsr.archs.layers.patches import PatchGrid
@@ -85,9 +86,11 @@ def test_counting_order_is_the_stable_sort(length, groups):
     assert torch.equal(order[places.long()], torch.arange(length, dtype=torch.int32))
 
 
+@pytest.mark.parametrize("most", [plain_attention.GRAPH_SCORES, 0], ids=["all heads", "head by head"])
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("size", [(24, 24), (19, 30), (9, 5)])
-def test_equal_to_the_network_in_float64(name, size):
+def test_equal_to_the_network_in_float64(name, size, most, monkeypatch):
+    monkeypatch.setattr(plain_attention, "GRAPH_SCORES", most)
     net = trained(NETS[name]).double()
     module = for_graph(net, torch.float64) if name.startswith("catanet") else net
     x = torch.rand(1, 3, *size, dtype=torch.float64)
@@ -154,6 +157,15 @@ def test_file_runs_everywhere_and_gives_the_same(small, size):
         agreement = compare(net.prepared(), run, sample, with_groups)
         assert agreement.faults() == []
         assert agreement.tokens == h * w
+
+
+def test_scores_are_held_for_one_head_where_their_number_is_not_known(small):
+    heads = TINY_CATANET["heads"]
+    for size, expected in ((None, {1}), ((24, 24), {heads})):
+        model = onnx.shape_inference.infer_shapes(small[2][size])
+        shapes = {info.name: info.type.tensor_type.shape.dim for info in model.graph.value_info}
+        scores = [shapes[node.output[0]] for node in model.graph.node if node.op_type == "Softmax"]
+        assert {dims[1].dim_value for dims in scores if len(dims) == 4} == expected
 
 
 def test_nothing_of_this_machine_is_in_the_file(small):
