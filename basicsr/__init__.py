@@ -34,5 +34,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'basicsr' has no attribute {name!r}")
 
 
+def attach_compat() -> None:
+    """Let what is written for BasicSR 1.4 work: its plug-ins, its loaders' arguments, its plain options."""
+    import_module("basicsr.compat.plugins").attach()
+
+
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME_OF])

@@ -4,6 +4,9 @@
 class OptionError(ValueError):
     """An option is missing, misspelt, of the wrong type or out of range."""
 
+    order: tuple[int, ...] = (1,)
+    """rank among several: those that name what is not here at all (0) come before wrong keys and values (1)."""
+
 
 class UnknownNameError(KeyError):
     """A registry has no entry of the given name."""

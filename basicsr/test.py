@@ -63,13 +63,13 @@ def test(opt: "Options") -> None:
         OptionError: when there are no weights to test.
         IncompleteError: at the end, when an image has no scores or a file could not be written.
     """
-    from basicsr.data.loaders import build_test_loader
+    from basicsr.data.loaders import build_loaders
     from basicsr.engine.run import make_folders
     from basicsr.errors import IncompleteError, OptionError
     from basicsr.metrics.score_files import UnfinishedRows
     from basicsr.models import build_model
 
-    loaders = [build_test_loader(opt, key) for key in opt.datasets_of("val", "test")]
+    _, loaders = build_loaders(opt)
     model = build_model(opt)
     if opt.path.pretrain_network_g is None and any(True for _ in model.net_g.parameters()):
         raise OptionError(f"{opt.path.where / 'pretrain_network_g'}: is missing; a test run needs weights")

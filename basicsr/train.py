@@ -18,7 +18,7 @@ from basicsr.config.command_line import parse_command_line
 from basicsr.config.load import dump_options, load_options, resolve, with_output_root
 from basicsr.config.schema import Options
 from basicsr.data.files_record import FilesRecord, record_files
-from basicsr.data.loaders import batches, build_test_loader, build_train_loader
+from basicsr.data.loaders import batches, build_loaders
 from basicsr.engine.checkpoint import find_checkpoint, prune_checkpoints
 from basicsr.engine.curves import plot_curves, read_logs
 from basicsr.engine.logging import RunLog
@@ -104,12 +104,10 @@ class Trainer:
         checkpoint = read_on_rank0_and_broadcast(lambda: find_checkpoint(opt))
         state = checkpoint.state if checkpoint else {}
         self.opt = opt
-        self.loader = build_train_loader(opt)
-        self.test_loaders = [build_test_loader(opt, key) for key in opt.datasets_of("val", "test")]
+        self.loader, self.test_loaders = build_loaders(opt)
         self.model = build_model(opt)
         files, file_facts = read_on_rank0_and_broadcast(self.describe_files)
-        samples = len(self.loader.sampler)  # type: ignore[arg-type]
-        facts = run_facts(opt, self.model.device, samples, file_facts)
+        facts = run_facts(opt, self.model.device, len(self.loader.sampler), file_facts)
         self.progress = progress = Progress(opt, state, len(self.loader), facts, files)
         if checkpoint:
             weights_path = str(checkpoint.weights_path)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from basicsr.config import degradation as degradation_options
 from basicsr.config import pruning as prune_options
 from basicsr.config import schema as options
 from basicsr.config.describe import describe
@@ -35,6 +36,7 @@ SECTIONS: list[tuple[str, type[Section]]] = [
     ("datasets.*", options.DatasetOptions),
     ("path", options.PathOptions),
     ("train", options.TrainOptions),
+    ("degradation", degradation_options.DegradationOptions),
     ("val", options.ValOptions),
     ("logger", options.LoggerOptions),
     ("prune", prune_options.PruneOptions),

@@ -22,7 +22,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from basicsr.archs.layers.atd_family import ATDFamily
 from basicsr.archs.layers.atd_layer import ATDLayer, ResidualGroup, TokenBlock, body_conv, interpolated
@@ -38,6 +37,7 @@ from basicsr.archs.layers.atd_sizes import (
 )
 from basicsr.archs.layers.multiply_adds import MultiplyAdds
 from basicsr.archs.layers.norms import TokenNorm
+from basicsr.archs.layers.reconstruction_head import RGB_MEAN, ReconstructionHead
 from basicsr.archs.layers.setup import initialise
 from basicsr.archs.layers.shifted_windows import relative_position_index, window_grids
 from basicsr.archs.layers.tokens import channels_last, map_to_tokens, mirrored_to_multiple, tokens_to_map
@@ -45,8 +45,6 @@ from basicsr.archs.prunable import Gate, GroupInfo, check_gates
 from basicsr.config.ranges import Channels, Index, Layers, Pixels, Positive, Scale
 from basicsr.config.registry import ARCH_REGISTRY
 
-RGB_MEAN = (0.4488, 0.4371, 0.4040)
-HEAD_CHANNELS = 64
 TAIL_CONVS = ("conv_after_body", "conv_before_upsample", "upsample", "conv_up1", "conv_up2", "conv_hr", "conv_last")
 
 # Sizes that the contract tests build the network with.
@@ -66,7 +64,7 @@ TINY = {
 
 
 @ARCH_REGISTRY.register()
-class ATD(ATDFamily):
+class ATD(ReconstructionHead, ATDFamily):
     """Super-resolution with an adaptive token dictionary, version 1 (CVPR 2024) or 2 (2026).
 
     Every argument from `embed_dim` to `upsampler` may be left out (None): all of them, and it is the published network
@@ -178,8 +176,8 @@ class ATD(ATDFamily):
         options = self._options
         self.version: Version = options["version"]
         self.relative = f"ATD v{self.version}"
-        self.upscale: int = options["upscale"]
-        self.upsampler: Upsampler = options["upsampler"]
+        self.upscale = options["upscale"]
+        self.upsampler = options["upsampler"]
         self.window_size: int = options["window_size"]
         self.img_range: float = options["img_range"]
         self.prune_unit: Unit = options["prune_unit"]
@@ -202,24 +200,7 @@ class ATD(ATDFamily):
             self.layers.append(ResidualGroup(block, body_conv(dim, connection), norm))
         self.norm = TokenNorm(dim)
         self.conv_after_body = body_conv(dim, connection)
-        self._build_head(dim, in_chans)
-
-    def _build_head(self, dim: int, in_chans: int) -> None:
-        """Add the layers of `_reconstruct`."""
-        if self.upsampler == "pixelshuffledirect":
-            conv = nn.Conv2d(dim, in_chans * self.upscale**2, 3, padding=1)
-            self.upsample = nn.Sequential(conv, nn.PixelShuffle(self.upscale))
-            return
-        nf = HEAD_CHANNELS if self.upsampler else dim
-        if self.upsampler:
-            self.conv_before_upsample = nn.Sequential(nn.Conv2d(dim, nf, 3, padding=1), nn.LeakyReLU(0.01))
-        if self.upsampler == "nearest+conv":
-            self.conv_up1, self.conv_up2, self.conv_hr = (nn.Conv2d(nf, nf, 3, padding=1) for _ in range(3))
-        elif self.upsampler == "pixelshuffle":
-            steps = [3] if self.upscale == 3 else [2] * (self.upscale.bit_length() - 1)
-            stages = [(nn.Conv2d(nf, nf * step**2, 3, padding=1), nn.PixelShuffle(step)) for step in steps]
-            self.upsample = nn.Sequential(*(module for stage in stages for module in stage))
-        self.conv_last = nn.Conv2d(nf, in_chans, 3, padding=1)
+        self.build_head(dim, in_chans)
 
     def forward(
         self, x: Tensor, gates: Sequence[Gate] | None = None, taps: Sequence[int] = ()
@@ -240,7 +221,7 @@ class ATD(ATDFamily):
             s = self.patch_embed["norm"](s)
         s, tapped = self._body(self._placed(s, size), size, gates, taps)
         features = self.conv_after_body(tokens_to_map(self.norm(s), size)) + shallow
-        y = self._reconstruct(features, x) / self.img_range + mean
+        y = self.reconstruct(features, x) / self.img_range + mean
         y = y[:, :, : height * self.upscale, : width * self.upscale]
         if not taps:
             return y
@@ -282,19 +263,6 @@ class ATD(ATDFamily):
                     tapped[i] = s
             first += number
         return s, tapped
-
-    def _reconstruct(self, features: Tensor, x: Tensor) -> Tensor:
-        """Return the image, (B, in_chans, s*H, s*W), before range and mean, from features (B, C, H, W)."""
-        if self.upsampler == "pixelshuffledirect":
-            return self.upsample(features)
-        if not self.upsampler:
-            return x + self.conv_last(features)
-        y = self.conv_before_upsample(features)
-        if self.upsampler == "pixelshuffle":
-            return self.conv_last(self.upsample(y))
-        for conv in (self.conv_up1, self.conv_up2):
-            y = F.leaky_relu(conv(F.interpolate(y, scale_factor=2, mode="nearest")), 0.2)
-        return self.conv_last(F.leaky_relu(self.conv_hr(y), 0.2))
 
     def prunable_groups(self) -> list[GroupInfo]:
         """Return the residual groups, or with `prune_unit: layer` their layers; see `prunable.py`."""

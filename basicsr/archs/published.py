@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
+from basicsr.archs.classic import CLASSIC, classic_spec
 from basicsr.archs.image_network import ImageNetwork
 from basicsr.archs.layers.atd_family import describe_state
 from basicsr.config.construction import build_for_shapes
@@ -104,15 +105,18 @@ def build_network_for(weights: Mapping[str, Tensor], spec: Any, path: str | Path
 
 
 def published_spec(weights: Mapping[str, Tensor], path: str | Path) -> dict[str, Any]:
-    """Return the spec, of those in `PUBLISHED`, of the network whose weights have these names and shapes.
+    """Return the spec of the network whose weights have these names and shapes.
+
+    It is one of those in `PUBLISHED`, or of BasicSR 1.4's networks in any size.
 
     Raises:
         CheckpointError: when there is none.
     """
-    for spec in PUBLISHED[describe_state(weights)]:
+    classic = classic_spec(weights)
+    for spec in [classic] if classic else PUBLISHED[describe_state(weights)]:
         if not mismatch(build_for_shapes(partial(build_network, spec)), weights):
             return spec
-    kinds = ", ".join(dict.fromkeys(spec["type"] for specs in PUBLISHED.values() for spec in specs))
+    kinds = ", ".join([*dict.fromkeys(spec["type"] for specs in PUBLISHED.values() for spec in specs), *CLASSIC])
     raise CheckpointError(
         f"{path}: carries no network_g, and its weights are of none of the published networks ({kinds}); add the "
         "network_g of its options to the file, next to params"
@@ -121,7 +125,10 @@ def published_spec(weights: Mapping[str, Tensor], path: str | Path) -> dict[str,
 
 def input_channels(spec: Mapping[str, Any]) -> int:
     """Return the channels of a network's input: those in its spec, else its constructor's default, else 3."""
-    if "in_chans" in spec:
-        return int(spec["in_chans"])
-    argument = inspect.signature(ARCH_REGISTRY.get(spec["type"])).parameters.get("in_chans")
-    return 3 if argument is None or argument.default is inspect.Parameter.empty else int(argument.default)
+    arguments = inspect.signature(ARCH_REGISTRY.get(spec["type"])).parameters
+    for key in ("in_chans", "num_in_ch"):  # the latter in BasicSR's networks
+        if key in spec:
+            return int(spec[key])
+        if key in arguments and arguments[key].default is not inspect.Parameter.empty:
+            return int(arguments[key].default)
+    return 3

@@ -1,8 +1,9 @@
-"""Frozen VGG features for the perceptual loss. Not a super-resolution network, so not in the registry.
+"""VGG features for the perceptual loss: frozen ones, and BasicSR 1.4's extractor.
 
 Source: Simonyan and Zisserman, "Very deep convolutional networks", ICLR 2015; the layers are torchvision's.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -10,9 +11,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from basicsr.config.ranges import Pixels
+from basicsr.config.registry import ARCH_REGISTRY
+from basicsr.engine.cached_weights import cached_weights
 from basicsr.engine.checkpoint import load_file
 from basicsr.errors import CheckpointError
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 VGGType = Literal["vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
 
 
@@ -21,7 +27,8 @@ class VGGFeatures(nn.Module):
 
     Args:
         layers: names such as conv1_1, bn1_1 (`*_bn` only), relu1_1, conv1_2, ..., pool1, conv2_1, ..., pool5.
-        weights: path of a torchvision state dict of `vgg_type`. Nothing is downloaded.
+        weights: path of a torchvision state dict of `vgg_type`; None: that of torchvision's cache, or of an old
+            project's `experiments/pretrained_models`. Nothing is downloaded.
         vgg_type: the name of the torchvision network.
         use_input_norm: subtract ImageNet's mean and divide by its deviation first.
         range_norm: images are in [-1, 1], not [0, 1].
@@ -41,27 +48,22 @@ class VGGFeatures(nn.Module):
         self,
         *,
         layers: Sequence[str],
-        weights: str,
+        weights: str | None = None,
         vgg_type: VGGType = "vgg19",
         use_input_norm: bool = True,
         range_norm: bool = False,
     ) -> None:
         super().__init__()
-        if vgg_type not in get_args(VGGType):
-            raise ValueError(f"vgg_type: must be one of {', '.join(get_args(VGGType))}, got {vgg_type!r}")
-        named = _named_layers(vgg_type)
-        unknown = [layer for layer in layers if layer not in named]
-        if unknown or not layers:
-            raise ValueError(f"layer_weights: {vgg_type} has no layers {unknown}; needs some of {', '.join(named)}")
+        named = _needed_layers(vgg_type, layers, "layer_weights")
         self.layers = frozenset(layers)
-        self.names = list(named)[: 1 + max(list(named).index(layer) for layer in layers)]
-        self.features = nn.Sequential(*(named[name] for name in self.names))
-        _load(self.features, Path(weights), vgg_type)
+        self.names = list(named)
+        self.features = nn.Sequential(*named.values())
+        _load(self.features, Path(weights) if weights else _cached_weights(vgg_type), vgg_type)
         self.requires_grad_(False)
         self.use_input_norm = use_input_norm
         self.range_norm = range_norm
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.eval()
 
     def train(self, mode: bool = True) -> "VGGFeatures":
@@ -78,6 +80,93 @@ class VGGFeatures(nn.Module):
             if name in self.layers:
                 found[name] = x
         return found
+
+
+@ARCH_REGISTRY.register()
+class VGGFeatureExtractor(nn.Module):
+    """`VGGFeatures` with the arguments, the names of layers and the weight names that BasicSR 1.4 has.
+
+    Args:
+        layer_name_list: layers to return, such as conv1_2, relu3_1, pool4.
+        vgg_type: the torchvision network, vgg11 to vgg19, also with `_bn`.
+        use_input_norm: subtract ImageNet's mean and divide by its deviation first.
+        range_norm: images are in [-1, 1], not [0, 1].
+        requires_grad: train its parameters, and let batch norm follow the images in training mode.
+        remove_pooling: leave the poolings out.
+        pooling_stride: stride of the poolings, whose windows have 2 px a side.
+        weights: path of a torchvision state dict; None: the file that torchvision, or BasicSR, keeps on this machine.
+
+    Shape:
+        (B, 3, H, W) -> layer name -> (B, C, H', W').
+
+    Raises:
+        CheckpointError: when there are no weights, or of another network. Nothing is downloaded.
+        ValueError: for an unknown layer or network.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        layer_name_list: Sequence[str],
+        vgg_type: VGGType = "vgg19",
+        use_input_norm: bool = True,
+        range_norm: bool = False,
+        requires_grad: bool = False,
+        remove_pooling: bool = False,
+        pooling_stride: Pixels = 2,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.layer_name_list = list(layer_name_list)
+        self.use_input_norm, self.range_norm, self.requires_grad = use_input_norm, range_norm, requires_grad
+        named = _needed_layers(vgg_type, self.layer_name_list, "layer_name_list")
+        loaded = nn.Sequential(*named.values())
+        _load(loaded, Path(weights) if weights else _cached_weights(vgg_type), vgg_type)
+        layers = OrderedDict(zip(named, loaded, strict=True))
+        for name in [name for name in layers if name.startswith("pool")]:
+            layers[name] = nn.MaxPool2d(2, stride=pooling_stride)
+            if remove_pooling:
+                del layers[name]
+        self.vgg_net = nn.Sequential(layers)
+        if use_input_norm:
+            self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+            self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self.vgg_net.requires_grad_(requires_grad).train(requires_grad)
+
+    def train(self, mode: bool = True) -> "VGGFeatureExtractor":
+        """Set the mode; without `requires_grad` batch norm stays in eval mode, so that it follows no images."""
+        super().train(mode)
+        self.vgg_net.train(mode and self.requires_grad)
+        return self
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the features of each chosen layer."""
+        x = (x + 1) / 2 if self.range_norm else x
+        x = (x - self.mean) / self.std if self.use_input_norm else x
+        found = {}
+        for name, layer in self.vgg_net.named_children():
+            x = layer(x)
+            if name in self.layer_name_list:
+                found[name] = x
+        return found
+
+
+def _needed_layers(vgg_type: str, layers: Sequence[str], key: str) -> dict[str, nn.Module]:
+    """Return the layers up to the last of `layers`; see `_named_layers`.
+
+    Raises:
+        ValueError: for an unknown network or layer, naming `key`.
+    """
+    if vgg_type not in get_args(VGGType):
+        raise ValueError(f"vgg_type: must be one of {', '.join(get_args(VGGType))}, got {vgg_type!r}")
+    named = _named_layers(vgg_type)
+    unknown = [layer for layer in layers if layer not in named]
+    if unknown or not layers:
+        raise ValueError(f"{key}: {vgg_type} has no layers {unknown}; needs some of {', '.join(named)}")
+    names = list(named)[: 1 + max(list(named).index(layer) for layer in layers)]
+    return {name: named[name] for name in names}
 
 
 def _named_layers(vgg_type: str) -> dict[str, nn.Module]:
@@ -98,6 +187,18 @@ def _named_layers(vgg_type: str) -> dict[str, nn.Module]:
             # torchvision's ReLU works in place and would overwrite the features of the convolution before it
             named[f"{kinds[type(layer)]}{block}_{index}"] = nn.ReLU() if isinstance(layer, nn.ReLU) else layer
     return named
+
+
+def _cached_weights(vgg_type: str) -> Path:
+    """Return the file of torchvision's weights that is on this machine already.
+
+    Raises:
+        CheckpointError: where there is none; it says how to fetch it.
+    """
+    from torchvision import models
+
+    url = models.get_model_weights(vgg_type).DEFAULT.url
+    return cached_weights(url, f"the weights of {vgg_type} are needed", key="weights")
 
 
 def _load(features: nn.Sequential, path: Path, vgg_type: str) -> None:

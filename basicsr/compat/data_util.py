@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from basicsr.compat.images import img2tensor
+from basicsr.compat.misc import scandir  # noqa: F401 - plug-ins import it from here, too
 from basicsr.compat.transforms import mod_crop
 from basicsr.data.listing import partner_names, with_stem
 from basicsr.data.storage import FolderImages, ImageStore, LmdbImages, lmdb_key

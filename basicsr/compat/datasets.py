@@ -2,16 +2,15 @@
 
 import functools
 import inspect
-import random
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from basicsr.data.data_sampler import SampleIndex, locate
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.engine.random_state import seeded_generators
 
 
 class LegacyDataset(Dataset[Any]):
@@ -30,19 +29,11 @@ class LegacyDataset(Dataset[Any]):
 
     def __getitem__(self, key: int | SampleIndex) -> Any:
         sample, position = locate(key, len(self))
-        number = int(np.random.SeedSequence([self.seed, *sample]).generate_state(1)[0])
-        python_state, numpy_state = random.getstate(), np.random.get_state()
-        with torch.random.fork_rng(devices=[]):
-            try:
-                random.seed(number)
-                np.random.seed(number)
-                torch.manual_seed(number)
-                if isinstance(self.dataset, PairedImageDataset):  # it draws from its own seed, not from the generators
-                    self.dataset.seed = number
-                return self.dataset[position]
-            finally:
-                random.setstate(python_state)
-                np.random.set_state(numpy_state)
+        key_numbers = [self.seed, *sample]
+        with seeded_generators(key_numbers):
+            if isinstance(self.dataset, PairedImageDataset):  # it draws from its own seed, not from the generators
+                self.dataset.seed = int(np.random.SeedSequence(key_numbers).generate_state(1)[0])
+            return self.dataset[position]
 
 
 def adapt_dataset(cls: Any) -> Any:
@@ -61,7 +52,7 @@ def takes_opt(cls: Any) -> Any:
     """Let a data set with keyword arguments also be built from one mapping, `cls(opt)`, as in BasicSR.
 
     The keys of the mapping that are arguments count. The data set gets the further attributes that BasicSR's have:
-    `opt`, `io_backend_opt`, `mean`, `std` and `file_client`.
+    `opt`, `io_backend_opt`, `mean`, `std`, `gt_folder`, `lq_folder`, `filename_tmpl` and `file_client`.
     """
     make = cls.__init__
 
@@ -74,6 +65,8 @@ def takes_opt(cls: Any) -> Any:
         self.opt = dict(opt) if opt is not None else {}
         self.io_backend_opt = dict(arguments.get("io_backend") or {"type": "disk"})
         self.mean, self.std = arguments.get("mean"), arguments.get("std")
+        self.gt_folder, self.lq_folder = arguments.get("dataroot_gt"), arguments.get("dataroot_lq")
+        self.filename_tmpl = arguments.get("filename_tmpl") or "{}"
         self.file_client = None  # as in BasicSR before the first sample
 
     cls.__init__ = either

@@ -26,6 +26,8 @@ def get_root_logger(
         log_file: file to write to as well from now on; rank 0 only.
     """
     found = logging.getLogger(logger_name)
+    if log_file is not None:
+        log_to_terminal()
     if log_file is not None and get_dist_info()[0] == 0:
         handler = logging.FileHandler(log_file, "w", encoding="utf-8", errors=ERRORS)
         handler.setFormatter(logging.Formatter(engine_logging.FORMAT))
@@ -33,6 +35,12 @@ def get_root_logger(
         found.setLevel(min(log_level, found.level or log_level))
         found.addHandler(handler)
     return found
+
+
+def log_to_terminal() -> None:
+    """Show the log of this package in the terminal, in a script of a plug-in's own, as the commands do."""
+    if not logging.getLogger("basicsr").handlers:
+        engine_logging.init_logging(get_dist_info()[0])
 
 
 class MessageLogger:
@@ -98,6 +106,24 @@ def init_tb_logger(log_dir: str) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(log_dir=log_dir)
+
+
+def init_wandb_logger(opt: Mapping[str, Any]) -> None:
+    """Begin a run of Weights & Biases that follows TensorBoard, as `logger.wandb` of the options says; rank 0 only."""
+    settings = opt["logger"].get("wandb") or {}
+    if get_dist_info()[0] != 0 or not settings.get("project"):
+        return
+    import wandb
+
+    resume_id = settings.get("resume_id")
+    wandb.init(
+        id=resume_id or wandb.util.generate_id(),
+        resume="allow" if resume_id else None,
+        name=opt["name"],
+        config=dict(opt),
+        project=settings["project"],
+        sync_tensorboard=True,
+    )
 
 
 def get_env_info() -> str:

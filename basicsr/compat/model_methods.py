@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,9 +13,11 @@ from basicsr.engine.distributed import reduce_mean_dict
 from basicsr.engine.optimizer_groups import build_optimizer
 from basicsr.engine.step_graphs import methods_of_plugins
 from basicsr.engine.wrapper import bare_network
+from basicsr.losses.basic_loss import PerceptualLoss
 from basicsr.metrics import direction
 from basicsr.metrics.evaluate import Scores
-from basicsr.models.sr_model import SRModel, form_of
+from basicsr.models.scoring import form_of, score_images
+from basicsr.models.sr_model import SRModel
 
 logger = logging.getLogger("basicsr")
 # What plug-ins override to run their networks; where none is overridden, `predictor` does it.
@@ -33,23 +35,30 @@ class DictEntry:
     Args:
         holder: name of the dict.
         key: of the entry.
-        is_optional: a missing entry reads as None, and None removes it; otherwise a missing one is no attribute.
+        is_optional: None removes the entry, and in training a missing one reads as None, as the base class of BasicSR
+            sets it to None then; otherwise a missing one is no attribute.
+        wrap: applied to an entry that is read.
     """
 
-    def __init__(self, holder: str, key: str, is_optional: bool = False):
+    def __init__(
+        self, holder: str, key: str, is_optional: bool = False, wrap: Callable[[Any], Any] = lambda entry: entry
+    ):
         self._holder = holder
         self._key = key
         self._is_optional = is_optional
+        self._wrap = wrap
 
     def __get__(self, model: Any, owner: type) -> Any:
         entries = vars(model).get(self._holder, {}) if model is not None else {}
-        if self._key not in entries and not self._is_optional:
-            raise AttributeError(f"{owner.__name__} has no {self._key!r} now")
-        return entries.get(self._key)
+        if self._key in entries:
+            return self._wrap(entries[self._key])
+        if self._is_optional and model is not None and model.is_train:
+            return None
+        raise AttributeError(f"{owner.__name__} has no {self._key!r} now")
 
     def __set__(self, model: Any, value: Any) -> None:
         entries = vars(model).setdefault(self._holder, {})
-        entries[self._key] = value
+        entries[self._key] = value.loss if isinstance(value, LossParts) else value
         if value is None and self._is_optional:
             del entries[self._key]
 
@@ -57,19 +66,54 @@ class DictEntry:
         vars(model).get(self._holder, {}).pop(self._key, None)
 
 
-class ModelMethods(_SRModel):
-    """Methods that plug-ins call, or reach by `super()` from their own."""
+class FirstOptimizer:
+    """The optimizer of `net_g`, which the base class makes; a plug-in's own attribute of this name hides it."""
 
-    schedulers: tuple[()] = ()  # the rate is a function of the iteration
+    def __get__(self, model: Any, owner: type) -> Any:
+        optimizers = vars(model).get("optimizers") if model is not None else None
+        if not optimizers:
+            raise AttributeError(f"{owner.__name__} has no optimizer now")
+        return optimizers[0]
+
+
+class LossParts:
+    """A perceptual loss as plug-ins call it: it returns perceptual and style loss, None for one of weight 0.
+
+    Its other attributes are those of the loss, which returns the sum.
+    """
+
+    def __init__(self, loss: PerceptualLoss) -> None:
+        self.loss = loss
+
+    def __call__(self, pred: Tensor, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the two weighted losses between images (B, 3, H, W)."""
+        return self.loss.parts(pred, target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["loss"], name)
+
+
+def in_parts(loss: Any) -> Any:
+    """Return a perceptual loss as plug-ins call it; any other loss as it is."""
+    return LossParts(loss) if isinstance(loss, PerceptualLoss) else loss
+
+
+class ModelMethods(_SRModel):
+    """Methods that plug-ins call, or reach by `super()` from their own.
+
+    An attribute that the base class of BasicSR sets at some time does not exist before: plug-ins ask with `hasattr`.
+    """
+
     metric_results: dict[str, float]
     best_metric_results: dict[str, dict[str, dict[str, Any]]]
-    scores: Scores | None = None  # of a validation that `nondist_validation` left to this package
     output: Tensor
-    img: Tensor | None = None  # made by `pre_process` from `lq`
+    img: Tensor  # made by `pre_process` from `lq`, if the network needs another input
     lq = DictEntry("batch", "lq")
     gt = DictEntry("batch", "gt")
     cri_pix = DictEntry("losses", "pixel_opt", is_optional=True)
-    cri_perceptual = DictEntry("losses", "perceptual_opt", is_optional=True)
+    cri_perceptual = DictEntry("losses", "perceptual_opt", is_optional=True, wrap=in_parts)
+    optimizer_g = FirstOptimizer()
+    _own_scores: Scores | None = None  # of a validation that `nondist_validation` left to this package
 
     # Networks.
 
@@ -134,18 +178,26 @@ class ModelMethods(_SRModel):
 
     @log_dict.setter
     def log_dict(self, losses: Mapping[str, Any]) -> None:
-        self.log = {name: torch.as_tensor(value, device=self.device).detach().mean() for name, value in losses.items()}
+        self.log = {name: self.as_scalar(value) for name, value in losses.items()}
 
-    def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return the losses averaged over the processes, as numbers; all processes must call it together."""
-        means = reduce_mean_dict({name: loss.detach().mean() for name, loss in loss_dict.items()})
+    def as_scalar(self, value: Any) -> Tensor:
+        """Return the mean of a loss, a tensor or a number, as a scalar of the model's device."""
+        return torch.as_tensor(value, dtype=torch.float32, device=self.device).detach().mean()
+
+    def reduce_loss_dict(self, loss_dict: Mapping[str, Any]) -> dict[str, float]:
+        """Return the losses averaged over the processes, as numbers; all processes must call it together.
+
+        Args:
+            loss_dict: tensors or numbers.
+        """
+        means = reduce_mean_dict({name: self.as_scalar(loss) for name, loss in loss_dict.items()})
         return OrderedDict((name, float(means[name])) for name in loss_dict)
 
     # Testing.
 
     def test(self) -> None:
         """Run the network on the batch that was fed, into `self.output`."""
-        self.img = None
+        vars(self).pop("img", None)  # of the last image
         self.pre_process()
         self.process()
         self.post_process()
@@ -155,8 +207,17 @@ class ModelMethods(_SRModel):
 
     def process(self) -> None:
         """Run the network on `self.img`, or else on `self.lq`, into `self.output`."""
-        with self.predictor() as predict:
-            self.output = predict(self.lq if self.img is None else self.img)
+        image = self.img if hasattr(self, "img") else self.lq
+        if hasattr(self, "predictor"):
+            with self.predictor() as predict:
+                self.output = predict(image)
+            return
+        net = bare_network(self.ema if self.ema is not None else self.net_g)  # of a `BaseModel`
+        was_training = net.training
+        net.eval()
+        with torch.no_grad():
+            self.output = net(image)
+        net.train(was_training)
 
     def post_process(self) -> None:
         """Bring `self.output` to the size it should have; here nothing."""
@@ -184,17 +245,28 @@ class ModelMethods(_SRModel):
             save_img: write the outputs.
         """
         it = current_iter if isinstance(current_iter, int) else None
-        self.scores = self.score_by_methods(dataloader, it, save_img, gather=False)
-        self.metric_results = self.scores.mean()
+        self._own_scores = self.score_by_methods(dataloader, it, save_img, gather=False)
+        self.metric_results = self._own_scores.mean()
 
     def score_by_methods(
         self, loader: Iterable[Mapping[str, Any]], current_iter: int | None, save_img: bool, gather: bool = True
     ) -> Scores:
         """Score a data set with the outputs of the plug-in's `test`, or of `predictor` where it overrides nothing."""
-        if methods_of_plugins(type(self), TEST_METHODS):
+        if methods_of_plugins(type(self), TEST_METHODS) or not hasattr(self, "predictor"):
             return self.score(lambda sr: sr, TestedBatches(self, loader), current_iter, save_img, gather)
         with self.predictor() as predict:
             return self.score(predict, loader, current_iter, save_img, gather)
+
+    def score(
+        self,
+        predict: Callable[[Tensor], Tensor],
+        loader: Iterable[Mapping[str, Any]],
+        current_iter: int | None,
+        save_img: bool,
+        gather: bool = True,
+    ) -> Scores:
+        """Score the outputs of `predict` for the images of `loader`; see `score_images`."""
+        return score_images(self.opt, predict, loader, current_iter, save_img, gather, self.on_scores)
 
     def _initialize_best_metric_results(self, dataset_name: str) -> None:
         """Prepare an entry for the best score of each metric of a data set, once."""

@@ -4,14 +4,18 @@ import argparse
 import copy
 import sys
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from basicsr.compat.logging import log_to_terminal
 from basicsr.config.command_line import parse_command_line
-from basicsr.config.load import load_options, with_output_root
-from basicsr.config.schema import Options
+from basicsr.config.convert import build_section
+from basicsr.config.load import load_options, resolve, with_output_root
+from basicsr.config.location import Location
+from basicsr.config.schema import Options, PathOptions
 from basicsr.config.section import Section
 from basicsr.config.yaml_file import load_yaml, parse_value
 from basicsr.engine.run import join_processes
@@ -63,6 +67,36 @@ class PlainOptions(PlainSection):
         return new
 
 
+def options_of(values: Options | Mapping[str, Any]) -> PlainOptions:
+    """Return the plain options of a run from typed ones, or from a dict such as scripts for BasicSR 1.4 write.
+
+    Args:
+        values: of a dict, `name`, `scale` and `datasets` may be missing, and the folders of the run, `is_train`,
+            `rank`, `world_size` and `dist` may be there.
+
+    Raises:
+        OptionError: when the values of a dict are wrong.
+    """
+    if isinstance(values, PlainOptions):
+        return values
+    if isinstance(values, Options):
+        return PlainOptions(values)
+    network = values.get("network_g")
+    scale = network.get("upscale", 1) if isinstance(network, Mapping) else 1
+    given = {"name": "model", "scale": scale, "datasets": {}, **copy.deepcopy(dict(values))}
+    run_keys = {f.name for f in fields(Options) if f.metadata["run"]}
+    run = {key: given.pop(key) for key in run_keys & set(given)}
+    path = dict(given.get("path") or {})
+    folders = {f.name: path.pop(f.name, None) for f in fields(PathOptions) if f.metadata["run"]}
+    given["path"] = {key: value for key, value in path.items() if key not in ("extra", "where")}
+    options = resolve(build_section(Options, given, Location({}, for_plugin=True)))
+    options = replace(options, is_train=bool(run.get("is_train", given.get("train") is not None)))
+    folders = {key: value for key, value in folders.items() if value is not None}
+    options = replace(options, path=replace(options.path, **folders))
+    known = {key: run[key] for key in ("rank", "world_size", "dist") if key in run}
+    return PlainOptions(replace(options, **known))
+
+
 def parse_options(root_path: str, is_train: bool = True) -> tuple[PlainOptions, argparse.Namespace]:
     """Return the options of the run that the command line asks for, and the parsed command line.
 
@@ -77,6 +111,7 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[PlainOptions, 
         OptionError: see `load_options`.
     """
     args = parse_command_line(Path(sys.argv[0]).name, "", None)
+    log_to_terminal()
     options = with_output_root(root_path, load_options(args.opt, args.force_yml, is_train=is_train))
     return PlainOptions(join_processes(options, args.launcher, debug=args.debug, auto_resume=args.auto_resume)), args
 

@@ -10,7 +10,7 @@ _HOMES = {
     "file_client": ("FileClient",),
     "img_process_util": ("USMSharp", "filter2D", "usm_sharp"),
     "img_util": ("crop_border", "img2tensor", "imfrombytes", "imwrite", "tensor2img"),
-    "logger": ("AvgTimer", "MessageLogger", "get_env_info", "get_root_logger", "init_tb_logger"),
+    "logger": ("AvgTimer", "MessageLogger", "get_env_info", "get_root_logger", "init_tb_logger", "init_wandb_logger"),
     "matlab_functions": ("imresize",),
     "misc": (
         "check_resume",

@@ -11,67 +11,122 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union
 
 from basicsr.config.describe import describe, has_fixed_length
-from basicsr.config.location import MAX_VALUE_CHARS, Location, format_value
+from basicsr.config.faults import FaultList
+from basicsr.config.location import Location, format_value
 from basicsr.config.ranges import Range
 from basicsr.config.section import Component, Hints, Section, Spec, to_plain
+from basicsr.config.similar import similar_names
 from basicsr.config.yaml_file import MAX_INT
 from basicsr.errors import OptionError, UnknownNameError
 
 logger = logging.getLogger("basicsr")
 
-SUGGESTION_CUTOFF = 0.8  # difflib ratio from which an unknown key counts as a misspelt known one
+
+class PartialSection:
+    """The keys of a section that are right, and the faults of all others.
+
+    Attributes:
+        faults: of all keys, those of nested sections included.
+        given: the converted values of declared keys.
+        extra: those of further keys.
+    """
+
+    def __init__(self, section: type[Section], data: Any, where: Location) -> None:
+        self.section, self.where, self.faults = section, where, FaultList()
+        self.given: dict[str, Any] = {}
+        self.extra: dict[str, Any] = {}
+        self._hints = typing.get_type_hints(section, include_extras=True)
+        self._declared = {f.name: f for f in fields(section) if not f.metadata.get("run")}
+        self._meant: set[str] = set()  # keys that are there, but misspelt
+        self._failed: set[Any] = set()  # keys whose value does not fit
+        if not isinstance(data, Mapping):
+            self.faults.add(where.error(f"expected keys and values, got {format_value(data)}"))
+            return
+        extra_hints: Hints | None = None  # where the component is unknown, its keys are, too
+        with self.faults.collecting():
+            extra_hints = section.extra_hints(data, where)
+        for key, value in data.items():
+            self._failed.add(key)
+            with self.faults.collecting():
+                self._convert(key, value, extra_hints)
+                self._failed.remove(key)
+        self._find_missing(data, extra_hints)
+
+    def known(self) -> dict[str, Any]:
+        """Return the values that are right: of all keys in the data, and the defaults of declared ones that are not."""
+        known = {**self.given, **self.extra}
+        for name in self._declared.keys() - self.given.keys() - self._failed - self._meant - {*self._required()}:
+            default, make = self._declared[name].default, self._declared[name].default_factory
+            known[name] = make() if make is not MISSING else default
+        return known
+
+    def build(self) -> Any:
+        """Return the section.
+
+        Raises:
+            OptionError: for the faults of its keys, and for keys that do not fit each other.
+        """
+        built = None
+        if all(name in self.given for name in self._required()):
+            try:
+                built = self.section(**self.given, extra=self.extra, where=self.where)
+            except OptionError as error:
+                self.faults.add(error)
+            except ValueError as error:  # `__post_init__` names the key and what it must be
+                key, _, message = str(error).partition(": ")
+                if key.split(".")[0] not in self._failed:  # else it has the default here
+                    self.faults.add((self.where / key).error(message))
+        self.faults.raise_if_any()
+        return built
+
+    def _required(self) -> list[str]:
+        """Return the declared keys that have no default."""
+        return [k for k, f in self._declared.items() if f.default is MISSING and f.default_factory is MISSING]
+
+    def _convert(self, key: Any, value: Any, extra_hints: Hints | None) -> None:
+        """Convert the value of one key, and keep it."""
+        _check_key_is_text(key, self.where)
+        where = self.where / key
+        if key in self._declared:
+            self.given[key] = convert(value, self._hints[key], where)
+        else:
+            self.extra[key] = convert(value, self._hint_of_extra_key(key, extra_hints), where)
+
+    def _hint_of_extra_key(self, key: str, hints: Hints | None) -> Any:
+        """Return the type of a key that is no field of the section."""
+        if hints is not None and key in hints.types:
+            return hints.types[key]
+        for pattern, hint in self.section.key_patterns.items():
+            if _matches(pattern, key):
+                return hint
+        if hints is not None and not hints.accepts_any:
+            known = [*self._declared, *hints.types]
+            self._meant.update(similar_names(key, known, parts=False))
+            _warn_or_reject_unknown_key(key, known, self.where / key)
+        return Any
+
+    def _find_missing(self, data: Mapping[str, Any], extra_hints: Hints | None) -> None:
+        """Add a fault for each required key that is not in `data`, not even misspelt."""
+        needed = {
+            name: f"{describe(self._hints[name])} ({self._declared[name].metadata['doc']})" for name in self._required()
+        }
+        if extra_hints is not None:
+            needed |= {name: describe(extra_hints.types[name]) for name in sorted(extra_hints.required)}
+        for name, expected in needed.items():
+            if name not in data and name not in self._meant:
+                self.faults.add((self.where / name).error(f"is missing; expected {expected}"))
 
 
 def build_section(section: type[Section], data: Any, where: Location) -> Any:
     """Build a `Section` from plain values, recursively.
 
     Raises:
-        OptionError: for a missing or misspelt key, or a value of the wrong type or range.
+        OptionError: for missing or misspelt keys, and values of the wrong type or range, all of them.
     """
-    if not isinstance(data, Mapping):
-        raise where.error(f"expected keys and values, got {format_value(data)}")
-    hints = typing.get_type_hints(section, include_extras=True)
-    declared = {f.name: f for f in fields(section) if not f.metadata.get("run")}
-    extra_hints = section.extra_hints(data, where)
-    given: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
-    for key, value in data.items():
-        _check_key_is_text(key, where)
-        if key in declared:
-            given[key] = convert(value, hints[key], where / key)
-        else:
-            extra[key] = convert(value, _hint_of_extra_key(key, section, declared, extra_hints, where), where / key)
-    for name, f in declared.items():
-        if name not in given and f.default is MISSING and f.default_factory is MISSING:
-            raise (where / name).error(f"is missing; expected {describe(hints[name])} ({f.metadata['doc']})")
-    if extra_hints is not None:
-        for name in sorted(extra_hints.required - set(data)):
-            raise (where / name).error(f"is missing; expected {describe(extra_hints.types[name])}")
-    try:
-        return section(**given, extra=extra, where=where)
-    except OptionError:
-        raise
-    except ValueError as error:  # `__post_init__` names the key and the range
-        key, _, message = str(error).partition(": ")
-        raise (where / key).error(message) from error
-
-
-def _hint_of_extra_key(
-    key: str, section: type[Section], declared: Mapping[str, Any], hints: Hints | None, where: Location
-) -> Any:
-    """Return the type of a key that is no field of `section`."""
-    if hints is not None and key in hints.types:
-        return hints.types[key]
-    for pattern, hint in section.key_patterns.items():
-        if _matches(pattern, key):
-            return hint
-    if hints is not None and not hints.accepts_any:
-        _warn_or_reject_unknown_key(key, [*declared, *hints.types], where / key)
-    return Any
+    return PartialSection(section, data, where).build()
 
 
 def convert_spec(value: Any, component: Component, where: Location) -> Spec:
@@ -85,23 +140,30 @@ def convert_spec(value: Any, component: Component, where: Location) -> Spec:
         raise where.error(f"expected {expected}, got {format_value(to_plain(value))}")
     try:
         target = component.registry.get(value["type"])
-    except UnknownNameError as error:
-        raise (where / "type").error(str(error)) from error
+    except UnknownNameError as error:  # its arguments are unknown, too
+        raise (where / "type").error(str(error), names_component=True) from error
     hints = component.hints(target)
     known = {**hints.types, **component.extra_keys}
     values: dict[str, Any] = {"type": value["type"]}
+    faults, meant = FaultList(), set(value)
     for key, item in value.items():
-        _check_key_is_text(key, where)
-        if key in known:
-            values[key] = convert(item, known[key], where / key)
-        elif key != "type":
-            if not hints.accepts_any:
+        with faults.collecting():
+            _check_key_is_text(key, where)
+            if key in known:
+                values[key] = convert(item, known[key], where / key)
+            elif key != "type" and not hints.accepts_any:
+                meant.update(similar_names(key, known))
                 hint = _suggestion(key, known) or f"; its arguments are {', '.join(known) or 'none'}"
                 raise (where / key).error(f"{value['type']} has no such argument{hint}")
-            values[key] = item
-    for key in sorted(hints.required - set(values)):
-        raise (where / key).error(f"is missing; {value['type']} needs {describe(known[key])} here")
-    return Spec(values, where)
+            else:
+                values[key] = item
+    for key in sorted(hints.required - meant):
+        faults.add((where / key).error(f"is missing; {value['type']} needs {describe(known[key])} here"))
+    faults.raise_if_any()
+    spec = Spec(values, where)
+    if component.check is not None:
+        component.check(spec)
+    return spec
 
 
 def convert(value: Any, hint: Any, where: Location) -> Any:
@@ -177,7 +239,7 @@ def _convert_sequence(value: Any, hint: Any, where: Location) -> tuple[Any, ...]
     if not isinstance(value, (list, tuple)):
         raise _type_error(value, hint, where)
     (item_hint, *_) = typing.get_args(hint) or (Any,)
-    return tuple(convert(item, item_hint, where / i) for i, item in enumerate(value))
+    return tuple(_convert_items(enumerate(value), lambda _: item_hint, where).values())
 
 
 def _convert_tuple(value: Any, hint: Any, where: Location) -> tuple[Any, ...]:
@@ -186,14 +248,28 @@ def _convert_tuple(value: Any, hint: Any, where: Location) -> tuple[Any, ...]:
         return _convert_sequence(value, hint, where)
     if len(value) != len(hints):
         raise where.error(f"expected {len(hints)} values, got {len(value)}: {format_value(list(value))}")
-    return tuple(convert(v, h, where / i) for i, (v, h) in enumerate(zip(value, hints, strict=True)))
+    return tuple(_convert_items(enumerate(value), hints.__getitem__, where).values())
 
 
 def _convert_mapping(value: Any, hint: Any, where: Location) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise _type_error(value, hint, where)
     (*_, item_hint) = typing.get_args(hint) or (Any,)
-    return {str(key): convert(item, item_hint, where / key) for key, item in value.items()}
+    return {str(key): item for key, item in _convert_items(value.items(), lambda _: item_hint, where).items()}
+
+
+def _convert_items(items: Iterable[tuple[Any, Any]], hint_of: Callable[[Any], Any], where: Location) -> dict[Any, Any]:
+    """Convert the items of a list or mapping by their key.
+
+    Raises:
+        OptionError: for all that do not fit.
+    """
+    faults, converted = FaultList(), {}
+    for key, item in items:
+        with faults.collecting():
+            converted[key] = convert(item, hint_of(key), where / key)
+    faults.raise_if_any()
+    return converted
 
 
 def _convert_instance(value: Any, hint: Any, where: Location) -> Any:
@@ -229,10 +305,9 @@ def _type_error(value: Any, hint: Any, where: Location, suggestion: str = "") ->
 def _warn_or_reject_unknown_key(key: str, known: Sequence[str], where: Location) -> None:
     """Reject an unknown key that resembles a known one; warn about any other, for a plug-in may read it.
 
-    Where a plug-in is the model, even the former only warns: its own `pretrain_network_d` resembles
-    `pretrain_network_g`.
+    Where a plug-in is the model, even the former only warns: its own keys may resemble ours.
     """
-    near = get_close_matches(key[:MAX_VALUE_CHARS], known, n=1, cutoff=SUGGESTION_CUTOFF)
+    near = similar_names(key, known, parts=False)
     if near and not where.for_plugin:
         raise where.error(f"unknown option; did you mean {near[0]!r}?")
     similar = f" (similar to {near[0]!r})" if near else ""
@@ -246,7 +321,7 @@ def _check_key_is_text(key: Any, where: Location) -> None:
 
 
 def _suggestion(key: Any, names: Iterable[Any]) -> str:
-    near = get_close_matches(str(key)[:MAX_VALUE_CHARS], [str(n) for n in names], n=1)
+    near = similar_names(str(key), [str(n) for n in names])
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

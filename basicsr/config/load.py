@@ -1,6 +1,6 @@
 """Reading of option files: the values of a YAML file, overridden, typed, checked, and completed by what a run adds.
 
-load_yaml -> overrides of --force_yml -> build_section (types, names, signatures) -> check -> resolve
+load_yaml -> overrides of --force_yml -> build_options (types, names, signatures, constructors) -> resolve
 """
 
 import logging
@@ -8,17 +8,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from basicsr.config.convert import build_section
+from basicsr.config.degradation import DegradationOptions
+from basicsr.config.faults import FaultList
 from basicsr.config.location import Location, format_key
 from basicsr.config.registry import MODEL_REGISTRY, is_plugin
 from basicsr.config.schema import Options
-from basicsr.config.validation import check
+from basicsr.config.similar import similar_names
+from basicsr.config.validation import build_options
 from basicsr.config.yaml_file import MAX_DEPTH, KeyPath, load_yaml, parse_value
 from basicsr.errors import OptionError, UnknownNameError
 from basicsr.text import encodable, write_text
@@ -35,18 +36,25 @@ def load_options(path: str | Path, overrides: Sequence[str] = (), *, is_train: b
         is_train: whether the options are for training; otherwise they are for testing.
 
     Raises:
-        OptionError: one line with file and line, key, problem and remedy.
+        OptionError: for each fault a line with file and line, key, problem and remedy.
     """
     path = find_options_file(path)
     values, places = load_yaml(path)
     places[()] = str(path)
+    faults = FaultList()
     given: dict[tuple[str, ...], str] = {}
     for override in overrides:
-        _apply_override(values, places, override, given)
+        with faults.collecting():
+            _apply_override(values, places, override, given)
+    faults.raise_if_any()
     if isinstance(files := values.get("path"), dict) and "param_key" in files:
         files.setdefault("param_key_g", files["param_key"])
-    options = build_section(Options, values, Location(places, for_plugin=_names_plugin(values.get("model_type"))))
-    check(options, is_train)
+    model_type = values.get("model_type")
+    model = _model_class(model_type)
+    for_plugin = model_type is not None and (model is None or is_plugin(model))  # an unknown one may be of a plug-in
+    if getattr(model, "degrades_batches", False):
+        _gather_degradation(values, places, keep=for_plugin)
+    options = build_options(values, Location(places, for_plugin=for_plugin), is_train)
     return replace(options, is_train=is_train, source=str(path))
 
 
@@ -69,7 +77,7 @@ def find_options_file(path: str | Path) -> Path:
     if found:
         raise OptionError(f"{path}: no such file; did you mean one of {', '.join(found)}?")
     others = {file.stem: file for folder in reversed(folders) for file in folder.glob("*.yml")}
-    if near := [str(others[name]) for name in get_close_matches(path.stem, others)]:
+    if near := [str(others[name]) for name in similar_names(path.stem, others, limit=3)]:
         raise OptionError(f"{path}: no such file; did you mean {' or '.join(near)}?")
     return path
 
@@ -183,9 +191,28 @@ def _apply_override(
     places[keys] = place
 
 
-def _names_plugin(model_type: Any) -> bool:
-    """Return whether `model_type` names a model of a plug-in."""
+def _gather_degradation(values: dict[str, Any], places: dict[KeyPath, str], keep: bool) -> None:
+    """Put the keys of the section `degradation` that stand at the top level, as in files of Real-ESRGAN, into it.
+
+    Args:
+        values: of the file.
+        places: of the values.
+        keep: leave them where they are as well, for plug-ins, which read them there.
+    """
+    section = values.get("degradation")
+    if section is not None and not isinstance(section, dict):
+        return
+    moved = {key: values[key] for key in DegradationOptions.field_names() if key in values}
+    if moved:
+        values["degradation"] = {**moved, **(section or {})}
+        places |= {("degradation", *path): place for path, place in places.items() if path and path[0] in moved}
+        for key in () if keep else moved:
+            del values[key]
+
+
+def _model_class(model_type: Any) -> Any:
+    """Return what `model_type` names; None where it names nothing known."""
     try:
-        return is_plugin(MODEL_REGISTRY.get(model_type))
-    except (UnknownNameError, TypeError):  # `check` reports these
-        return False
+        return None if model_type is None else MODEL_REGISTRY.get(model_type)
+    except (UnknownNameError, TypeError):  # `build_options` reports these
+        return None

@@ -154,7 +154,7 @@ class BudgetOptions(Section):
 class SpatialAffinityOptions(Section):
     """FAKD's spatial affinity; see `SpatialAffinityLoss`."""
 
-    weight: Weight = option(0.04, "factor; FAKD's 10 for images in 0..255 is 0.039 here")
+    weight: Weight = option(0.0, "factor; 0: off. FAKD's 10 for images in 0..255 is 0.04 here")
     mode: Literal["exact", "gram"] = option(
         "exact", "exact: mean absolute difference; gram: mean square, without n x n"
     )

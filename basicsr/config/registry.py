@@ -8,19 +8,13 @@ so that using one network imports only that one.
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from basicsr.config.known_names import describe_known_name
+from basicsr.config.similar import similar_names
 from basicsr.errors import OptionError, UnknownNameError
 
 T = TypeVar("T", bound=Callable[..., Any])
-
-# Names in BasicSR without a counterpart here, and the messages that explain why.
-UNSUPPORTED_NAMES = {
-    "calculate_niqe": "calculate_niqe is not available: it needs statistics of natural images that are published "
-    "without a free licence, and other statistics give other numbers; remove the metric, or register your own under "
-    "another name (docs/migrating.md)"
-}
 
 
 def is_plugin(item: Any) -> bool:
@@ -71,7 +65,7 @@ class Registry:
         """Return the entry `name` (or `name_suffix`), importing modules until it is found.
 
         Raises:
-            UnknownNameError: with the most similar names.
+            UnknownNameError: with the most similar names, or with what is known of a name of another project.
         """
         found = self._find(name, suffix)
         if found is None:
@@ -80,11 +74,10 @@ class Registry:
         if found is None:
             self._discover()
             found = self._find(name, suffix)
-        if found is None and name in UNSUPPORTED_NAMES:
-            raise UnknownNameError(UNSUPPORTED_NAMES[name])
         if found is None:
-            near = get_close_matches(str(name), self._items, n=3)
+            near = similar_names(str(name), self._items, limit=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(self._items))}"
+            hint = describe_known_name(str(name)) or hint
             raise UnknownNameError(f"no {self.kind} is called {name!r}; {hint}")
         return self.adapt_plugin(found) if self.adapt_plugin is not None and is_plugin(found) else found
 
@@ -99,8 +92,12 @@ class Registry:
         make = self.get(spec["type"])
         try:
             return make(*args, **arguments, **supplied)
+        except OptionError:
+            raise
         except ValueError as error:
-            raise OptionError(f"{getattr(spec, 'where', spec['type'])}: {error}") from error
+            if (where := getattr(spec, "where", None)) is not None:
+                raise where.error(str(error)) from error
+            raise OptionError(f"{spec['type']}: {error}") from error
 
     def keys(self) -> list[str]:
         """Return all names, sorted."""
@@ -141,7 +138,7 @@ class Registry:
 ARCH_REGISTRY = Registry("architecture", "basicsr.archs", "_arch")
 DATASET_REGISTRY = Registry("data set", "basicsr.data", "_dataset")
 LOSS_REGISTRY = Registry("loss", "basicsr.losses", "_loss")
-METRIC_REGISTRY = Registry("metric", "basicsr.metrics", "psnr_ssim", "_metric")
+METRIC_REGISTRY = Registry("metric", "basicsr.metrics", "psnr_ssim", "niqe", "_metric")
 MODEL_REGISTRY = Registry("model", "basicsr.models", "_model")
 OPTIMIZER_REGISTRY = Registry("optimizer", "basicsr.engine", "optimizers")
 SCHEDULER_REGISTRY = Registry("learning-rate scheduler", "basicsr.engine", "lr_scheduler")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
+from basicsr.config.components import check_network
+from basicsr.config.degradation import DegradationOptions
 from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.location import Location
 from basicsr.config.pruning import BudgetOptions, CompactOptions, DistillOptions, PruneOptions
@@ -18,7 +20,7 @@ from basicsr.config.section import Component, Hints, Section, Spec, option, sign
 from basicsr.config.training import TrainOptions
 from basicsr.errors import UnknownNameError
 
-NetworkSpec = Annotated[Spec, Component(ARCH_REGISTRY)]
+NetworkSpec = Annotated[Spec, Component(ARCH_REGISTRY, check=check_network)]
 MetricSpec = Annotated[
     Spec, Component(METRIC_REGISTRY, ("img", "img2"), extra_keys={"better": Literal["higher", "lower"]})
 ]
@@ -82,7 +84,7 @@ class DatasetOptions(Section):
         try:
             make = DATASET_REGISTRY.get(data["type"])
         except UnknownNameError as error:
-            raise (where / "type").error(str(error)) from error
+            raise (where / "type").error(str(error), names_component=True) from error
         hints = signature_hints(make, cls.SUPPLIED)
         if set(hints.types) == {"opt"}:
             return None
@@ -105,6 +107,9 @@ class PathOptions(Section):
         "params", "entry of that file to load: params or params_ema; null: the file itself is the state dict"
     )
     param_key: str | None = option(None, "older name of param_key_g in files of ATD-U; param_key_g takes precedence")
+    pretrain_network_d: str | None = option(None, "weight file of the discriminator `network_d`")
+    param_key_d: str | None = option("params", "entry of that file to load; null: the file itself is the state dict")
+    strict_load_d: bool = option(True, "as strict_load_g")
     pretrain_network_t: str | None = option(None, "weight file of the teacher `network_t`")
     param_key_t: str | None = option("params", "entry of that file to load")
     strict_load_g: bool = option(
@@ -250,6 +255,9 @@ class Options(Section):
     compact: CompactOptions = option(
         CompactOptions(), "PruneDistillModel: removal of the dropped groups from the network"
     )
+    degradation: DegradationOptions | None = option(
+        None, "RealESRNetModel, RealESRGANModel: how batches are degraded on the device; null: the defaults"
+    )
     val: ValOptions = option(ValOptions(), "validation and testing")
     logger: LoggerOptions = option(LoggerOptions(), "logs and checkpoints")
     dist_params: DistOptions = option(DistOptions(), "distributed runs")
@@ -265,23 +273,26 @@ class Options(Section):
 
     key_patterns: ClassVar[Mapping[str, Any]] = {"network_*": NetworkSpec}
 
-    def __post_init__(self) -> None:
-        if not self.name or os.sep in self.name or self.name in (".", ".."):
-            raise ValueError(f"name: must be usable as the name of a folder, got {self.name!r}")
-        for key in self.datasets:
-            if key.split("_")[0] not in ("train", "val", "test"):
-                raise ValueError(f"datasets.{key}: must be train, val, val_1, ... or test, test_1, ...; rename it")
-
     @property
     def input_form(self) -> InputForm:
         """How the network takes its images, as the training set says; without one, the first of the others."""
-        for section in (*self.datasets_of("train").values(), *self.datasets_of("val", "test").values()):
-            try:
-                return InputForm.of(section)
-            except (TypeError, ValueError):  # of a plug-in, whose `mean` is another thing
-                return PLAIN_RGB
-        return PLAIN_RGB
+        return form_of_datasets(self.datasets)
 
     def datasets_of(self, *phases: str) -> dict[str, DatasetOptions]:
         """Return the data sets of these phases (train, val, test), sorted by key."""
-        return {key: self.datasets[key] for key in sorted(self.datasets) if key.split("_")[0] in phases}
+        return of_phases(self.datasets, *phases)
+
+
+def of_phases(datasets: Mapping[str, DatasetOptions], *phases: str) -> dict[str, DatasetOptions]:
+    """Return those of the data sets whose keys are of these phases (train, val, test), sorted by key."""
+    return {key: datasets[key] for key in sorted(datasets) if key.split("_")[0] in phases}
+
+
+def form_of_datasets(datasets: Mapping[str, DatasetOptions]) -> InputForm:
+    """Return how a network takes its images, as the training set says; without one, the first of the others."""
+    for section in (*of_phases(datasets, "train").values(), *of_phases(datasets, "val", "test").values()):
+        try:
+            return InputForm.of(section)
+        except (TypeError, ValueError):  # of a plug-in, whose `mean` is another thing
+            return PLAIN_RGB
+    return PLAIN_RGB

@@ -134,6 +134,8 @@ class Component:
     """types, with ranges, of parameters of other packages' classes, which declare no ranges"""
     extra_keys: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """types of further keys, which the caller reads"""
+    check: Callable[["Spec"], None] | None = None
+    """called with a spec whose keys are right; raises an OptionError where the object cannot be made of it"""
 
     def hints(self, target: Callable[..., Any]) -> "Hints":
         """Return the hints of the keys that a spec of `target`, an entry of the registry, may have."""

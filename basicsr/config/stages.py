@@ -42,6 +42,12 @@ FORM = Stages(
 )  # fmt: skip
 TESTING = Stages(NONE, YES, YES, YES)
 
+REAL_ESRGAN = (
+    *(f"{name}{end}" for end in ("", "2")
+      for name in ("blur_kernel_size", "kernel_list", "kernel_prob", "betag_range", "betap_range", "sinc_prob")),
+    "blur_sigma2", "final_sinc_prob", "crop_pad_size",
+)  # fmt: skip
+
 STAGES: dict[str, dict[str, Stages]] = {
     "datasets.*": {
         "name": Stages(YES, YES, YES, YES),
@@ -89,6 +95,8 @@ STAGES: dict[str, dict[str, Stages]] = {
         "jpeg_quality": LOADING,
         "jpeg_prob": LOADING,
         "chroma_420_prob": LOADING,
+        **dict.fromkeys(REAL_ESRGAN, Stages(YES, NONE, NONE, note="RealESRGANDataset refuses other phases")),
+        "meta_info": LOADING._replace(note="the name of meta_info_file in files of Real-ESRGAN"),
         "scale": Stages(REFUSED, REFUSED, REFUSED, note="set at the top; the same value is accepted"),
         "phase": Stages(REFUSED, REFUSED, REFUSED, note="follows from the data set's key; the same value is accepted"),
         "seed": Stages(REFUSED, REFUSED, REFUSED, note="set manual_seed"),
@@ -109,6 +117,7 @@ STAGES: dict[str, dict[str, Stages]] = {
         "crop_border": Stages(NONE, YES, YES),
         "test_y_channel": Stages(NONE, YES, YES, note="of one channel, that channel is scored"),
         "input_order": Stages(NONE, REFUSED, REFUSED, note="`CHW` is refused; it is for calls from Python"),
+        "convert_to": Stages(NONE, YES, YES, note="of NIQE"),
         "better": Stages(NONE, YES, NONE, note="which validation is the best"),
     },
 }  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+from basicsr.config.components import check_optimizer
 from basicsr.config.ranges import Decay, Epsilon, Images, Iteration, Iterations, Positive, Range, Rate
 from basicsr.config.registry import LOSS_REGISTRY, OPTIMIZER_REGISTRY, SCHEDULER_REGISTRY
 from basicsr.config.section import Component, Section, Spec, option
@@ -23,8 +24,8 @@ TORCH_ARGUMENTS: dict[str, Any] = {
     "initial_accumulator_value": Rate,
     "momentum_decay": Epsilon,
 }
-OptimizerSpec = Annotated[Spec, Component(OPTIMIZER_REGISTRY, ("params",), TORCH_ARGUMENTS)]
-SchedulerSpec = Annotated[Spec, Component(SCHEDULER_REGISTRY)]
+OptimizerSpec = Annotated[Spec, Component(OPTIMIZER_REGISTRY, ("params",), TORCH_ARGUMENTS, check=check_optimizer)]
+SchedulerSpec = Annotated[Spec, Component(SCHEDULER_REGISTRY, check=SCHEDULER_REGISTRY.build)]
 
 PUBLISHED_GRAD_CLIP = 0.01  # gradient norm that `use_grad_clip: true` stands for
 
@@ -43,6 +44,7 @@ class TrainOptions(Section):
     """The optimization. Every key that ends in `_opt` is a loss; the losses are summed."""
 
     optim_g: OptimizerSpec = option(doc="optimizer of network_g, e.g. {type: Adam, lr: 2e-4, betas: [0.9, 0.99]}")
+    optim_d: OptimizerSpec | None = option(None, "models with a discriminator: optimizer of network_d")
     scheduler: SchedulerSpec | None = option(None, "learning-rate schedule; null: constant learning rate")
     total_iter: Iterations = option(doc="number of optimizer steps in the whole run")
     warmup_iter: Annotated[int, Range(-1, 10**9)] = option(
@@ -52,6 +54,11 @@ class TrainOptions(Section):
     perceptual_opt: LossSpec | None = option(
         None, "loss on VGG features of the output, compared with those of the ground truth"
     )
+    gan_opt: LossSpec | None = option(
+        None, "models with a discriminator: its loss, e.g. {type: GANLoss, gan_type: vanilla, loss_weight: 0.1}"
+    )
+    net_d_iters: Iterations = option(1, "models with a discriminator: it takes this many steps for each of network_g")
+    net_d_init_iters: Iteration = option(0, "models with a discriminator: its steps before network_g begins to learn")
     ema_decay: Decay = option(0.0, "decay per step of the exponential moving average of the weights; 0: no average")
     accum_iter: Images = option(1, "number of batches whose gradients are averaged for each optimizer step")
     grad_clip: Positive | None = option(
@@ -104,5 +111,8 @@ class TrainOptions(Section):
 
     @property
     def losses(self) -> dict[str, Spec]:
-        """All losses by their key, e.g. `pixel_opt`: declared ones first, then in the order of the file."""
-        return {key: self[key] for key in self if key.endswith("_opt")}
+        """The losses of the output by their key, e.g. `pixel_opt`: declared ones first, then in the order of the file.
+
+        Not `gan_opt`, which takes scores.
+        """
+        return {key: self[key] for key in self if key.endswith("_opt") and key != "gan_opt"}

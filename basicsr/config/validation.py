@@ -1,160 +1,218 @@
-"""Checks of options that depend on each other or on the components that they name."""
+"""Checks of options that depend on each other, or on the model.
 
-import functools
+Every check gets the options that are right by themselves (`known`), and adds what is wrong to a `FaultList`; it passes
+over what is not known, so that no fault follows from another.
+"""
+
 import logging
-from collections.abc import Collection
+import os
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from basicsr.config.construction import TooLargeError, build_for_shapes
-from basicsr.config.convert import build_section
+from basicsr.config.convert import PartialSection, build_section
 from basicsr.config.data_checks import check_datasets, check_read_by
-from basicsr.config.registry import (
-    ARCH_REGISTRY,
-    MODEL_REGISTRY,
-    OPTIMIZER_REGISTRY,
-    SCHEDULER_REGISTRY,
-)
-from basicsr.config.schema import Options
-from basicsr.config.section import Spec
+from basicsr.config.faults import FaultList
+from basicsr.config.input_form import InputForm
+from basicsr.config.location import Location, format_value
+from basicsr.config.pruning import CompactOptions, DistillOptions
+from basicsr.config.registry import MODEL_REGISTRY
+from basicsr.config.schema import DatasetOptions, Options, ValOptions, form_of_datasets, of_phases
 from basicsr.config.stages import warn_of_no_effect
 from basicsr.config.training import TrainOptions, loss_name
 from basicsr.errors import UnknownNameError
 from basicsr.text import folded
 
 logger = logging.getLogger("basicsr")
+PHASES = ("train", "val", "test")
 MINUS_ONE_TO_ONE = {"mean": [0.5] * 3, "std": [0.5] * 3}
 
 
-def check(options: Options, is_train: bool) -> None:
-    """Check that the model exists, the data sets are there, and every constructor accepts its values.
-
-    Networks are built for their shapes only (see `construction.py`), the optimizer with one small parameter.
+def build_options(values: Mapping[str, Any], where: Location, is_train: bool) -> Options:
+    """Return the options that plain values describe, after all checks.
 
     Raises:
-        OptionError: naming the first option that is wrong.
+        OptionError: for all that is wrong, without what follows from another fault.
     """
-    where = options.where
+    parts = PartialSection(Options, values, where)
+    _check(parts.known(), where, is_train, parts.faults)
+    return parts.build()
+
+
+def check(options: Options, is_train: bool) -> None:
+    """Check options that were not read from a file, as `build_options` does.
+
+    Raises:
+        OptionError: for all that is wrong.
+    """
+    faults = FaultList()
+    _check(options, options.where, is_train, faults)
+    faults.raise_if_any()
+
+
+def _check(known: Mapping[str, Any], where: Location, is_train: bool, faults: FaultList) -> None:
+    model = _find_model(known.get("model_type"), where, faults)
+    for_plugin = where.for_plugin or model is None
+    _check_name(known.get("name", "run"), where, faults)
+    if not _scale_fits(known, where, faults):
+        known = {key: value for key, value in known.items() if key != "scale"}
+    if "datasets" in known:
+        _check_phases(known["datasets"], where, is_train, faults)
+        _check_test_set_names(known["datasets"], faults)
+        check_datasets(known, model, for_plugin, is_train, faults)
+    if "val" in known:
+        _check_val(known["val"], is_train, faults)
+    if is_train and not for_plugin:
+        _check_sections(known, model, where, faults)
+    if is_train and "train" in known:
+        _check_train(known["train"], model, where, faults)
+    if is_train and known.get("train") is not None:
+        _check_losses(known, known["train"], model, faults)
+        _check_finetune(known.get("compact"), known["train"], faults)
+
+
+def _find_model(name: Any, where: Location, faults: FaultList) -> Any:
+    """Return the class of this name, None where there is none."""
     try:
-        model = MODEL_REGISTRY.get(options.model_type)
+        return None if name is None else MODEL_REGISTRY.get(name)
     except UnknownNameError as error:
-        raise (where / "model_type").error(str(error)) from error
-    for spec in (options[key] for key in options if key.startswith("network_")):
-        _check_network(spec)
-    upscale = options.network_g.get("upscale", options.scale)
-    if upscale != options.scale:
-        raise (where / "scale").error(f"is {options.scale}, but network_g.upscale is {upscale}; make them equal")
-    _check_test_set_names(options)
-    for section in options.datasets_of("val", "test").values():
-        if section.cache == "device":
-            raise (section.where / "cache").error("device is only for training sets; remove it")
-    check_datasets(options, model, is_train)
-    _check_metrics(options)
-    warn_of_no_effect("val", "val" if is_train else "test", options.val, options.val.to_minimal_dict())
-    if is_train:
-        _check_training(options, model)
-    elif not options.datasets_of("val", "test"):
-        raise (where / "datasets").error("has no test set; add `test_1: {type: PairedImageDataset, ...}`")
+        faults.add((where / "model_type").error(str(error), names_component=True))
+        return None
 
 
-def _check_test_set_names(options: Options) -> None:
+def _check_name(name: str, where: Location, faults: FaultList) -> None:
+    if not name or os.sep in name or name in (".", ".."):
+        faults.add((where / "name").error(f"must be usable as the name of a folder, got {format_value(name)}"))
+
+
+def _scale_fits(known: Mapping[str, Any], where: Location, faults: FaultList) -> bool:
+    """Check that the network enlarges as the options say; return whether it does, as far as that is known."""
+    scale, network = known.get("scale"), known.get("network_g", {})
+    for key in ("upscale", "scale"):  # of RRDBNet it is called scale, as in BasicSR
+        upscale = network.get(key)
+        if None not in (scale, upscale) and upscale != scale:
+            faults.add((where / "scale").error(f"is {scale}, but network_g.{key} is {upscale}; make them equal"))
+            return False
+    return True
+
+
+def _check_phases(datasets: Mapping[str, DatasetOptions], where: Location, is_train: bool, faults: FaultList) -> None:
+    """Check that there are the data sets that the run needs, and only those of known phases."""
+    phases = {key: key.split("_")[0] for key in datasets}
+    unknown = [key for key, phase in phases.items() if phase not in PHASES]
+    for key in unknown:
+        message = "must be train, val, val_1, ... or test, test_1, ...; rename it"
+        faults.add((where / "datasets" / key).error(message))
+    for key, section in datasets.items():
+        if phases[key] != "train" and section.cache == "device":
+            faults.add((section.where / "cache").error("device is only for training sets; remove it"))
+    if is_train and "train" not in datasets and not unknown:  # which may be meant
+        message = "has no training set; add `train: {type: PairedImageDataset, ...}`"
+        faults.add((where / "datasets").error(message))
+    if not is_train and not {"val", "test"} & set(phases.values()) and not unknown:
+        message = "has no test set; add `test_1: {type: PairedImageDataset, ...}`"
+        faults.add((where / "datasets").error(message))
+
+
+def _check_test_set_names(datasets: Mapping[str, DatasetOptions], faults: FaultList) -> None:
     """Check that the names of test sets, under which scores and images are kept and written, are distinct files."""
     taken: dict[str, str] = {}
-    for key, section in options.datasets_of("val", "test").items():
+    for key, section in of_phases(datasets, "val", "test").items():
         name = section.name or key
         where = section.where / "name"
         if name in (".", "..") or any(c in name for c in "/\\\0"):
-            raise where.error(f"must be usable as the name of a folder, got {name!r}; leave out slashes")
+            faults.add(where.error(f"must be usable as the name of a folder, got {name!r}; leave out slashes"))
+            continue
         other = taken.setdefault(folded(name), key)
         if other != key:
-            same = options.datasets[other].name or other
+            same = datasets[other].name or other
             alike = "has the same name" if same == name else f"is called {same!r}, which may be the same file name"
-            raise where.error(
+            message = (
                 f"is {name!r}, and datasets.{other} {alike}; scores and images of one would overwrite those of the "
                 f"other: give it a name of its own, such as {name}_2"
             )
+            faults.add(where.error(message))
 
 
-def _check_network(spec: Spec) -> None:
-    try:
-        build_for_shapes(functools.partial(ARCH_REGISTRY.build, spec))
-    except TooLargeError as error:
-        logger.info("%s: could not be built for a check (%s)", spec.where, error)
-    except (RuntimeError, OverflowError, MemoryError) as error:
-        raise spec.where.error(f"cannot be built with these sizes ({error or 'too large'})") from error
-
-
-def _check_metrics(options: Options) -> None:
-    for name, spec in (options.val.metrics or {}).items():
+def _check_val(val: ValOptions, is_train: bool, faults: FaultList) -> None:
+    for name, spec in (val.metrics or {}).items():
         if name == "image":
-            raise spec.where.error("is the name of the first column in files of scores; rename the metric")
+            faults.add(spec.where.error("is the name of the first column in files of scores; rename the metric"))
         if spec.get("input_order", "HWC") != "HWC":
-            raise (spec.where / "input_order").error(
-                f"must be HWC, for so images are scored, got {spec['input_order']}"
-            )
+            message = f"must be HWC, for so images are scored, got {spec['input_order']}"
+            faults.add((spec.where / "input_order").error(message))
+    warn_of_no_effect("val", "val" if is_train else "test", val, val.to_minimal_dict())
 
 
-def _check_training(options: Options, model: Any) -> None:
-    where, train = options.where, options.train
+def _check_train(train: TrainOptions | None, model: Any, where: Location, faults: FaultList) -> None:
     if train is None:
-        raise (where / "train").error("is missing; training needs optim_g, total_iter and a loss")
-    if "train" not in options.datasets:
-        raise (where / "datasets").error("has no training set; add `train: {type: PairedImageDataset, ...}`")
-    if not train.losses and not where.for_plugin:
-        raise (where / "train").error("has no loss; add e.g. `pixel_opt: {type: L1Loss, loss_weight: 1.0}`")
+        faults.add((where / "train").error("is missing; training needs optim_g, total_iter and a loss"))
+        return
+    if not where.for_plugin:
+        _check_has_loss(train, model, faults)
     if train.mixing_augs:
         logger.warning("%s: MixUp is not applied, as in the published code of ATD-U", train.where / "mixing_augs")
-    if not where.for_plugin:
-        _check_sections(options, model)
-    _check_losses(options, train, getattr(model, "own_losses", ()))
-    _check_optimizer(train)
-    if options.compact.finetune:  # keys of the section `train` of a later run
-        values = {key: value for key, value in train.to_minimal_dict().items() if key != "optim_m"}
-        build_section(TrainOptions, {**values, **options.compact.finetune}, options.compact.where / "finetune")
-    if train.scheduler is not None:
-        SCHEDULER_REGISTRY.build(train.scheduler)
 
 
-def _check_sections(options: Options, model: Any) -> None:
+def _check_has_loss(train: TrainOptions, model: Any, faults: FaultList) -> None:
+    if not train.losses and train.gan_opt is None:
+        faults.add(train.where.error("has no loss; add e.g. `pixel_opt: {type: L1Loss, loss_weight: 1.0}`"))
+    if train.gan_opt is not None and model is not None and not getattr(model, "trains_discriminator", False):
+        message = f"{model.__name__} has no discriminator; use SRGANModel, ESRGANModel or RealESRGANModel, or remove it"
+        faults.add((train.where / "gan_opt").error(message))
+
+
+def _check_sections(known: Mapping[str, Any], model: Any, where: Location, faults: FaultList) -> None:
     """Check that the model reads the sections, and keys of `val`, that not every model reads."""
     read = getattr(model, "extra_options", ())
-    for key in ("prune", "budget", "kd", "compact"):
-        if key not in read and options[key] is not None and options[key].to_minimal_dict():
-            raise (options.where / key).error(f"is read by PruneDistillModel, not by {options.model_type}; remove it")
-    check_read_by(model, options.val, ("expect_teacher_psnr",))
-    names = {section.name or key for key, section in options.datasets_of("val", "test").items()}
-    for name in options.val.expect_teacher_psnr or {}:
+    for key in ("prune", "budget", "kd", "compact", "degradation"):
+        if key not in read and known.get(key) is not None and known[key].to_minimal_dict():
+            reader = "RealESRNetModel and RealESRGANModel" if key == "degradation" else "PruneDistillModel"
+            faults.add((where / key).error(f"is read by {reader}, not by {known['model_type']}; remove it"))
+    if "val" not in known:
+        return
+    val: ValOptions = known["val"]
+    check_read_by(model, val, ("expect_teacher_psnr",), faults)
+    if "datasets" not in known:
+        return
+    names = {section.name or key for key, section in of_phases(known["datasets"], "val", "test").items()}
+    for name in val.expect_teacher_psnr or {}:
         if name not in names:
-            raise (options.val.where / "expect_teacher_psnr" / name).error(
-                f"is the name of no test set; they are {', '.join(sorted(names)) or 'not there'}"
-            )
+            message = f"is the name of no test set; they are {', '.join(sorted(names)) or 'not there'}"
+            faults.add((val.where / "expect_teacher_psnr" / name).error(message))
 
 
-def _check_losses(options: Options, train: TrainOptions, own_losses: Collection[str]) -> None:
+def _check_losses(known: Mapping[str, Any], train: TrainOptions, model: Any, faults: FaultList) -> None:
     """Check that no loss is logged like one of the model's own, and that each can use the images that it gets."""
-    form = options.input_form
+    form = form_of_datasets(known["datasets"]) if "datasets" in known else None
     for key, spec in train.losses.items():
         where = train.where / key
-        if loss_name(key) in own_losses:
-            raise where.error(f"is logged as {loss_name(key)}, like a loss of {options.model_type}; rename it")
-        if spec.type == "PerceptualLoss" and form.channels != 3:
-            raise where.error("PerceptualLoss takes images of 3 channels; leave out color: y of the data sets")
-        fits = not spec.get("use_input_norm", True) or (spec.get("range_norm") and form.to_plain() == MINUS_ONE_TO_ONE)
-        if spec.type == "PerceptualLoss" and form.is_normalised and not fits:
-            logger.warning(
-                "%s: gets normalised images, but expects [0, 1]; range_norm: true fits mean and std 0.5, "
-                "use_input_norm: false those of ImageNet",
-                where,
-            )
-    if options.kd.zoom.weight > 0 and form.is_normalised:
-        raise (options.kd.where / "zoom").error("inverts colours in [0, 1]; leave out mean and std of the data sets")
+        if loss_name(key) in getattr(model, "own_losses", ()):
+            message = f"is logged as {loss_name(key)}, like a loss of {known['model_type']}; rename it"
+            faults.add(where.error(message))
+        elif spec.type == "PerceptualLoss" and form is not None:
+            _check_perceptual_loss(spec, form, where, faults)
+    kd: DistillOptions | None = known.get("kd")
+    if kd is not None and kd.zoom.weight > 0 and form is not None and form.is_normalised:
+        message = "inverts colours in [0, 1]; leave out mean and std of the data sets"
+        faults.add((kd.where / "zoom").error(message))
 
 
-def _check_optimizer(train: TrainOptions) -> None:
-    parameter = torch.nn.Parameter(torch.zeros(2, 2))
-    takes_names = getattr(OPTIMIZER_REGISTRY.get(train.optim_g.type), "takes_names", False)
-    try:
-        OPTIMIZER_REGISTRY.build(train.optim_g, [("weight", parameter) if takes_names else parameter])
-    except RuntimeError as error:  # e.g. `foreach` together with `fused`
-        raise train.optim_g.where.error(str(error)) from error
+def _check_perceptual_loss(spec: Mapping[str, Any], form: InputForm, where: Location, faults: FaultList) -> None:
+    if form.channels != 3:
+        message = "PerceptualLoss takes images of 3 channels; leave out color: y of the data sets"
+        faults.add(where.error(message))
+    fits = not spec.get("use_input_norm", True) or (spec.get("range_norm") and form.to_plain() == MINUS_ONE_TO_ONE)
+    if form.is_normalised and not fits:
+        logger.warning(
+            "%s: gets normalised images, but expects [0, 1]; range_norm: true fits mean and std 0.5, "
+            "use_input_norm: false those of ImageNet",
+            where,
+        )
+
+
+def _check_finetune(compact: CompactOptions | None, train: TrainOptions, faults: FaultList) -> None:
+    """Check the keys of the section `train` of a later run."""
+    if compact is not None and compact.finetune:
+        values = {key: value for key, value in train.to_minimal_dict().items() if key != "optim_m"}
+        with faults.collecting():
+            build_section(TrainOptions, {**values, **compact.finetune}, compact.where / "finetune")

@@ -2,16 +2,20 @@
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+import basicsr
 from basicsr.config.registry import DATASET_REGISTRY
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.guard import collate
 from basicsr.engine.signals import leave_signals_to_parent
+
+loader_from_section: Callable[..., DataLoader[Any]] | None = None
+"""builds a loader from the arguments of BasicSR's `build_dataloader`; set by `basicsr.compat`"""
 
 
 def build_dataset(
@@ -41,13 +45,17 @@ def build_dataset(
     arguments = {key: value for key, value in given.items() if key != "type" and (takes_any or key in parameters)}
     if "opt" in parameters:
         arguments["opt"] = {**_plain(spec), **run}
-    return make(**arguments)
+    dataset: Any = make(**arguments)
+    if not getattr(dataset, "opt", None):  # models of plug-ins read the name in `dataloader.dataset.opt`
+        dataset.opt = {**_plain(spec), **run}
+    return dataset
 
 
 def build_dataloader(
     dataset: Dataset[Any],
-    *,
-    phase: str,
+    dataset_opt: Mapping[str, Any] | None = None,
+    *old_arguments: Any,
+    phase: str | None = None,
     batch_size: int = 1,
     num_workers: int = 0,
     sampler: Sampler[Any] | None = None,
@@ -56,11 +64,14 @@ def build_dataloader(
     persistent_workers: bool = False,
     prefetch_factor: int | None = None,
     timeout: float = 0,
+    **old_keywords: Any,
 ) -> DataLoader[Any]:
     """Build a loader of batches of `dataset`: full ones in training, all samples otherwise.
 
     Args:
         dataset: from `build_dataset`.
+        dataset_opt: section of the data set, in a plug-in's own train.py, which passes BasicSR's arguments.
+        old_arguments: those after it.
         phase: "train", "val" or "test".
         batch_size: samples in a batch of this process.
         num_workers: processes that read samples; 0: this process reads them.
@@ -74,6 +85,14 @@ def build_dataloader(
     Raises:
         ValueError: when a training epoch does not fill one batch.
     """
+    if dataset_opt is not None:
+        basicsr.attach_compat()
+    if dataset_opt is not None and loader_from_section is not None:
+        old_keywords |= {} if sampler is None else {"sampler": sampler}
+        old_keywords |= {"seed": seed} if seed else {}
+        return loader_from_section(dataset, dataset_opt, *old_arguments, **old_keywords)
+    if old_keywords or phase is None:
+        raise TypeError(f"build_dataloader: needs phase, and has no arguments {list(old_keywords)}")
     is_train = phase == "train"
     if sampler is None and is_train:
         sampler = EnlargedSampler(len(dataset), 1, 0, seed=seed)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """The order of training samples: a pure function of (seed, epoch), the same for any number of processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +35,7 @@ class EnlargedSampler(Sampler[SampleIndex]):
     epoch, as a single process leaves out its last, incomplete batch.
 
     Args:
-        dataset_size: images in the data set, >= 1.
+        dataset_size: images in the data set, >= 1; or the data set itself.
         num_replicas: processes that share an epoch, >= 1.
         rank: this process, in [0, num_replicas).
         ratio: repetitions of the data set in an epoch, >= 1; each repetition of an image is cropped differently.
@@ -47,8 +47,15 @@ class EnlargedSampler(Sampler[SampleIndex]):
     """
 
     def __init__(
-        self, dataset_size: int, num_replicas: int, rank: int, ratio: int = 1, seed: int = 0, shuffle: bool = True
+        self,
+        dataset_size: int | Sized,
+        num_replicas: int,
+        rank: int,
+        ratio: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
     ) -> None:
+        dataset_size = len(dataset_size) if isinstance(dataset_size, Sized) else dataset_size
         for name, value in {"dataset_size": dataset_size, "num_replicas": num_replicas, "ratio": ratio}.items():
             if value < 1:
                 raise ValueError(f"EnlargedSampler: {name} must be at least 1, got {value}")

@@ -1,5 +1,5 @@
-"""The old import path of `basicsr.compat.blur_kernels`, `noise` and `jpeg`."""
+"""The old import path of `basicsr.images.blur_kernels`, `noise` and `diff_jpeg`."""
 
-from basicsr.compat.blur_kernels import *  # noqa: F403
-from basicsr.compat.jpeg import *  # noqa: F403
-from basicsr.compat.noise import *  # noqa: F403
+from basicsr.images.blur_kernels import *  # noqa: F403
+from basicsr.images.diff_jpeg import *  # noqa: F403
+from basicsr.images.noise import *  # noqa: F403

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, SequentialSampler, Subset
 
+from basicsr.config.faults import FaultList
 from basicsr.config.input_form import PLAIN_RGB, InputForm
 from basicsr.config.schema import DatasetOptions, Options
 from basicsr.data import build_dataloader, build_dataset
@@ -154,11 +155,25 @@ def build_test_loader(opt: Options, key: str) -> TestLoader:
     return TestLoader(options.name or key, Path(root) if root else None, loader, dataset, form)
 
 
+def build_loaders(opt: Options) -> tuple[Any, list[TestLoader]]:
+    """Build the loaders of a run: that of the training set (None in a test run), and those of the other sets.
+
+    Raises:
+        OptionError: for all data sets that cannot be used.
+    """
+    faults, train_loader, test_loaders = FaultList(), None, []
+    if opt.is_train:
+        with faults.collecting():
+            train_loader = build_train_loader(opt)
+    for key in opt.datasets_of("val", "test"):
+        with faults.collecting():
+            test_loaders.append(build_test_loader(opt, key))
+    faults.raise_if_any()
+    return train_loader, test_loaders
+
+
 def _dataset(options: DatasetOptions, opt: Options, phase: str) -> Any:
     try:
-        dataset: Any = build_dataset(options, scale=opt.scale, phase=phase, seed=opt.manual_seed)
+        return build_dataset(options, scale=opt.scale, phase=phase, seed=opt.manual_seed)
     except (ValueError, OSError) as error:
         raise OptionError(f"{options.where}: {error}") from error
-    if not getattr(dataset, "opt", None):  # models of plug-ins read the name in `dataloader.dataset.opt`
-        dataset.opt = {**options.to_dict(), "phase": phase, "scale": opt.scale}
-    return dataset

@@ -363,7 +363,8 @@ def prune_checkpoints(states: str | Path, models: str | Path, current: int, keep
         if it < current:
             (Path(states) / f"{it}.state").unlink(missing_ok=True)  # first, as it needs the weights
             for suffix in SUFFIXES:
-                (Path(models) / f"net_g_{it}{suffix}").unlink(missing_ok=True)
+                for path in Path(models).glob(f"net_*_{it}{suffix}"):  # discriminators, too
+                    path.unlink(missing_ok=True)
 
 
 def _states(folder: str | Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Seeds and states of all random number generators of a process."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +38,22 @@ def random_state_kept() -> Iterator[None]:
         yield
     finally:
         set_rng_state(state)
+
+
+@contextmanager
+def seeded_generators(key: Sequence[int]) -> Iterator[None]:
+    """Seed the generators of Python, NumPy and PyTorch's CPU from numbers >= 0, and restore them at the end."""
+    number = int(np.random.SeedSequence(list(key)).generate_state(1)[0])
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            random.seed(number)
+            np.random.seed(number)
+            torch.manual_seed(number)
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:

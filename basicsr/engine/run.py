@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from basicsr.config.faults import OptionFaultsError
 from basicsr.config.load import copy_options_file, resolve
 from basicsr.config.schema import Options
 from basicsr.engine.atomic import check_folder, remove_leftovers
@@ -188,7 +189,12 @@ def archive_folder(folder: Path) -> Path:
 
 
 def _one_line(error: Exception) -> str:
-    """Return an error's message in one line: a list of faults below its first line is joined to it."""
+    """Return an error's message in one line: a list of faults below its first line is joined to it.
+
+    Those of an option file stay one a line, for each is mended at another place.
+    """
+    if isinstance(error, OptionFaultsError):
+        return str(error)
     first, *faults = (str(error) or repr(error)).splitlines()
     return " ".join([first, "; ".join(fault.strip() for fault in faults)]).strip()
 

@@ -94,12 +94,44 @@ class CharbonnierLoss(PixelLoss):
 
 
 @LOSS_REGISTRY.register()
+class WeightedTVLoss(L1Loss):
+    """Total variation: absolute differences of neighbours, below and to the right. It needs no target.
+
+    Args:
+        loss_weight: factor on the result.
+        reduction: "mean" is the sum of the means of both directions; "none" is not possible.
+
+    Raises:
+        ValueError: for another reduction.
+    """
+
+    needs_target = False
+
+    def __init__(self, loss_weight: Weight = 1.0, reduction: Literal["mean", "sum"] = "mean") -> None:
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction: must be mean or sum, got {reduction!r}")
+        super().__init__(loss_weight=loss_weight, reduction=reduction)
+
+    def forward(self, pred: Tensor, weight: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Return the weighted, reduced variation.
+
+        Args:
+            pred: (B, C, H, W).
+            weight: of each pixel, (B, 1, H, W) or of the shape of `pred`; a difference has that of its first pixel.
+        """
+        down, right = (None, None) if weight is None else (weight[:, :, :-1], weight[..., :-1])
+        vertical = super().forward(pred[:, :, :-1], pred[:, :, 1:], down)
+        return vertical + super().forward(pred[..., :-1], pred[..., 1:], right)
+
+
+@LOSS_REGISTRY.register()
 class PerceptualLoss(nn.Module):
     """Distance between the VGG features of two images, plus that of their Gram matrices (style).
 
     Args:
         layer_weights: layer name (`conv5_4`, `relu1_2`, ...) -> its factor.
-        weights: path of a torchvision VGG state dict. Nothing is downloaded.
+        weights: path of a torchvision VGG state dict; None: torchvision's cached file, or that of an old project in
+            `experiments/pretrained_models`. Nothing is downloaded.
         vgg_type: the torchvision network that `weights` belongs to.
         use_input_norm: subtract ImageNet's mean and divide by its deviation first, as the network was trained.
         range_norm: images are in [-1, 1], not [0, 1].
@@ -121,7 +153,7 @@ class PerceptualLoss(nn.Module):
         self,
         *,
         layer_weights: dict[str, Weight],
-        weights: str,
+        weights: str | None = None,
         vgg_type: VGGType = "vgg19",
         use_input_norm: bool = True,
         range_norm: bool = False,
@@ -146,17 +178,23 @@ class PerceptualLoss(nn.Module):
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return `perceptual_weight` * features + `style_weight` * Gram matrices; only `pred` gets a gradient."""
+        parts = [part for part in self.parts(pred, target) if part is not None]
+        return sum(parts, pred.new_zeros(()))
+
+    def parts(self, pred: Tensor, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the two weighted terms, of features and of Gram matrices; None for one whose weight is 0."""
         features = self.vgg(pred)
         with torch.no_grad():
             target_features = self.vgg(target)
-        loss = pred.new_zeros(())
-        for layer, factor in self.layer_weights.items():
-            x, y = features[layer], target_features[layer]
-            if self.perceptual_weight > 0:
-                loss = loss + self.perceptual_weight * factor * self._distance(x, y)
-            if self.style_weight > 0:
-                loss = loss + self.style_weight * factor * self._distance(_gram(x), _gram(y))
-        return loss
+        pairs = [(factor, features[layer], target_features[layer]) for layer, factor in self.layer_weights.items()]
+        perceptual = style = None
+        if self.perceptual_weight > 0:
+            distances = (factor * self._distance(x, y) for factor, x, y in pairs)
+            perceptual = self.perceptual_weight * sum(distances, pred.new_zeros(()))
+        if self.style_weight > 0:
+            distances = (factor * self._distance(_gram(x), _gram(y)) for factor, x, y in pairs)
+            style = self.style_weight * sum(distances, pred.new_zeros(()))
+        return perceptual, style
 
     def _distance(self, x: Tensor, y: Tensor) -> Tensor:
         difference = x - y

@@ -6,9 +6,9 @@ YAML specs such as `{type: calculate_psnr, crop_border: 4, test_y_channel: true}
 from collections.abc import Mapping
 from typing import Any
 
-from basicsr.config.registry import METRIC_REGISTRY, UNSUPPORTED_NAMES
+from basicsr.config.registry import METRIC_REGISTRY
 
-_LAZY = ("calculate_psnr", "calculate_psnr_pt", "calculate_ssim", "calculate_ssim_pt")
+_LAZY = ("calculate_psnr", "calculate_psnr_pt", "calculate_ssim", "calculate_ssim_pt", "calculate_niqe")
 
 
 def __getattr__(name: str) -> Any:
@@ -40,9 +40,9 @@ def protocol(spec: Mapping[str, Any]) -> str:
     return getattr(METRIC_REGISTRY.get(spec["type"]), "protocol", "uint8")
 
 
-def calculate_niqe(*_: Any, **__: Any) -> float:
-    """Raise NotImplementedError: BasicSR's Natural Image Quality Evaluator is here by name only."""
-    raise NotImplementedError(UNSUPPORTED_NAMES["calculate_niqe"])
+def needs_reference(spec: Mapping[str, Any]) -> bool:
+    """Return whether a metric compares an image with its ground truth; otherwise it scores the image alone."""
+    return getattr(METRIC_REGISTRY.get(spec["type"]), "needs_reference", True)
 
 
 def describe(spec: Mapping[str, Any], channels: int = 3, luma: bool = False) -> str:
@@ -52,7 +52,8 @@ def describe(spec: Mapping[str, Any], channels: int = 3, luma: bool = False) -> 
         channels: of the images; of those with one, that one is scored, with or without `test_y_channel`.
         luma: that channel is the luma, not gray.
     """
-    scored = "Y" if luma else "gray" if channels == 1 else "Y" if spec.get("test_y_channel") else "RGB"
+    colour = getattr(METRIC_REGISTRY.get(spec["type"]), "channel", "Y" if spec.get("test_y_channel") else "RGB")
+    scored = "Y" if luma else "gray" if channels == 1 else colour
     return f"{protocol(spec)}, {scored}, crop {spec.get('crop_border', 0)}"
 
 

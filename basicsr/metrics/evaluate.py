@@ -23,7 +23,7 @@ from basicsr.errors import first_line
 from basicsr.images.files import to_pixels
 from basicsr.images.names import distinct, image_name
 from basicsr.images.unreadable import READ_ERRORS, Unreadable, reason_of
-from basicsr.metrics import calculate_metric, describe, direction, protocol
+from basicsr.metrics import calculate_metric, describe, direction, needs_reference, protocol
 
 logger = logging.getLogger("basicsr")
 CONVERSIONS: dict[str, Callable[[Tensor], Any]] = {"uint8": to_pixels, "float": lambda image: image}  # by protocol
@@ -210,8 +210,8 @@ def evaluate(
     Args:
         predict: maps LQ (B, 3, h, w) to SR (B, 3, s*h, s*w), RGB in [0, 1] or in another `form`, and moves it to its
             device.
-        batches: of a data loader; those without `gt` are predicted but not scored. Each of several processes passes its
-            own share; an image in two shares, as padded samplers make, counts once.
+        batches: of a data loader; those without `gt` are scored by the metrics that need none, such as NIQE. Each of
+            several processes passes its own share; an image in two shares, as padded samplers make, counts once.
         metrics: metric name -> spec. "uint8" metrics get clamped and rounded images, "float" ones the raw tensors.
         dataset: name of the data set in the result.
         on_image: called with the name and SR (1, 3, s*h, s*w) of each image, to save it or show it.
@@ -226,6 +226,7 @@ def evaluate(
     Returns:
         The same scores in every process, in the order of the data set if image k was dealt to process k mod world_size.
     """
+    alone = {name: spec for name, spec in metrics.items() if not needs_reference(spec)}
     records: list[Record] = []
     unsaved: dict[str, str] = {}
     taken: set[str] = set()
@@ -237,12 +238,13 @@ def evaluate(
     for batch in batches:
         sr_batch = _predicted(lambda lq: form.undo(predict(lq)), batch["lq"])
         gt_batch = form.undo(batch["gt"]) if "gt" in batch else None
-        channels = channels if gt_batch is None else gt_batch.shape[1]
+        scored = gt_batch if gt_batch is not None else sr_batch
+        channels = scored.shape[1] if isinstance(scored, Tensor) else channels
         paths = batch["gt_path"] if gt_batch is not None and "gt_path" in batch else batch["lq_path"]
         for k, path in enumerate(paths):
             sr = sr_batch if isinstance(sr_batch, Exception) else sr_batch[k : k + 1]
             gt = None if gt_batch is None else gt_batch[k : k + 1]
-            record = _scored(path, name_of(path), sr, gt, metrics)
+            record = _scored(path, name_of(path), sr, gt, alone if gt is None else metrics)
             records.append(record)
             if record.failure:
                 logger.error("%s: %s. It has no scores; the run goes on with the other images", dataset, record.failure)
@@ -267,11 +269,12 @@ def _predicted(predict: Callable[[Tensor], Tensor], lq: Tensor) -> Tensor | Exce
 def _scored(
     path: str, name: str, sr: Tensor | Exception, gt: Tensor | None, metrics: Mapping[str, Mapping[str, Any]]
 ) -> Record:
-    """Return the record of an image; `sr` and `gt` are (1, C, H, W)."""
+    """Return the record of an image, scored by `metrics`; `sr` and `gt` are (1, C, H, W)."""
     if isinstance(sr, Exception):
         return Record(path, name, None, reason_of(sr, path))
     try:
-        return Record(path, name, None if gt is None else _score(sr, gt.to(sr.device), metrics))
+        is_scored = gt is not None or metrics
+        return Record(path, name, _score(sr, gt, metrics) if is_scored else None)
     except READ_ERRORS as error:
         return Record(path, name, None, reason_of(error, path))
 
@@ -324,14 +327,14 @@ def merge_records(shares: Sequence[list[Record]]) -> list[Record]:
     return merged
 
 
-def _score(sr: Tensor, gt: Tensor, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return the score of an image in every metric; `sr` and `gt` are (1, 3, H, W)."""
+def _score(sr: Tensor, gt: Tensor | None, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return the score of an image in every metric; `sr` and `gt` are (1, 3, H, W), without ground truth None."""
     data: dict[Callable[[Tensor], Any], dict[str, Any]] = {}
     scores = {}
     for name, spec in metrics.items():
         convert = conversion(spec)
         if convert not in data:
-            data[convert] = {"img": convert(sr), "img2": convert(gt)}
+            data[convert] = {"img": convert(sr), **({} if gt is None else {"img2": convert(gt.to(sr.device))})}
         scores[name] = float(calculate_metric(data[convert], spec))
     return scores
 

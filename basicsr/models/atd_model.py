@@ -13,7 +13,8 @@ from torch import Tensor
 from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import DatasetOptions, Options
 from basicsr.metrics.evaluate import Scores
-from basicsr.models.sr_model import SRModel, form_of
+from basicsr.models.scoring import form_of
+from basicsr.models.sr_model import SRModel
 
 logger = logging.getLogger("basicsr")
 

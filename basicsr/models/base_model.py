@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+import basicsr
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_weights, mismatch, save_atomically, select_weights
 from basicsr.engine.device import pick_device
@@ -46,10 +47,20 @@ class BaseModel:
     """
 
     net_g: nn.Module
+    plain_options_class: ClassVar[Callable[[type], type] | None] = None
+    """gives the class of a model that is made with plain options; set by `basicsr.compat`, for BasicSR 1.4's scripts"""
     extra_options: ClassVar[frozenset[str]] = frozenset()
     """Sections and keys of the options that only some models read, of those that this one reads."""
     own_losses: ClassVar[frozenset[str]] = frozenset()
     """Names under which it logs losses of its own, so that none of `train.*_opt` may have them."""
+
+    def __new__(cls, opt: Options, *_: Any, **__: Any) -> Any:
+        """Return a model, with plain options (a dict) one of the class that takes them."""
+        if isinstance(opt, dict):
+            basicsr.attach_compat()
+            if BaseModel.plain_options_class is not None:
+                cls = BaseModel.plain_options_class(cls)
+        return super().__new__(cls)
 
     def __init__(self, opt: Options):
         self.opt = opt

@@ -3,15 +3,13 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from basicsr.archs import build_network
-from basicsr.config.input_form import PLAIN_RGB, InputForm
+from basicsr.config.input_form import InputForm
 from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import Options
 from basicsr.config.training import loss_name
@@ -22,13 +20,12 @@ from basicsr.engine.ema import EMA
 from basicsr.engine.plan_cache import PLANS
 from basicsr.engine.wrapper import bare_network
 from basicsr.errors import CheckpointError
-from basicsr.images.files import to_pixels, write_image
 from basicsr.images.self_ensemble import self_ensemble
 from basicsr.images.tiling import tiles_when_full
 from basicsr.losses import build_loss
-from basicsr.metrics import both_protocols
-from basicsr.metrics.evaluate import Scores, evaluate
+from basicsr.metrics.evaluate import Scores
 from basicsr.models.base_model import BaseModel
+from basicsr.models.scoring import score_images
 
 logger = logging.getLogger("basicsr")
 
@@ -98,7 +95,12 @@ class SRModel(BaseModel):
 
     def losses_of(self, output: Tensor, gt: Tensor) -> dict[str, Tensor]:
         """Return the losses of `train.*_opt` between an output and GT, under the names that are logged."""
-        return {loss_name(key): loss(output.float(), gt) for key, loss in self.losses.items()}
+        return {loss_name(key): self.loss_of(key, output, gt) for key in self.losses}
+
+    def loss_of(self, key: str, output: Tensor, gt: Tensor) -> Tensor:
+        """Return the loss of `train.<key>` between an output and GT."""
+        loss = self.losses[key]
+        return loss(output.float(), gt) if getattr(loss, "needs_target", True) else loss(output.float())
 
     @property
     def net_eval(self) -> nn.Module:
@@ -159,58 +161,8 @@ class SRModel(BaseModel):
         save_img: bool,
         gather: bool = True,
     ) -> Scores:
-        """Score the outputs of `predict` for the images of `loader`; see `validation`.
-
-        Args:
-            predict: maps LQ (B, C, h, w) to SR (B, C, s*h, s*w).
-            loader: see `validation`.
-            current_iter: see `validation`.
-            save_img: see `validation`.
-            gather: put the shares of all processes together; False: only this process calls.
-        """
-        val = self.opt.val
-        name, form = getattr(loader, "name", ""), form_of(loader)
-        metrics: Mapping[str, Any] = val.metrics or {}
-        if current_iter is None:
-            metrics = both_protocols(metrics)
-        on_image = self._image_writer(name, current_iter, form) if save_img else None
-        hidden = not val.pbar or self.opt.rank != 0 or None  # None: also where stderr is no terminal
-        bar = tqdm(loader, desc=f"Test {name}", unit="image", leave=False, disable=hidden)
-        return evaluate(
-            predict,
-            bar,
-            metrics,
-            name,
-            on_image,
-            on_scores=self.on_scores,
-            unreadable=getattr(loader, "unreadable", ()),
-            root=getattr(loader, "root", None),
-            names=getattr(loader, "names", {}),
-            gather=gather,
-            form=form,
-        )
-
-    def _image_writer(self, dataset: str, current_iter: int | None, form: InputForm) -> Callable[[str, Tensor], None]:
-        """Return a function that writes an output, given its name and SR (1, C, H, W) in [0, 1]."""
-        folder = Path(str(self.opt.path.visualization))
-        if current_iter is not None and len(self.opt.datasets_of("val", "test")) > 1:
-            folder /= dataset  # the images of two sets may have one name
-        suffix = self.opt.val.suffix
-
-        def write(name: str, sr: Tensor) -> None:
-            if current_iter is not None:
-                end = f"_{suffix}" if suffix else ""
-                path = folder / name / f"{Path(name).name}_{current_iter}{end}.png"
-            else:
-                path = folder / dataset / f"{name}_{suffix or self.opt.name}.png"
-            write_image(path, to_pixels(form.to_picture(sr[0])))
-
-        return write
+        """Score the outputs of `predict` for the images of `loader`; see `score_images`."""
+        return score_images(self.opt, predict, loader, current_iter, save_img, gather, self.on_scores)
 
 
 MODEL_REGISTRY.register(SRModel, name="CATANetModel")
-
-
-def form_of(loader: Any) -> InputForm:
-    """Return how the images of a loader were made network inputs; one of plain batches has plain RGB."""
-    return getattr(loader, "form", PLAIN_RGB)

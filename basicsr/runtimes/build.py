@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from basicsr.archs.image_network import ImageNetwork
-from basicsr.archs.published import read_network
+from basicsr.archs.published import input_channels, read_network
 from basicsr.errors import CheckpointError
 from basicsr.images.files import decode_gray, list_images, read_image
 from basicsr.runtimes.parity import Agreement, Run, compare, drawn_picture, samples_of
@@ -70,7 +70,7 @@ def read_export_network(path: Path) -> ExportNetwork:
             "mean and std of the data sets, or use basicsr-infer"
         )
     net = net.eval()
-    channels = next(p for p in net.parameters() if p.ndim == 4).shape[1]
+    channels = input_channels(spec)
     scale = int(getattr(net, "upscale", spec.get("upscale", 1)))
     return ExportNetwork(net, dict(spec), scale, channels, side_rule(net))
 

@@ -111,7 +111,8 @@ def side_rule(net: nn.Module) -> tuple[int, int]:
     if isinstance(net, ATDUNet):
         needed = max(math.ceil(math.sqrt(size)) << level for level, size in enumerate(net.category_size))
         return _multiple(needed, net.padding_unit), net.padding_unit
-    return max(2, int(getattr(net, "min_side", 2))), int(getattr(net, "multiple_of", 1))
+    unit = int(getattr(net, "padding_unit", getattr(net, "multiple_of", 1)))
+    return _multiple(max(2, int(getattr(net, "min_side", 2))), unit), unit
 
 
 def sides_beyond(extra: tuple[int, int], min_side: int, multiple: int) -> tuple[int, int]:

@@ -1,3 +1,3 @@
-"""The old import path of `basicsr.compat.jpeg`."""
+"""The old import path of `basicsr.images.diff_jpeg`."""
 
-from basicsr.compat.jpeg import *
+from basicsr.images.diff_jpeg import *

@@ -1,3 +1,3 @@
-"""The old import path of `basicsr.compat.img_process_util`."""
+"""The old import path of `basicsr.images.filters`."""
 
-from basicsr.compat.img_process_util import *
+from basicsr.images.filters import *

@@ -365,6 +365,7 @@ network_g:
 path:
   pretrain_network_g: ~
   pretrain_network_d: ~
+  pretrain_network_le: ~
   strict_load_g: true
   strict_load_d: true
   resume_state: ~

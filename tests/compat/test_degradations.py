@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from basicsr.compat import blur_kernels, jpeg, noise
 from basicsr.compat.images import img2tensor, tensor2img
+from basicsr.images import blur_kernels, noise
+from basicsr.images import diff_jpeg as jpeg
 from basicsr.images.files import read_image
 from basicsr.metrics.psnr_ssim import calculate_psnr
 

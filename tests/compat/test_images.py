@@ -9,13 +9,13 @@ import torch
 
 from basicsr.compat.file_client import FileClient
 from basicsr.compat.images import bgr2ycbcr, crop_border, imfrombytes, img2tensor, imwrite, tensor2img, ycbcr2bgr
-from basicsr.compat.img_process_util import USMSharp, filter2D, usm_sharp
 from basicsr.compat.metrics import adapt_metric, reorder_image, to_y_channel
 from basicsr.compat.plugins import attach
 from basicsr.config.registry import METRIC_REGISTRY
 from basicsr.images.channel_order import BGRImage
 from basicsr.images.color import rgb2ycbcr, rgb_to_y
 from basicsr.images.files import read_image
+from basicsr.images.filters import USMSharp, filter2D, usm_sharp
 from basicsr.metrics import calculate_metric
 from basicsr.metrics.evaluate import evaluate
 from basicsr.metrics.psnr_ssim import calculate_psnr

@@ -1,6 +1,7 @@
 """Models of BasicSR 1.4's plug-ins, adapted, in this process: their attributes, methods, options and checkpoints."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from basicsr.config.load import load_options, resolve
 from basicsr.config.registry import MODEL_REGISTRY
 from basicsr.config.schema import Options
 from basicsr.engine.checkpoint import load_file
+from basicsr.errors import CheckpointError, OptionError
 from basicsr.losses import build_loss
 from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
@@ -161,6 +163,7 @@ class TestAttributes:
         assert model.cri_perceptual is None
         model.cri_pix = build_loss({"type": "L1Loss", "loss_weight": 3.0})
         model.cri_perceptual = None
+        assert model.cri_perceptual is None
         before = SRModel(options())
         before.net_g.load_state_dict(model.net_g.state_dict())
         for one in (model, before):
@@ -325,3 +328,179 @@ def test_a_copy_of_plain_options_has_the_typed_ones_too(options):
         and opt["train"]["optim_g"]["type"] == "Adam"
         and new["manual_seed"] is not None
     )
+
+
+class TestAttributesOfTheOldBaseClass:
+    """They exist when the base class of BasicSR has set them, and not before: plug-ins ask with `hasattr`."""
+
+    def test_results_are_made_by_the_plug_in_and_stay(self, options):
+        class Lazy(SRModel):
+            def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
+                self.found = hasattr(self, "metric_results")
+                if not self.found:
+                    self.metric_results = {"psnr": 0}
+                if dataloader:
+                    self.metric_results["psnr"] = current_iter
+
+        model = adapt_model(Lazy)(options())
+        assert model.validation([1], 3).mean() == {"psnr": 3.0} and not model.found
+        assert model.validation([1], 4).mean() == {"psnr": 4.0} and model.found
+        assert model.validation([], 5).mean() == {}  # not those of the set before
+
+    def test_what_belongs_to_training_is_missing_in_a_test(self, options):
+        model = adapt_model(Plain)(options(is_train=False))
+        names = ("cri_pix", "cri_perceptual", "optimizer_g", "metric_results", "best_metric_results", "img", "lq", "gt")
+        assert [name for name in names if hasattr(model, name)] == []
+        assert model.schedulers == []
+
+    def test_the_optimizer_of_the_base_class(self, options):
+        model = adapt_model(Plain)(options())
+        assert model.optimizer_g is model.optimizers[0]
+        own = torch.optim.SGD(model.net_g.parameters(), 0.1)
+        model.optimizer_g = own
+        assert model.optimizer_g is own
+
+    def test_numbers_are_losses_too(self, options):
+        class Counting(SRModel):
+            def optimize_parameters(self, current_iter):
+                self.log_dict = self.reduce_loss_dict({"l_a": torch.ones(2), "l_b": 2})
+                self.log_dict["l_c"] = 0.5
+
+        model = adapt_model(Counting)(options())
+        steps(model, 1, 1)
+        model.check_finite(1)
+        assert model.get_current_log() == {"l_a": 1.0, "l_b": 2.0, "l_c": 0.5}
+        model.log_dict["l_c"] = float("inf")
+        with pytest.raises(FloatingPointError, match="l_c=inf"):
+            model.check_finite(1)
+
+    def test_an_own_validation_with_the_old_arguments(self, options, caplog):
+        class Old(SRModel):
+            def validation(self, dataloader, current_iter, tb_logger, save_img=False):
+                self.metric_results = {"psnr": 30.0 if tb_logger is None else 0}
+
+        assert adapt_model(Old)(options()).validation([], 1, False).mean() == {"psnr": 30.0}
+
+    def test_a_script_validates_with_the_old_arguments(self, options, monkeypatch, caplog):
+        monkeypatch.setattr("basicsr.compat.models.logger.handlers", [])
+        monkeypatch.setattr("basicsr.compat.models.logger.propagate", True)
+        caplog.set_level("INFO", "basicsr")
+        model = adapt_model(Plain)(options())
+        written = []
+        writer = type("Writer", (), {"add_scalar": lambda self, *values: written.append(values)})()
+        for it in (1, 2):
+            scores = model.validation([batch(1, size=1)], it, writer, False)
+        psnr = scores.mean()["psnr"]
+        assert written == [("metrics//psnr", psnr, 1), ("metrics//psnr", psnr, 2)]
+        assert f"# psnr: {psnr:.4f}\tBest: {psnr:.4f} @ 2 iter" in caplog.records[-1].message
+        model.validation(dataloader=[batch(1, size=1)], current_iter="x", tb_logger=None, save_img=False)
+        assert "psnr_float" in caplog.records[-1].message  # a test scores in both protocols
+
+
+class TestPerceptualLoss:
+    SPEC = {"type": "PerceptualLoss", "layer_weights": {"conv1_1": 0.5}, "vgg_type": "vgg11"}  # noqa: RUF012
+
+    @pytest.fixture
+    def weights(self, tmp_path):
+        path = tmp_path / "vgg.pth"
+        torch.save({"features.0.weight": torch.randn(64, 3, 3, 3), "features.0.bias": torch.zeros(64)}, path)
+        return str(path)
+
+    @pytest.mark.parametrize(("perceptual", "style"), [(1.0, 0.0), (0.0, 2.0), (1.0, 2.0)])
+    def test_a_plug_in_gets_both_parts(self, options, weights, perceptual, style):
+        spec = {**self.SPEC, "weights": weights, "perceptual_weight": perceptual, "style_weight": style}
+        images = torch.rand(1, 3, 24, 24), torch.rand(1, 3, 24, 24)
+        whole = build_loss(spec)(*images)
+        model = adapt_model(Plain)(options(perceptual_opt=spec))
+        made_here = adapt_model(Plain)(options())
+        made_here.cri_perceptual = build_loss(spec).to("cpu")
+        made_here.cri_other = build_loss(spec)
+        for loss in (model.cri_perceptual, made_here.cri_perceptual, made_here.cri_other):
+            parts = loss(*images)
+            assert [part is not None for part in parts] == [perceptual > 0, style > 0]
+            torch.testing.assert_close(sum(part for part in parts if part is not None), whole)
+            assert loss.style_weight == style  # its other attributes
+        losses = model.compute_losses(batch(1))  # of this package's own step: the sum
+        assert losses["l_percep"].shape == ()
+
+    def test_the_file_of_pytorchs_cache_is_used(self, weights, tmp_path, monkeypatch):
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(CheckpointError) as error:
+            build_loss(self.SPEC)
+        message, file = str(error.value), tmp_path / "cache/hub/checkpoints/vgg11-8a719046.pth"
+        url = "https://download.pytorch.org/models/vgg11-8a719046.pth"
+        assert "\n" not in message and f"curl --create-dirs -o {file} {url}" in message and "set weights" in message
+        for path in (file, tmp_path / "experiments/pretrained_models/vgg11-8a719046.pth"):
+            path.parent.mkdir(parents=True)
+            shutil.copy(weights, path)
+            build_loss(self.SPEC)
+            path.unlink()
+
+
+class TestPlainDictionaries:
+    """`SRModel({...})`, as BasicSR's own tests and scripts make models."""
+
+    OPT = {  # noqa: RUF012
+        "model_type": "SRModel",
+        "scale": 2,
+        "num_gpu": 0,
+        "is_train": True,
+        "dist": False,
+        "network_g": TINY,
+        "train": {
+            "optim_g": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]},
+            "scheduler": {"type": "MultiStepLR", "milestones": [2], "gamma": 0.5},
+            "total_iter": 4,
+            "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0},
+            "ema_decay": 0.9,
+        },
+        "val": {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": False}}},
+        "path": {"pretrain_network_g": None},
+        "logger": {"print_freq": 1},
+    }
+
+    @pytest.fixture
+    def opt(self, tmp_path):
+        path = {"experiments_root": str(tmp_path), "models": str(tmp_path), "training_states": str(tmp_path)}
+        opt = copy.deepcopy(self.OPT)
+        opt["path"] |= {**path, "visualization": str(tmp_path)}
+        return opt
+
+    def test_a_model_of_this_package_trains_tests_and_saves(self, opt, tmp_path):
+        model = SRModel(opt)
+        assert isinstance(model, SRModel) and model.opt["scale"] == 2 and model.opt is not opt
+        steps(model, 1, 2)
+        assert model.get_current_log()["l_pix"] > 0
+        model.test()
+        assert model.get_current_visuals()["result"].shape == (2, 3, 24, 24)
+        loader = torch.utils.data.DataLoader([{k: v[0] for k, v in batch(1, 1).items()}])
+        model.nondist_validation(loader, 1, None, False)
+        assert model.metric_results["psnr"] > 0
+        model.save(0, 2)
+        assert {"net_g_2.pth", "2.state"} <= {path.name for path in tmp_path.iterdir()}
+
+    def test_a_test_needs_a_network_alone(self):
+        model = SRModel({"network_g": TINY, "num_gpu": 0, "is_train": False, "path": {}})
+        model.feed_data(batch(1))
+        model.test()
+        assert model.output.shape == (2, 3, 24, 24) and model.opt["scale"] == 2
+
+    def test_a_plug_in_and_a_child_of_the_base_model(self, opt):
+        model = Plain(opt)
+        assert isinstance(model, Plain) and hasattr(model, "net_g_ema") and model.ema_decay == 0.9
+
+        class Bare(BaseModel):
+            def __init__(self, opt):
+                super().__init__(opt)
+                self.net_g = build_network(opt["network_g"])
+
+        model = Bare(opt)
+        model.feed_data(batch(1))
+        model.test()
+        assert model.output.shape == (2, 3, 24, 24)
+        assert list(model.validation([batch(1, size=1)], 1, False).mean()) == ["psnr"]
+
+    def test_wrong_values_are_reported(self):
+        with pytest.raises(OptionError, match=r"network_g\.blocks: CATANet has no such argument"):
+            SRModel({"network_g": {**TINY, "blocks": 3}})

@@ -10,12 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from basicsr.config.registry import METRIC_REGISTRY
-from basicsr.errors import UnknownNameError
-from basicsr.metrics import calculate_niqe
 
 LINES = (Path(__file__).parent / "old_names.txt").read_text().splitlines()
 NAMES = {module: names.split() for module, names in (line.split(": ") for line in LINES)}
@@ -30,10 +25,3 @@ def test_old_names_import(module):
 def test_the_commands_import_no_torch_for_help():
     code = "import sys, basicsr.utils, basicsr.test; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
-
-
-def test_niqe_imports_and_says_why_it_is_missing():
-    with pytest.raises(NotImplementedError, match="without a free licence"):
-        calculate_niqe(np.zeros((100, 100, 3), np.uint8), crop_border=0)
-    with pytest.raises(UnknownNameError, match="without a free licence"):  # when the options are read
-        METRIC_REGISTRY.get("calculate_niqe")

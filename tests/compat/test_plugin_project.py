@@ -67,7 +67,7 @@ def test_it_trains_validates_and_saves(trained, windows):
     losses = [float(value) for value in re.findall(r"iter: +\d+, .* l_pix: (\S+)", said)]
     assert len(losses) == 4
     assert re.findall(r"lr:\((\S+?),\)", said) == ["2.000e-03", "2.000e-03", "1.000e-03", "5.000e-04"]
-    for key in ("l1_gt_usm", "path.pretrain_network_d", "path.strict_load_d"):
+    for key in ("l1_gt_usm", "path.pretrain_network_le"):
         assert re.search(rf"{re.escape(key)}: unknown option, kept for plug-ins", said), key
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 from dataclasses import fields
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from torch.utils.data import Dataset
 
 from basicsr.config.data_checks import template_problem
+from basicsr.config.faults import OptionFaultsError
 from basicsr.config.load import load_options
 from basicsr.config.registry import DATASET_REGISTRY, METRIC_REGISTRY
 from basicsr.config.schema import DatasetOptions, ValOptions
@@ -61,8 +63,9 @@ REFUSALS = [
     ({"train_set": {**PAIRED, "color": "y"}, **LUMA},
      r"datasets\.val\.color: gives images of 3 channels, but network_g takes 1; set network_g\.in_chans: 3"),
     ({"train_set": {**PAIRED, "color": "y"}}, r"datasets\.train\.color: gives images of 1 channel, but "),
-    (both(PAIRED, mean=[0.5, 0.5]), r"datasets\.train: mean: needs one number for each of 3"),
-    ({**both(JPEG), **COLOUR}, r"datasets\.train\.in_ch: gives images of 1 channel, but network_g takes 3"),
+    ({"train_set": {**PAIRED, "mean": [0.5, 0.5]}}, r"datasets\.train: mean: needs one number for each of 3"),
+    ({"train_set": JPEG, "val_set": {**JPEG, "in_ch": 3}, **COLOUR},
+     r"datasets\.train\.in_ch: gives images of 1 channel, but network_g takes 3"),
     ({"train_set": {**JPEG, "gray": "swapped_luma"}, "val_set": JPEG, **GRAY}, r"datasets\.train\.gray: swapped_luma"),
     ({"train_set": {**JPEG, "in_ch": 3}, "val_set": {**JPEG, "in_ch": 3, "gray": "opencv"}, **COLOUR},
      r"datasets\.val\.gray: is how colours become gray; set in_ch: 1"),
@@ -73,7 +76,7 @@ REFUSALS = [
     ({"train_set": {"type": "SingleImageDataset", "dataroot_lq": "a"}}, r"datasets\.train\.type: .*no ground truth"),
     ({"val_set": {**PAIRED, "filename_tmpl": "{}_{}"}}, r"datasets\.val\.filename_tmpl: must contain {} once.*'{}_{}'"),
     ({"val_set": {**PAIRED, "cache": "device"}}, r"datasets\.val\.cache: device is only for training sets"),
-    ({"train_set": STAGED, "val_set": NOISE_TEST, **COLOUR},
+    ({"train_set": {**NOISE, "sigma_range": 25, "mini_batch_sizes": [1]}, "val_set": NOISE_TEST, **COLOUR},
      r"datasets\.train\.mini_batch_sizes: is read by ATDUNetModel, not by SRModel; set model_type: ATDUNetModel"),
     ({"train_set": {**PAIRED, "iters": 5}}, r"datasets\.train\.iters: expected a list of whole numbers in \[1, 1e9\]"),
     ({"train_set": {**PAIRED, "iters": [5]}}, r"datasets\.train\.iters: is read by ATDUNetModel, not by SRModel"),
@@ -102,6 +105,55 @@ def test_what_cannot_be_honoured_is_refused(load, arguments, message):
     with pytest.raises(OptionError, match=message) as caught:
         load(**arguments)
     assert "\n" not in str(caught.value) and "x.yml:" in str(caught.value)
+
+
+def places(error):
+    """Return the keys that a message of several faults names, sorted."""
+    return sorted(line.split(": ")[1] for line in str(error.value).splitlines()[1:])
+
+
+def test_the_faults_of_all_sections_are_reported_together(load):
+    with pytest.raises(OptionFaultsError) as error:
+        load(
+            train_set={**PAIRED, "gt_size": 33, "seed": 3, "iters": [5]},
+            val_set={**PAIRED, "filename_tmpl": "x4", "mean": HALF, "name": "a/b"},
+            val={
+                "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": -1}},
+                "expect_teacher_psnr": {"b": [1, 9]},
+            },
+            losses={"perceptual_opt": {**VGG, "perceptual_weight": -1}},
+            kd={"alpha": 0.3},
+            prune={"search_iter": 5},
+        )
+    assert places(error) == [
+        "datasets.train.gt_size", "datasets.train.iters", "datasets.train.seed", "datasets.val.filename_tmpl",
+        "datasets.val.mean", "datasets.val.name", "kd", "prune", "train.perceptual_opt.perceptual_weight",
+        "val.metrics.psnr.crop_border",
+    ]  # fmt: skip
+
+
+def test_what_a_model_does_not_read_is_reported_together(load):
+    with pytest.raises(OptionFaultsError) as error:
+        load(kd={"alpha": 0.3}, prune={"search_iter": 5}, **PSNR_OF_TEACHER)
+    assert places(error) == ["kd", "prune", "val.expect_teacher_psnr"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        ({"scale": 3, "train_set": {**PAIRED, "gt_size": 64, "scale": 2}}, "scale"),  # which of them is wrong?
+        ({"network_g": {**S, "in_chans": 0}, **both(PAIRED, color="y")},
+         "network_g.in_chans"),
+        ({"train_set": {**PAIRED, "color": "y"}}, "datasets.train.color"),
+        ({"model_type": "XModel", "kd": {"alpha": 0.3}}, "model_type"),
+        ({"model_type": None, "kd": {"alpha": 0.3}}, "model_type"),
+        ({"val": {"metrics": 3}}, "val.metrics"),
+    ],
+)  # fmt: skip
+def test_nothing_is_reported_that_follows_from_another_fault(load, arguments, place):
+    with pytest.raises(OptionError, match=rf"x\.yml:\d+: {re.escape(place)}: ") as error:
+        load(**arguments)
+    assert not isinstance(error.value, OptionFaultsError)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from basicsr.archs import build_network
+from basicsr.config.faults import OptionFaultsError
 from basicsr.config.load import copy_options_file, dump_options, find_options_file, load_options, resolve
 from basicsr.errors import OptionError
 
@@ -114,7 +115,7 @@ WRONG = [
     ("train.scheduler.milestones", ..., "train.scheduler.milestones", "missing", "MultiStepLR"),
     ("train.scheduler.milestones", [5, 3], "train.scheduler", "milestones: "),
     ("train.pixel_opt", ..., "train", "loss", "pixel_opt: {type: L1Loss, loss_weight: 1.0}"),
-    ("train.pixel_opt.type", "L2Loss", "train.pixel_opt.type", "'L2Loss'", "did you mean"),
+    ("train.pixel_opt.type", "L2Loss", "train.pixel_opt.type", "'L2Loss'", "is MSELoss"),
     ("train.pixel_opt.loss_wieght", 1, "train.pixel_opt.loss_wieght", "L1Loss", "did you mean 'loss_weight'?"),
     ("train.pixel_opt.reduction", "men", "train.pixel_opt.reduction",
      "'mean', 'sum' or 'none'", "did you mean 'mean'?"),
@@ -394,6 +395,73 @@ def test_a_template_in_force_yml_is_told_to_need_quotes():
     values = {}
     _apply_override(values, {}, "a:b='{}x2'", {})
     assert values == {"a": {"b": "{}x2"}}
+
+
+class TestSeveralFaults:
+    """All faults of a file are reported at once, the most telling first, without what follows from another one."""
+
+    @pytest.fixture
+    def places(self, load):
+        def places(edit):
+            with pytest.raises(OptionFaultsError) as error:
+                load(edit)
+            head, *lines = str(error.value).splitlines()
+            assert head == f"{len(error.value.faults)} faults in the options:"
+            return [re.match(r"  .*x\.yml(?::\d+)?: ([\w.\[\]]+): ", line)[1] for line in lines]
+
+        return places
+
+    def test_names_of_components_come_first_then_the_order_of_the_file(self, places):
+        def edit(values):
+            values["val"]["metrics"]["psnr"]["type"] = "calculate_lpips"
+            values["datasets"]["train"]["gt_size"] = "x"
+            values["datasets"]["val"]["type"] = "REDSDataset"
+            values["network_g"] = {"type": "HAT", "window_size": 16}
+            values["model_type"] = "HATModel"
+            values["train"]["optim_g"]["lr"] = "fast"
+
+        assert places(edit) == [
+            "model_type", "datasets.val.type", "network_g.type", "val.metrics.psnr.type", "datasets.train.gt_size",
+            "train.optim_g.lr",
+        ]  # fmt: skip
+
+    def test_a_misspelt_key_is_not_missing_as_well(self, places):
+        def edit(values):
+            values["train"]["totl_iter"] = values["train"].pop("total_iter")
+            values["val"]["metrics"]["psnr"]["crop_bordr"] = values["val"]["metrics"]["psnr"].pop("crop_border")
+
+        assert places(edit) == ["train.totl_iter", "val.metrics.psnr.crop_bordr"]
+
+    def test_what_follows_from_another_fault_is_left_out(self, places):
+        def edit(values):
+            values["network_g"]["upscale"] = "3"  # so that it is no contradiction of scale
+            values["datasets"]["trian"] = values["datasets"].pop("train")
+            values["train"]["pixel_opt"]["type"] = "L3"  # so that there is a loss, though an unknown one
+
+        assert places(edit) == ["train.pixel_opt.type", "datasets.trian", "network_g.upscale"]
+
+    def test_constructors_and_whole_sections_are_checked_too(self, places):
+        def edit(values):
+            values["name"] = "a/b"
+            values["network_g"]["upscale"] = 7
+            values["train"].update(use_fp16=True, amp="bf16")
+            values["val"]["metrics"]["psnr"]["better"] = "up"
+            values["train"]["scheduler"]["milestones"] = [5, "x", "y"]
+
+        assert places(edit) == [
+            "name", "network_g", "train.scheduler.milestones[1]", "train.scheduler.milestones[2]", "train.use_fp16",
+            "val.metrics.psnr.better",
+        ]  # fmt: skip
+
+    def test_a_message_has_limits(self, load):
+        with pytest.raises(OptionFaultsError) as error:
+            load(setting("train.scheduler.milestones", ["x" * 400] * 500))
+        assert len(str(error.value)) < 15_000
+        assert str(error.value).splitlines()[-1] == "  and 480 more"
+
+    def test_overrides_are_reported_together(self, load):
+        with pytest.raises(OptionFaultsError, match="2 faults"):
+            load(overrides=["scale", "name=["])
 
 
 class TestNamesOfTestSets:

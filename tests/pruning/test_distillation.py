@@ -134,7 +134,7 @@ class TestLosses:
         assert kd.losses(output, {}, targets, {"l_pix": output.mean()}, 51) == {"l_pix": output.mean()}
 
     def test_the_teacher_computes_features_only_while_they_have_a_weight(self, distillation):
-        kd = distillation(alpha_off_at=1.0, feature_off_at=0.5)
+        kd = distillation(alpha_off_at=1.0, feature_off_at=0.5, sa=SpatialAffinityOptions(weight=0.04))
         lq = torch.rand(2, 3, 8, 8)
         assert kd.teacher_targets(lq, 49)[1].keys() == {1, 3}
         assert kd.teacher_targets(lq, 50)[1] == {}

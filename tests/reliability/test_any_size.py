@@ -4,14 +4,15 @@ import sys
 
 import pytest
 import torch
+from archs.registered import NAMES, scale_key
 from hypothesis import given
 from hypothesis import strategies as st
 from reliability.mutations import FULL
 
 from basicsr.config.registry import ARCH_REGISTRY
 
-NETWORKS = [name for name, build in ARCH_REGISTRY if isinstance(build, type)]
-PRESETS = [name for name, build in ARCH_REGISTRY if not isinstance(build, type)]
+NETWORKS = [name for name in NAMES if isinstance(ARCH_REGISTRY.get(name), type)]
+PRESETS = [name for name in NAMES if name not in NETWORKS]
 SIZES = [(1, 1), (1, 2), (2, 1), (1, 50), (50, 1), (2, 3), (3, 2), (5, 7), (3, 257), (17, 15), (65, 33)]
 LARGE = [(257, 3), (16, 16), (31, 33), (64, 64), (1, 1000), (1, 5000), (5000, 1), (2, 4099), (256, 255), (511, 64)]
 
@@ -22,7 +23,7 @@ def make(name, upscale=None, **more):
     module = sys.modules[build.__module__]
     sizes = module.TINY if isinstance(build, type) else {}
     upscale = upscale or getattr(module, "SCALES", (2, 3, 4))[0]
-    net = build(upscale=upscale, **sizes, **more)
+    net = build(**{scale_key(name): upscale}, **sizes, **more)
     with torch.no_grad():
         net.train()(torch.rand(1, 3, 16, 16))
     return net.eval()

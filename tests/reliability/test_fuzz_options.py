@@ -18,6 +18,7 @@ from reliability.mutations import bounded, campaign, cases, option_file, overrid
 from basicsr import test as test_command
 from basicsr import train as train_command
 from basicsr.config.convert import convert
+from basicsr.config.faults import MAX_FAULTS, OptionFaultsError
 from basicsr.config.load import dump_options, load_options, resolve
 from basicsr.config.location import NO_LOCATION
 from basicsr.config.schema import Options
@@ -53,9 +54,12 @@ def attempt(number, path):
         options = load_options(path, overrides, is_train=number % 3 > 0)
     except OptionError as error:
         message = str(error)
-        assert message.isprintable(), message[:MAX_MESSAGE_CHARS]
-        assert len(message) < MAX_MESSAGE_CHARS + len(str(path)), message[:MAX_MESSAGE_CHARS]
-        assert str(path) in message or "--force_yml" in message, message
+        head, *lines = message.splitlines() if isinstance(error, OptionFaultsError) else ("", message)
+        assert re.fullmatch(r"\d+ faults in the options:|", head), message[:MAX_MESSAGE_CHARS]
+        for line in lines[:MAX_FAULTS]:
+            assert line.isprintable(), line[:MAX_MESSAGE_CHARS]
+            assert len(line) < MAX_MESSAGE_CHARS + len(str(path)), line[:MAX_MESSAGE_CHARS]
+            assert str(path) in line or "--force_yml" in line, line
         return "error"
     assert isinstance(options, Options)
     assert dump_options(resolve(options))
@@ -119,7 +123,7 @@ def test_any_value_gives_options_or_an_error(value):
     try:
         convert(value, Options, NO_LOCATION)
     except OptionError as error:
-        assert str(error).isprintable()
+        assert all(line.isprintable() for line in str(error).split("\n"))
 
 
 @given(st.text() | st.sampled_from(SEEDS).flatmap(lambda text: st.integers(0, len(text)).map(lambda n: text[n:])))

@@ -103,6 +103,19 @@ def _labels(window: Tensor, inside: Tensor, number: tuple[int, int], side: int, 
     return in_last_row * behind_y * 2 + in_last_column * behind_x
 
 
+def border_mask(size: tuple[int, int], side: int, shift: int) -> Tensor:
+    """Return what is added to the scores in each window in raster order, (windows, S, S): 0, or -100 across the border.
+
+    Args:
+        size: (H, W) in pixels, multiples of `side`.
+        side: of a window in pixels.
+        shift: of the windows in pixels.
+    """
+    number = size[0] // side, size[1] // side
+    labels = _labels(torch.arange(number[0] * number[1]), torch.arange(side**2), number, side, shift)
+    return far_apart(labels)[:, 0] + 0.0  # no negative zeros
+
+
 def relative_position_index(side: int) -> Tensor:
     """Return the row, in a table of (2*side - 1)^2 biases, of every pair (query, key) of pixels, (S, S) int64."""
     y, x = torch.arange(side).repeat_interleave(side), torch.arange(side).repeat(side)

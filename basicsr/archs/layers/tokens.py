@@ -48,13 +48,13 @@ def channels_last(x_BCHW: Tensor) -> Tensor:
 
 
 def pixel_unshuffle(x: Tensor, factor: int) -> Tensor:
-    """Return `F.pixel_unshuffle`; in an exported graph, of one image by 2, with at most four dimensions."""
+    """Return `F.pixel_unshuffle`; in an exported graph, of one image, with at most four dimensions."""
     if not active_form():
         return F.pixel_unshuffle(x, factor)
     _, channels, height, width = x.shape
-    x = x.view(channels, height // 2, 2, width).transpose(1, 2)
-    x = x.reshape(2 * channels, height // 2, width // 2, 2).permute(0, 3, 1, 2)
-    return x.reshape(1, 4 * channels, height // 2, width // 2)
+    x = x.view(channels, height // factor, factor, width).transpose(1, 2)
+    x = x.reshape(factor * channels, height // factor, width // factor, factor).permute(0, 3, 1, 2)
+    return x.reshape(1, factor**2 * channels, height // factor, width // factor)
 
 
 def mirrored_index(start: int, stop: int, length: int, device: torch.device) -> Tensor:

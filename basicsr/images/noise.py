@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basicsr.compat.blur_kernels import Range, draw_uniform
+from basicsr.images.blur_kernels import Range, draw_uniform
 
 GRAY_FROM_RGB = (0.2989, 0.587, 0.114)
 

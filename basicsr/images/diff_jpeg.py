@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from basicsr.compat.blur_kernels import Range, draw_uniform
+from basicsr.images.blur_kernels import Range, draw_uniform
 
 BLOCK = 8  # px
 LUMA_STEPS = (

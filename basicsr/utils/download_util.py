@@ -1,0 +1,3 @@
+"""The old import path of `basicsr.compat.download_util`."""
+
+from basicsr.compat.download_util import *

@@ -1,0 +1,3 @@
+"""The old import path of `basicsr.compat.lmdb_util`."""
+
+from basicsr.compat.lmdb_util import *
