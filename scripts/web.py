@@ -23,6 +23,7 @@ from basicsr.inference.tasks import PHOTO, weight_file
 from basicsr.text import tolerate_encoding
 from web_tools import REPOSITORY, WebError, run, sha256_of, shown
 
+PROGRAM = "web"
 SITE = REPOSITORY / "web"
 CACHE = REPOSITORY / "build/web"
 PICTURES = REPOSITORY / "docs/web"
@@ -54,6 +55,34 @@ TEST_PROGRAMS = {"chromium": "chromium", "node": "nodejs", "npm": "npm"}  # prog
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0: the site is ready to be served."""
     tolerate_encoding()
+    args = parse_arguments(argv)
+    try:
+        if args.test_setup:
+            set_up_tests(args.cache)
+            return 0
+        if args.icons:
+            from web_icons import draw_icons  # needs Pillow
+
+            draw_icons(args.site / "icons")
+            return 0
+        if args.measure or args.measure_photo or args.pictures:
+            drive_browser(args)
+            return 0
+        lock = read_lock(args.site)
+        export_networks(args.model, args.site / "models", args.tile, args.cache, again=args.again)
+        put_runtime(lock, args.site / "vendor", args.cache)
+        version = write_precache(args.site)
+    except (WebError, OSError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    print(f"\n{args.site} is ready, version {version}. Serve it with\n")
+    print(f"  {Path(sys.executable).name} -m http.server -d {shown(args.site)} 8000\n")
+    print("and open http://localhost:8000. Phones need https for the camera and for speed: docs/web.md.")
+    return 0
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(prog="web", description=__doc__)
     parser.add_argument(
         "-m",
@@ -78,43 +107,41 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="export the network even if it is up to date")
     parser.add_argument("--icons", action="store_true", help="draw web/icons/ again, and stop")
     parser.add_argument("--measure", action="store_true", help="time the prepared site in Chromium, and stop")
+    parser.add_argument(
+        "--measure-photo",
+        nargs=2,
+        metavar=("FILE", "SCALE"),
+        help="enlarge one photograph in Chromium, tell times and memory, and stop",
+    )
     parser.add_argument("--pictures", action="store_true", help="take the screenshots of docs/web.md again, and stop")
     parser.add_argument("--test-setup", action="store_true", help="install what the browser tests need, and stop")
     args = parser.parse_args(argv)
     if args.tile < 1:
         parser.error("--tile must be at least 1")
-    try:
-        if args.test_setup:
-            set_up_tests(args.cache)
-            return 0
-        if args.icons:
-            from web_icons import draw_icons  # needs Pillow
+    if args.measure_photo and not args.measure_photo[1].isdecimal():
+        parser.error("--measure-photo needs a file and an enlargement, 2 or 4")
+    return args
 
-            draw_icons(args.site / "icons")
-            return 0
-        if args.measure or args.pictures:
-            import web_browser
 
-            if not (args.site / "precache.js").is_file():
-                raise WebError(f"{shown(args.site)} is not prepared; run `make web`")
-            write_precache(args.site)
-            driver = set_up_tests(args.cache)
-            if args.measure:
-                print(web_browser.measure(args.site, driver, args.cache / "drive"))
-            else:
-                web_browser.take_pictures(args.site, driver, args.cache / "drive", PICTURES)
-            return 0
-        lock = read_lock(args.site)
-        export_networks(args.model, args.site / "models", args.tile, args.cache, again=args.again)
-        put_runtime(lock, args.site / "vendor", args.cache)
-        version = write_precache(args.site)
-    except (WebError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    print(f"\n{args.site} is ready, version {version}. Serve it with\n")
-    print(f"  {Path(sys.executable).name} -m http.server -d {shown(args.site)} 8000\n")
-    print("and open http://localhost:8000. Phones need https for the camera and for speed: docs/web.md.")
-    return 0
+def drive_browser(args: argparse.Namespace) -> None:
+    """Measure the prepared site in Chromium, or take its pictures, as the arguments say.
+
+    Raises:
+        WebError: when the site is not prepared, or the browser stops.
+    """
+    import web_browser
+
+    if not (args.site / "precache.js").is_file():
+        raise WebError(f"{shown(args.site)} is not prepared; run `make web`")
+    write_precache(args.site)
+    driver, folder = set_up_tests(args.cache), args.cache / "drive"
+    if args.measure:
+        print(web_browser.measure(args.site, driver, folder))
+    elif args.measure_photo:
+        photo, scale = args.measure_photo
+        print(web_browser.measure_photo(args.site, driver, folder, Path(photo), int(scale)))
+    else:
+        web_browser.take_pictures(args.site, driver, folder, PICTURES)
 
 
 def export_networks(models: Sequence[Path], folder: Path, tile: int, cache: Path, *, again: bool = False) -> None:

@@ -1,15 +1,19 @@
-"""Drive the prepared site of the phone demo in headless Chromium: its times, and the pictures of docs/web.md."""
+"""Drive the prepared site of the phone demo in headless Chromium: times, memory, and the pictures of docs/web.md."""
 
 import json
 import os
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from web_memory import MemoryWatch
 from web_tools import REPOSITORY, WebError, run, shown
+
+PHOTO_HOURS = 3  # that one photograph may take
 
 
 def measure(site: Path, driver: Path, folder: Path) -> str:
@@ -28,6 +32,32 @@ def measure(site: Path, driver: Path, folder: Path) -> str:
     head = "| backend | threads | per tile | 224 × 224 photo | live | live size |\n|---|---|---|---|---|---|\n"
     rows = ("| " + " | ".join(str(value) for value in row.values()) + " |" for row in results["rows"])
     return head + "\n".join(rows)
+
+
+def measure_photo(site: Path, driver: Path, folder: Path, photo: Path, scale: int) -> str:
+    """Enlarge one photograph in headless Chromium, reload, and save it; return what that took, as Markdown.
+
+    The files are left in `folder`: photograph.png and photograph.jpg.
+
+    Raises:
+        WebError: when there is no such photograph, or the browser stops.
+    """
+    if not photo.is_file():
+        raise WebError(f"{photo}: no such photograph")
+    more = {"photo": photo.resolve(), "scale": scale, "photoMs": PHOTO_HOURS * 3_600_000, "drawMs": 10_000}
+    with MemoryWatch() as memory:
+        results = drive(site, driver, folder, "photograph", more)
+    told = results["told"]
+    silences = [later[0] - earlier[0] for earlier, later in pairwise(told)]
+    lines = [results["question"] or "(no question)", *(f"- {what}: {detail}" for what, detail in results["offers"])]
+    lines += [f"- {name}: {value}" for name, value in results["facts"].items()]
+    lines.append(f"- {len(told)} changes of the progress, the longest silence {max(silences, default=0) / 1000:.1f} s")
+    lines += ["", "| phase | seconds | browser, peak | page, peak |", "|---|---|---|---|"]
+    for phase in results["phases"]:
+        start, end = phase["start"] / 1000, phase["end"] / 1000
+        sizes = " | ".join(f"{size / 1e6:.0f} MB" for size in memory.peaks(start, end))
+        lines.append(f"| {phase['name']} | {end - start:.0f} | {sizes} |")
+    return "\n".join(lines)
 
 
 def take_pictures(site: Path, driver: Path, folder: Path, pictures: Path) -> None:

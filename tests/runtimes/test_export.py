@@ -12,6 +12,7 @@ from runtimes.exported import NETS, ONE_BLOCK, saved, trained
 from torch import nn
 
 from basicsr.archs import build_network
+from basicsr.archs.catanet_arch import TINY as TINY_CATANET
 from basicsr.archs.layers.group_hook import group_choices
 from basicsr.errors import CheckpointError, OptionError
 from basicsr.export import main
@@ -60,6 +61,15 @@ def test_file_runs_everywhere_and_gives_the_same(small, size):
         agreement = compare(net.prepared(), run, sample, with_groups)
         assert agreement.faults() == []
         assert agreement.tokens == h * w
+
+
+def test_scores_are_held_for_one_head_where_their_number_is_not_known(small):
+    heads = TINY_CATANET["heads"]
+    for size, expected in ((None, {1}), ((24, 24), {heads})):
+        model = onnx.shape_inference.infer_shapes(small[2][size])
+        shapes = {info.name: info.type.tensor_type.shape.dim for info in model.graph.value_info}
+        scores = [shapes[node.output[0]] for node in model.graph.node if node.op_type == "Softmax"]
+        assert {dims[1].dim_value for dims in scores if len(dims) == 4} == expected
 
 
 def test_nothing_of_this_machine_is_in_the_file(small):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from runtimes.exported import NETS, ONE_BLOCK, trained
 
+from basicsr.archs.layers import plain_attention
 from basicsr.archs.layers.export_mode import GraphForm, counting_order, graph_form
 from basicsr.archs.layers.group_hook import group_choices
 from basicsr.archs.layers.patches import PatchGrid
@@ -22,9 +23,11 @@ def test_counting_order_is_the_stable_sort(length, groups):
     assert torch.equal(order[places.long()], torch.arange(length, dtype=torch.int32))
 
 
+@pytest.mark.parametrize("most", [plain_attention.GRAPH_SCORES, 0], ids=["all heads", "head by head"])
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("size", [(24, 24), (19, 30), (9, 5)])
-def test_equal_to_the_network_in_float64(name, size):
+def test_equal_to_the_network_in_float64(name, size, most, monkeypatch):
+    monkeypatch.setattr(plain_attention, "GRAPH_SCORES", most)
     net = trained(NETS[name]).double()
     module = for_graph(net, torch.float64) if name.startswith("catanet") else net
     x = torch.rand(1, 3, *size, dtype=torch.float64)

@@ -111,6 +111,10 @@ def inputs(photographs, tmp_path_factory):
     Image.fromarray(astronaut).resize((640, 480)).save(folder / "medium.jpg", quality=85)
     Image.fromarray(astronaut).resize((4032, 3024)).save(folder / "large.jpg", quality=80)
     Image.fromarray(astronaut).resize((2200, 32)).save(folder / "panorama.png")
+    Image.fromarray(astronaut).resize((2000, 1500)).save(folder / "late.jpg", quality=80)
+    late = (folder / "late.jpg").read_bytes()
+    segments = 17 * (b"\xff\xef\xff\xff" + bytes(65533))  # 1.1 MB before the size of the picture
+    (folder / "late.jpg").write_bytes(late[:2] + segments + late[2:])
     photo.resize((40, 30)).save(folder / "tiny.png")
     Image.new("RGB", (20000, 300), (90, 120, 80)).save(folder / "wide.png")
     Image.new("RGB", (9000, 9000), (90, 120, 80)).save(folder / "many.jpg")

@@ -226,6 +226,11 @@ export const pictures = {
     await shoot(page, 'desktop_busy');
     await page.click('#cancel');
     await state(page, 'empty');
+    await page.setInputFiles('#file', ['late.jpg', 'late.jpg'].map(input)); // their size is known once they are decoded
+    await page.waitForSelector('#confirm[open]');
+    results.row = { title: await text(page, 'confirm-title'), text: await text(page, 'confirm-text') };
+    await page.click('#confirm button[value="cancel"]');
+    await task(page, 'idle');
     await context.close();
     await server.stop();
   },

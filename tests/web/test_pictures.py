@@ -44,6 +44,12 @@ def test_a_large_photograph_is_enlarged_whole(pictures_run):
     assert large["shown"]["width"] * large["shown"]["height"] <= 2**24
 
 
+def test_a_row_whose_sizes_no_header_tells_is_asked_about(pictures_run):
+    row = pictures_run["large"]["row"]
+    assert row["title"] == "2 photographs"
+    assert re.fullmatch(r"All of them, \d times enlarged, take about \d.* on this device\.", row["text"])
+
+
 def test_strips(pictures_run, inputs, model_folder):
     strips = pictures_run["strips"]
     assert strips["shown"] == strips["again"] == {"width": 8192, "height": 119}  # no canvas is as wide as the picture

@@ -1,12 +1,18 @@
 """scripts/web.py, which prepares the site, and what the site then holds."""
 
 import json
+import math
 import os
+import re
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+
+import web_browser
 
 pytestmark = pytest.mark.skipif(torch.__version__ < (2, 10), reason="exports need a newer PyTorch")
 
@@ -33,6 +39,37 @@ def test_precache_lists_all_that_the_page_needs(site):
         groups = sorted(group for name, group in networks.items() if name.split("/")[1] == folder)
         assert groups == ["wasm", "webgpu-float16", "webgpu-float32"], folder
     assert sum((site / name).stat().st_size for name, group in networks.items() if group == "wasm") < 5e6
+
+
+def test_a_tile_takes_little_memory(site):
+    """The heap of the CPU build, which keeps its largest size, after a tile: 533 MB with the scores of all heads."""
+    network = site / "models/CATANet-XS_photo_x2/CATANet-XS_x2_photo_dynamic.onnx"
+    command = ["node", Path(__file__).with_name("heap.mjs"), site / "vendor/ort.wasm.min.mjs", network, "128"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert 10e6 < json.loads(process.stdout)["heap"] < 200e6
+
+
+def test_tensors_of_tiles_fit_buffers_of_webgpu(site):
+    onnx = pytest.importorskip("onnx")
+    for path in site.glob("models/*/*_128x128.onnx"):
+        model = onnx.shape_inference.infer_shapes(onnx.load(path))
+        sides = [[d.dim_value for d in info.type.tensor_type.shape.dim] for info in model.graph.value_info]
+        assert 32e6 < max(4 * math.prod(dims) for dims in sides) <= 2**27, path.name
+
+
+@pytest.mark.slow
+def test_one_photograph_is_measured(web, site, programs, inputs, tmp_path):
+    report = web_browser.measure_photo(site, programs, tmp_path, inputs / "photo.png", 2)
+    assert "- Picture: 134 × 65 → 268 × 130" in report
+    for phase in ("loaded", "job", "reload", "png", "jpeg"):
+        browser, page = re.search(rf"\| {phase} \| \d+ \| (\d+) MB \| (\d+) MB \|", report).groups()
+        assert int(browser) >= int(page), report
+    assert int(re.search(r"\| reload .* (\d+) MB \|", report)[1]) > 50  # Linux tells; it lasts for seconds
+    with Image.open(tmp_path / "photograph.png") as png, Image.open(tmp_path / "photograph.jpg") as jpeg:
+        assert png.size == jpeg.size == (268, 130)
+    with pytest.raises(web.WebError, match="no such photograph"):
+        web_browser.measure_photo(site, programs, tmp_path, tmp_path / "none.jpg", 2)
 
 
 class TestScript:

@@ -6,7 +6,7 @@ import { computedPixels, planTiles, tileCount } from './tiling.js';
 /** A job expected to take longer than this is begun only when the user agrees. */
 export const LONG_MS = 30_000;
 const SHARES = [3 / 4, 1 / 2, 1 / 4]; // of both sides
-const MANY_MS = 3000; // of work, before it is worth timing one real tile
+const MANY_MS = 3000; // of work, before it is worth timing real tiles
 
 /**
  * The choices for a photograph, the best one first; an empty list when not even a part can be made.
@@ -42,7 +42,7 @@ export function planFor({ tile, overlap, exact, multiple, minSide }, width, heig
   return planTiles({ width, height, tileWidth: tile.width, tileHeight: tile.height, overlap, exact, multiple, minSide });
 }
 
-/** Whether an estimate is worth one real tile's time. */
+/** Whether an estimate is worth the time of real tiles. */
 export function isWorthTiming(info, width, height) {
   return !info.isTimed && expectedMs(info, width, height) > MANY_MS && tileCount(planFor(info, width, height)) > 1;
 }

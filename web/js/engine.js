@@ -26,7 +26,7 @@ export class Engine {
     return this.info;
   }
 
-  /** Time one whole tile, so that `info.pixelMs` is that of this device at work. */
+  /** Time whole tiles, so that `info.pixelMs` is that of this device at work. */
   async time() {
     const { pixelMs } = await this.#ask({ type: 'time' });
     Object.assign(this.info, { pixelMs, isTimed: true });

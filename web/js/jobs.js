@@ -85,8 +85,11 @@ export class Jobs {
 
   /** Ask about a row of photographs as a whole when it takes long: true or false. */
   async #agree(files) {
-    const sizes = (await Promise.all(files.map((file) => sizeOf(file).catch(() => null)))).filter(Boolean);
-    const fits = sizes.filter(({ width, height }) => !this.#limit(width, height));
+    const fits = [];
+    for (const file of files) { // one by one, for some are decoded
+      const size = await sizeOf(file).catch(() => null);
+      if (size && !this.#limit(size.width, size.height)) fits.push(size);
+    }
     if (fits.some(({ width, height }) => isWorthTiming(this.#engine.info, width, height))) await this.#engine.time();
     const ms = fits.reduce((sum, { width, height }) => sum + expectedMs(this.#engine.info, width, height), 0);
     if (ms < LONG_MS) return true;
@@ -109,7 +112,7 @@ export class Jobs {
     const whole = { x: 0, y: 0, width, height };
     const { info } = this.#engine;
     const met = this.#limit(width, height);
-    if (!met && isWorthTiming(info, width, height)) await this.#engine.time();
+    if (isWorthTiming(info, width, height)) await this.#engine.time();
     const ms = expectedMs(info, width, height);
     if (!met && (agreed || ms < LONG_MS)) return whole;
     const { scale } = info;

@@ -14,18 +14,22 @@ export const MAX_FILE_BYTES = 100e6;
 export const MAX_CANVAS_PIXELS = 2 ** 24;
 export const MAX_CANVAS_SIDE = 8192;
 const PNG_BYTES = 2; // per pixel of the output, at most in most photographs; measured: 1.2 to 1.8
+const SCREEN_BYTES = 16; // per pixel of a canvas of the screen: its own, and three that Chromium hands on; measured without a GPU
 
 /** How much memory (bytes) the page may take: a quarter of the device's, where the browser tells; less on phones that hide it. */
 export function memoryLimit({ deviceMemory, isPhone }) {
   if (deviceMemory > 0) return deviceMemory * 0.25e9;
-  return isPhone ? 0.5e9 : 2e9;
+  return isPhone ? 0.7e9 : 2e9;
 }
 
-/** Memory (bytes) that a photograph takes: it decoded, the finished strips, both on the screen, and the rows in work. */
+/**
+ * Memory (bytes) that a photograph takes, besides the page and the network: it decoded, the finished strips, both on the
+ * screen, and the rows in work.
+ */
 export function memoryNeeded(width, height, scale) {
   const input = width * height;
   const output = input * scale * scale;
-  const screen = (pixels) => 4 * Math.min(pixels, MAX_CANVAS_PIXELS);
+  const screen = (pixels) => SCREEN_BYTES * Math.min(pixels, MAX_CANVAS_PIXELS);
   return 4 * input + screen(input) + PNG_BYTES * output + screen(output) + 20 * width * scale * 128 * scale;
 }
 

@@ -115,25 +115,27 @@ export class Network {
     return new Mosaic(plan, scale);
   }
 
-  /** Milliseconds per pixel of the input, from one tile of a size. */
-  async time({ width, height } = this.info.tile) {
-    const planes = new Float32Array(3 * width * height).map((_, i) => ((i * 7919) % 251) / 250);
-    const start = performance.now();
-    const output = await this.#run(planes, { width, height });
-    const data = await output.getData();
-    output.dispose();
-    if (!data.every(Number.isFinite)) throw new Error(`${this.info.dtype} gives no numbers here`);
-    return (performance.now() - start) / (width * height);
+  /** Milliseconds per pixel of the input, from whole tiles. */
+  async time() {
+    return this.#pixelMs(this.info.tile, 2);
   }
 
-  /** Time per pixel of the last of some small runs: the first one prepares kernels, and takes longer. */
+  /** Time per pixel of small runs, where any size goes. */
   async #warmUp(runs) {
     const { exact, tile, minSide, multiple } = this.info;
     const side = Math.ceil(Math.max(48, minSide) / multiple) * multiple;
-    const size = exact ? tile : { width: Math.min(side, tile.width), height: Math.min(side, tile.height) };
-    let pixelMs = 0;
-    for (let i = 0; i < runs; i++) pixelMs = await this.time(size);
-    return pixelMs;
+    return this.#pixelMs(exact ? tile : { width: Math.min(side, tile.width), height: Math.min(side, tile.height) }, runs);
+  }
+
+  async #pixelMs({ width, height }, runs) {
+    const ms = await lastTime(runs, async () => {
+      const planes = new Float32Array(3 * width * height).map((_, i) => ((i * 7919) % 251) / 250);
+      const output = await this.#run(planes, { width, height });
+      const data = await output.getData();
+      output.dispose();
+      if (!data.every(Number.isFinite)) throw new Error(`${this.info.dtype} gives no numbers here`);
+    });
+    return ms / (width * height);
   }
 
   async #run(planes, { width, height }) {
@@ -157,6 +159,16 @@ export class Network {
     }
     return bytes;
   }
+}
+
+/** Milliseconds of the last of some runs: the first one of a size prepares kernels and optimises code, and takes twice as long. */
+export async function lastTime(runs, run) {
+  let start = 0;
+  for (let i = 0; i < runs; i++) {
+    start = performance.now();
+    await run();
+  }
+  return performance.now() - start;
 }
 
 export function describe(error) {

@@ -19,7 +19,7 @@ export async function decode(file) {
   if (file.size > MAX_FILE_BYTES) {
     throw new PhotoError(`${name} has ${Math.round(file.size / 1e6)} MB. This page opens files of up to ${MAX_FILE_BYTES / 1e6} MB.`);
   }
-  const size = await sizeOf(file);
+  const size = await headerSize(file);
   if (size && size.width * size.height > MAX_INPUT_PIXELS) {
     throw new PhotoError(`${name} has ${megapixels(size)} megapixels. This page opens up to ${MAX_INPUT_PIXELS / 1e6}; make it smaller first.`);
   }
@@ -46,8 +46,18 @@ export function pixelsOf(source, width, height, frame) {
   return context.getImageData(0, 0, width, height);
 }
 
-/** Size of a photograph from its header, before it is decoded, or null where the header does not tell. */
+/** Size of a photograph: from its header, else by decoding it, as with AVIF and HEIC. Throws PhotoError as `decode` does. */
 export async function sizeOf(file) {
+  const size = await headerSize(file);
+  if (size) return size;
+  const bitmap = await decode(file);
+  const { width, height } = bitmap;
+  bitmap.close();
+  return { width, height };
+}
+
+/** Size of a photograph from its header, before it is decoded, or null where the header does not tell. */
+async function headerSize(file) {
   return imageSize(new Uint8Array(await file.slice(0, 1 << 20).arrayBuffer()));
 }
 

@@ -1,7 +1,7 @@
 // Off the page's thread: photographs and camera pictures through the network, tile by tile.
 //
 // in:  { type: 'open', folder, threads, backend: 'auto' | 'webgpu' | 'wasm' }, { type: 'cancel', id },
-//      { type: 'time', id }: times one whole tile,
+//      { type: 'time', id }: times whole tiles,
 //      { type: 'photo', id, bitmap, frame, factor }: `factor`: by how much rows are shrunk for the screen,
 //      { type: 'frame', id, image }: of the camera, in one piece where the network allows
 // out: 'ready' { info }, 'timed' { id, pixelMs }, 'progress' { id, done, total, ms, tile },

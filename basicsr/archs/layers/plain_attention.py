@@ -4,11 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from basicsr.archs.layers.export_mode import active_form
 from basicsr.archs.layers.plans import planned
 from basicsr.archs.layers.windows import Heads, PositionBias, Windows, far_apart
 
 PLACES = 1 << 16  # places of windows that an evaluation attends in at a time
 SCORES = 1 << 24  # scores of rows and global keys that an evaluation holds at a time
+GRAPH_SCORES = 1 << 25  # of all heads in one tensor of a graph: 128 MiB in float32, which every WebGPU adapter takes
 
 
 def plain_attention(
@@ -123,13 +125,17 @@ def graph_attention(
     q_WhQD = q.index_select(0, query_rows).view(number, queries, heads.number, heads.qk).transpose(1, 2)
     k_WhDK = k.index_select(0, key_rows).view(number, keys, heads.number, heads.qk).permute(0, 2, 3, 1)
     v_WhKD = v.index_select(0, key_rows).view(number, keys, heads.number, heads.v).transpose(1, 2)
-    scores = q_WhQD @ k_WhDK
-    if bias is not None:
-        scores = scores + bias.numbers.to(scores.dtype)
-        far = bias.far if bias.far is not None or bias.labels is None else far_apart(bias.labels)
-        if far is not None:
-            scores = scores + far.to(scores.dtype)
-    out = (scores.softmax(dim=-1) @ v_WhKD).transpose(1, 2).reshape(number * queries, heads.number * heads.v)
+    outputs = []
+    for some in _head_groups(windows, heads):
+        scores = q_WhQD[:, some] @ k_WhDK[:, some]
+        if bias is not None:
+            scores = scores + bias.numbers[some].to(scores.dtype)
+            far = bias.far if bias.far is not None or bias.labels is None else far_apart(bias.labels)
+            if far is not None:
+                scores = scores + far.to(scores.dtype)
+        outputs.append(scores.softmax(dim=-1) @ v_WhKD[:, some])
+    out_WhQD = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    out = out_WhQD.transpose(1, 2).reshape(number * queries, heads.number * heads.v)
     if scatter:
         if windows.place_of is None:
             raise RuntimeError("graph_attention: to scatter needs windows with place_of")
@@ -141,6 +147,19 @@ def graph_attention(
     q_hND = q.unflatten(1, (heads.number, heads.qk)).transpose(0, 1)
     to_all = ((q_hND @ gk.mT).softmax(dim=-1) @ gv).transpose(0, 1).flatten(1)
     return out + (to_all if scatter else to_all.index_select(0, query_rows))
+
+
+def _head_groups(windows: Windows, heads: Heads) -> list[slice]:
+    """Return the heads whose scores a graph computes at a time: all of them, or one where all would be too many.
+
+    A runtime holds the scores of a step and their softmax. In graphs for any size, whose number of windows is not
+    known, it is one head at a time.
+    """
+    form = active_form()
+    is_static = form is not None and form.is_static
+    if is_static and windows.number * heads.number * windows.queries * windows.keys <= GRAPH_SCORES:
+        return [slice(None)]
+    return [slice(head, head + 1) for head in range(heads.number)]
 
 
 def _rows_in_graph(rows: Tensor, number: int, step: int, count: int) -> Tensor:

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { gpuTypes } from '../../../web/js/network.js';
+import { gpuTypes, lastTime } from '../../../web/js/network.js';
 import { folderOf, pickNetwork } from '../../../web/js/networks.js';
 import { Settings } from '../../../web/js/settings.js';
 
@@ -48,4 +48,11 @@ test('float16 is tried first where the adapter has it, float32 after it', () => 
   assert.deepEqual(gpuTypes(adapter(), manifest), ['float32']);
   assert.deepEqual(gpuTypes(adapter('shader-f16'), { files: manifest.files.slice(0, 1) }), ['float32']);
   assert.deepEqual(gpuTypes(null, manifest), []);
+});
+
+test('the first run, which prepares, is not the measure', async () => {
+  const waits = [120, 5];
+  const ms = await lastTime(2, () => new Promise((resolve) => { setTimeout(resolve, waits.shift()); }));
+  assert.ok(ms > 3 && ms < 100, `${ms} ms`);
+  assert.equal(waits.length, 0);
 });
