@@ -62,11 +62,17 @@ class USMSharp(nn.Module):
     def __init__(self, radius: int = 50, sigma: float = 0) -> None:
         super().__init__()
         self.radius = radius + 1 - radius % 2
-        row = cv2.getGaussianKernel(self.radius, sigma)
-        self.register_buffer("kernel", torch.from_numpy(row @ row.T).float()[None])
+        self.register_buffer("kernel", torch.from_numpy(cv2.getGaussianKernel(self.radius, sigma)).float().flatten())
 
     def forward(self, img: Tensor, weight: float = 0.5, threshold: float = 10) -> Tensor:
         """Return the sharpened images; see `usm_sharp`."""
-        residual = img - filter2D(img, self.kernel)
-        soft = filter2D((residual.abs() * 255 > threshold).to(img), self.kernel)
+        residual = img - self._blurred(img)
+        soft = self._blurred((residual.abs() * 255 > threshold).to(img))
         return soft * (img + weight * residual).clamp(0, 1) + (1 - soft) * img
+
+    def _blurred(self, img: Tensor) -> Tensor:
+        """Return the images under the Gaussian, by rows, then by columns: 2 K products a pixel instead of K^2."""
+        channels = img.shape[1]
+        rows = self.kernel.to(img).expand(channels, 1, 1, -1)
+        padded = F.pad(img, [self.radius // 2] * 4, mode="reflect")
+        return F.conv2d(F.conv2d(padded, rows, groups=channels), rows.mT, groups=channels)
