@@ -98,7 +98,7 @@ documentation.photograph = async (results) => {
   results.files = [await phase('png', () => save(page, 'photograph.png'))];
   await page.selectOption('#format', 'jpeg');
   results.files.push(await phase('jpeg', () => save(page, 'photograph.jpg')));
-  await shoot(page, 'photograph');
+  await shoot(page, 'photograph_page'); // not the name of a saved file
   results.messages = seen.messages;
   await context.close();
   await server.stop();
