@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger("basicsr")
 # Messages of PyTorch on CPU (Linux, Windows) and MPS, of C++, and of oneDNN. On CUDA the error has its own type.
@@ -32,6 +33,11 @@ def pick_device(num_gpu: int | str) -> torch.device:
     if num_gpu != "auto":
         logger.warning("num_gpu is %s, but there is no GPU here: using the CPU", num_gpu)
     return torch.device("cpu")
+
+
+def to_float64(x: Tensor) -> Tensor:
+    """Return `x` in float64 on its device; on the CPU if that is MPS, which has no float64."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def keep_freed_memory() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from basicsr.config.ranges import Border
 from basicsr.config.registry import METRIC_REGISTRY
+from basicsr.engine.device import to_float64
 from basicsr.images.channel_order import as_rgb
 from basicsr.images.color import rgb_to_y, rgb_to_y_pt
 
@@ -160,8 +161,7 @@ def _prepare_pt(where: str, img: Tensor, img2: Tensor, crop: int, luma: bool) ->
     _check_crop(where, crop, height, width)
 
     def prepare(image: Tensor) -> Tensor:
-        image = image[:, :, crop : height - crop, crop : width - crop]
-        image = image.cpu().double() if image.device.type == "mps" else image.double()  # MPS has no float64
+        image = to_float64(image[:, :, crop : height - crop, crop : width - crop])
         return rgb_to_y_pt(image) if luma and image.shape[1] > 1 else image
 
     return prepare(img), prepare(img2)

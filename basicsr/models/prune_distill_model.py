@@ -331,7 +331,7 @@ class PruneDistillModel(SRModel):
     def load_extra_state(self, state: Mapping[str, Any], current_iter: int) -> None:
         """Restore what `extra_state` returns, and drop the rows of the mask log after `current_iter`."""
         self.distillation.features.load_state_dict(state.get("adapters", {}))
-        self.tail_fit.load_state_dict(state.get("tail_fit", {}), self.device)
+        self.tail_fit.load_state_dict(state.get("tail_fit", {}))
         if self.search is not None:
             self.search.load_state_dict(state["search"])
             self.draws.since_log = list(state.get("drawn", ()))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from basicsr.archs.prunable import Gate, Prunable
+from basicsr.engine.device import to_float64
 from basicsr.engine.distributed import gather_objects
 from basicsr.engine.wrapper import Wrapper
 from basicsr.pruning.samplers.base import MaskSampler
@@ -100,7 +101,7 @@ class MaskedNetwork(Wrapper):
         Raises:
             RuntimeError: naming the iteration, and mask and sum of logits of each process.
         """
-        checksum = sum(float(p.double().sum()) for p in self.sampler.parameters())
+        checksum = sum(float(to_float64(p).sum()) for p in self.sampler.parameters())
         found = gather_objects((self.mask.tolist(), checksum))
         if len({str(item) for item in found}) > 1:
             raise RuntimeError(f"iteration {iteration}: the processes disagree on (mask, sum of logits): {found}")

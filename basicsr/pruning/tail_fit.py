@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from basicsr.archs.prunable import Prunable
 from basicsr.config.pruning import PruneOptions
+from basicsr.engine.device import to_float64
 from basicsr.engine.distributed import all_reduce_sum
 
 RIDGE = 1e-6  # of the mean square of an input: keeps the system solvable where inputs are equal or 0
@@ -72,15 +73,15 @@ class TailFit:
             handle.remove()
             net.train(mode)
         residual = gt - output
-        wanted = seen["output"].double() + F.pixel_unshuffle(residual, gt.shape[-1] // lq.shape[-1]).double()
+        wanted = to_float64(seen["output"]) + to_float64(F.pixel_unshuffle(residual, gt.shape[-1] // lq.shape[-1]))
         size = 1 + conv.weight[0].numel()
         products, targets = wanted.new_zeros(size, size), wanted.new_zeros(size, conv.out_channels)
         for features, target in zip(seen["input"], wanted, strict=True):  # one by one: nine times the features
             columns = F.unfold(features[None], conv.kernel_size, conv.dilation, cast(tuple[int, int], conv.padding))[0]
-            columns = torch.cat([columns, columns.new_ones(1, columns.shape[1])]).double()
+            columns = to_float64(torch.cat([columns, columns.new_ones(1, columns.shape[1])]))
             products += columns @ columns.T
             targets += columns @ target.flatten(1).T
-        products, targets = all_reduce_sum(products), all_reduce_sum(targets)
+        products, targets = all_reduce_sum(products).cpu(), all_reduce_sum(targets).cpu()
         self._products = products if self._products is None else self._products + products
         self._targets = targets if self._targets is None else self._targets + targets
         return residual.square().mean()
@@ -88,7 +89,7 @@ class TailFit:
     @torch.no_grad()
     def solve(self, nets: Iterable[nn.Module]) -> None:
         """Solve the equations, and put the weights into each of the networks."""
-        products, targets = (cast(Tensor, equations).cpu() for equations in (self._products, self._targets))
+        products, targets = cast(Tensor, self._products), cast(Tensor, self._targets)
         ridge = RIDGE * products.diagonal().mean() * torch.eye(len(products), dtype=products.dtype)
         solution = torch.linalg.solve(products + ridge, targets)
         for net in nets:
@@ -98,13 +99,13 @@ class TailFit:
         self._products = self._targets = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the equations so far, the same in all processes; empty outside of the fit."""
+        """Return the equations so far, on the CPU and the same in all processes; empty outside of the fit."""
         found = {"products": self._products, "targets": self._targets}
         return {name: value for name, value in found.items() if value is not None}
 
-    def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore `state_dict()`."""
-        equations = {name: value.to(device) for name, value in state.items()}
+        equations = {name: value.cpu() for name, value in state.items()}
         self._products, self._targets = equations.get("products"), equations.get("targets")
 
 

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from basicsr.config.load import resolve
 from basicsr.config.schema import Options, PathOptions
 from basicsr.config.section import Spec
 from basicsr.engine import device
-from basicsr.engine.device import matmul_precision, pick_device, set_matmul_precision
+from basicsr.engine.device import matmul_precision, pick_device, set_matmul_precision, to_float64
 from basicsr.engine.random_state import seed_everything
 from basicsr.engine.run import join_processes, make_folders, run_command
 from basicsr.errors import CheckpointError, OptionError, UnknownNameError
@@ -87,6 +88,13 @@ def test_devices_with_gpus(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert pick_device("auto") == torch.device("cuda", 3)
     assert pick_device(0) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("where", "result"), [("cpu", "cpu"), ("cuda", "cuda"), ("mps", "cpu")])
+def test_float64_where_a_device_has_none(where, result):
+    with FakeTensorMode():  # tensors without data, on devices that need not be there
+        values = to_float64(torch.empty(2, 3, device=where))
+    assert (values.device.type, values.dtype) == (result, torch.float64)
 
 
 @pytest.fixture
