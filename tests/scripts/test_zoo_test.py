@@ -70,6 +70,24 @@ def test_every_network_is_in_the_index(script, monkeypatch):
     assert script.members() == sorted(INDEX)
 
 
+ROW = re.compile(r"^\| \[[^]]+\]\((?:\.\./)?pretrained_models/(CATANet-[\w-]+)\.md\).*", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/prune_distill.md"])
+def test_tables_quote_the_scores_of_8_bit_images(page):
+    rows = list(ROW.finditer((ROOT / page).read_text(encoding="utf-8")))
+    for row in rows:
+        entry = INDEX[row[1]]
+        sets = [next(scores for protocol, scores in found.items() if "uint8" in protocol)
+                for found in entry["scores"].values()]  # fmt: skip
+        known = {f"{scores['psnr']:.3f} / {scores['ssim']:.4f}" for scores in sets}
+        quoted = re.findall(r"\d+\.\d{3} / 0\.\d{4}", row[0])
+        assert quoted and set(quoted) <= known, row[0]
+        assert f"| {entry['parameters']:,} |" in row[0]
+    missing = {name for name, entry in INDEX.items() if entry["task"] == "sr"} - {row[1] for row in rows}
+    assert rows and (page == "README.md" or not missing)
+
+
 @pytest.fixture
 def zoo(tmp_path, photos, monkeypatch):
     """A checkout with a zoo of one tiny network, two small data sets, and a card without scores."""
