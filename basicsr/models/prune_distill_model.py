@@ -7,6 +7,7 @@ Both are an `SRModel` with other losses, for any network that implements the pro
 Sources: TinySR (arXiv 2508.17434) and TinyFusion (CVPR 2025) for the learned mask, FAKD (ICIP 2020) for the affinities.
 """
 
+import logging
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -35,6 +36,8 @@ from basicsr.pruning.search import DrawRecord, MaskSearch, build_search, check_s
 from basicsr.pruning.tail_fit import TailFit
 from basicsr.pruning.tail_warmup import TailWarmup
 from basicsr.pruning.teacher import TeacherCheck, build_distillation, check_units, teacher_of_run
+
+logger = logging.getLogger("basicsr")
 
 
 @MODEL_REGISTRY.register()
@@ -85,21 +88,20 @@ class PruneDistillModel(SRModel):
     def build_net_g(self) -> nn.Module:
         """Return `network_g`; in a search inside the module that masks it.
 
-        In fine-tuning without pretrained weights, it starts as the groups `prune.kept` of the teacher.
+        In fine-tuning it starts as the groups `prune.kept` of the teacher, unless a file has all of its weights.
         """
-        net = super().build_net_g() if self.begin is None else self.begin
         opt, prune = self.opt, self.prune
         if not self.is_train:
-            return net
+            return super().build_net_g()
         with option_error_context(opt):
             self.teacher = teacher_of_run(opt, self.device)
+        net = super().build_net_g() if self.begin is None else self.begin
+        with option_error_context(opt):
             check_units(opt.kd, net, self.teacher)
             self.tail_fit.check(net)
             self.tail_warmup.check(net)
             if prune.stage == "finetune":
                 self.kept_meta = kept_in_files(opt)
-                if self.begin is None and opt.path.pretrain_network_g is None and prune.kept is not None:
-                    cut_into(net, self.teacher, prune.kept)
                 return net
             check_search(opt, net)
             self.origin = origin_of_groups(opt, net, self.teacher)
@@ -111,6 +113,26 @@ class PruneDistillModel(SRModel):
             net.requires_grad_(False)
         rank = prune.lora_rank if prune.delta_w == "lora" else 0
         return MaskedNetwork(net, self.search.sampler, rank, skip=not opt.dist)
+
+    def init_net_g(self, net: nn.Module) -> None:
+        """Copy the groups `prune.kept` of the teacher, with head and tail, to `net` before a file is loaded.
+
+        Where the file fits in part (`strict_load_g: false`), the rest is the teacher's: the tail of another scale, say.
+
+        Raises:
+            OptionError: when they do not fit, and there is no file.
+        """
+        kept, path = self.prune.kept, self.opt.path
+        if not self.is_train or self.prune.stage != "finetune" or kept is None:
+            return
+        if path.pretrain_network_g is None:
+            with option_error_context(self.opt):
+                cut_into(net, self.teacher, kept)
+        elif not path.strict_load_g:
+            try:
+                cut_into(net, self.teacher, kept)
+            except ValueError as error:
+                logger.info("What %s lacks is initialised at random: %s", path.pretrain_network_g, error)
 
     def setup_optimizers(self) -> None:
         """Make an optimizer for the weights and, in a search, one for the logits with a constant learning rate."""

@@ -48,11 +48,15 @@ class SRModel(BaseModel):
     def build_net_g(self) -> nn.Module:
         """Return `network_g` with its initial weights: those of `path.pretrain_network_g`, if given."""
         net = build_network(self.opt.network_g)
+        self.init_net_g(net)
         path = self.opt.path
         if path.pretrain_network_g is not None:
             self.load_network(net, path.pretrain_network_g, path.strict_load_g, path.param_key_g)
             self._check_input_form(path.pretrain_network_g)
         return net
+
+    def init_net_g(self, net: nn.Module) -> None:
+        """Set initial weights of `network_g`, before those of a file are loaded; by default those of its class stay."""
 
     def _check_input_form(self, weights: str) -> None:
         """Check that the network gets images in the form that its weights were trained on, if their file names it.

@@ -44,6 +44,34 @@ class TestFineTuning:
         values["kd"]["taps"] = "last"
         assert model_of(values).distillation.pairs == [(1, 5)]
 
+    def test_what_a_file_lacks_comes_from_the_teacher(self, finetune_values, model_of, tmp_path):
+        file = tmp_path / "x3.pth"
+        torch.save({"params": compact(catanet(upscale=3), [1, 4]).state_dict()}, file)
+        values = finetune_values(path={"pretrain_network_g": str(file), "strict_load_g": False})
+        model = model_of(values)
+        body, teacher = load_file(file)["params"], compact(model.teacher, [1, 4]).state_dict()
+        lacking = {name for name, value in teacher.items() if body[name].shape != value.shape}
+        assert lacking == {"upconv.weight", "upconv.bias"}  # the tail of x2
+        for name, value in model.net_g.state_dict().items():
+            assert torch.equal(value, (teacher if name in lacking else body)[name]), name
+
+    def test_a_teacher_of_another_width_gives_nothing_to_a_file_that_fits(
+        self, finetune_values, model_of, tmp_path, caplog
+    ):
+        torch.save({"params": catanet(dim=20).state_dict()}, tmp_path / "t.pth")
+        small = compact(catanet(), [1, 4]).state_dict()
+        torch.save({"params": small}, tmp_path / "g.pth")
+        values = finetune_values(kd=NO_FEATURES)
+        values["network_t"] = {**TINY, "dim": 20}
+        values["path"] = {
+            "pretrain_network_t": str(tmp_path / "t.pth"), "pretrain_network_g": str(tmp_path / "g.pth"),
+            "strict_load_g": False,
+        }  # fmt: skip
+        caplog.set_level("INFO", "basicsr")
+        model = model_of(values)
+        assert all(torch.equal(value, small[name]) for name, value in model.net_g.state_dict().items())
+        assert "g.pth lacks is initialised at random: network_g: is not what the groups [1, 4]" in caplog.text
+
     def test_zoomed_inputs_have_the_teachers_outputs_as_targets(self, finetune_values, model_of, monkeypatch):
         kd = {"zoom": {"weight": 0.5, "crops": 2, "augment": 1.0}, **NO_FEATURES}
         model = model_of(finetune_values(kd=kd))
