@@ -1,6 +1,6 @@
 // Tiles put together on the GPU: the network's outputs stay there, and only finished rows come back, 8 bits a channel.
 
-import { axisWeights } from './tiling.js';
+import { EnlargedPlan } from './tiling.js';
 
 const GROUP = 64; // threads of a workgroup
 const SHADER = /* wgsl */ `
@@ -35,7 +35,7 @@ fn place(channel: u32, x: u32, y: u32) -> u32 {
   pixels[id.y * sizes.columns + id.x] = packed;
 }`;
 
-export class GpuMosaic {
+export class GpuMosaic extends EnlargedPlan {
   #device;
   #buffers = [];
   #pipelines;
@@ -44,15 +44,8 @@ export class GpuMosaic {
 
   /** As `Mosaic` of pixels.js, on a GPUDevice; `add` takes a GPUBuffer. Destroy it after use. */
   constructor(device, plan, scale) {
+    super(plan, scale);
     this.#device = device;
-    this.plan = plan;
-    this.scale = scale;
-    this.width = plan.width * scale;
-    this.height = plan.height * scale;
-    this.tileWidth = plan.tile.width * scale;
-    this.tileHeight = plan.tile.height * scale;
-    this.columnWeights = axisWeights(plan.xs, plan.tile.width, scale);
-    this.rowWeights = axisWeights(plan.ys, plan.tile.height, scale);
     const { STORAGE, COPY_SRC } = GPUBufferUsage;
     this.#band = this.#buffer(12 * this.width * this.tileHeight, STORAGE);
     this.#pixels = this.#buffer(4 * this.width * Math.min(this.height, this.tileHeight), STORAGE | COPY_SRC);

@@ -1,6 +1,6 @@
 // Between 8-bit RGBA as a canvas holds it and the float32 planes of a network.
 
-import { axisWeights, mirror } from './tiling.js';
+import { EnlargedPlan, mirror } from './tiling.js';
 
 /**
  * One tile of an RGBA image as planes R, G, B in [0, 1].
@@ -34,16 +34,9 @@ export function toByte(value) {
  *
  * Tiles come row by row. Only the band of rows that is still open is held, so memory does not grow with the height.
  */
-export class Mosaic {
+export class Mosaic extends EnlargedPlan {
   constructor(plan, scale) {
-    this.plan = plan;
-    this.scale = scale;
-    this.width = plan.width * scale;
-    this.height = plan.height * scale;
-    this.tileWidth = plan.tile.width * scale;
-    this.tileHeight = plan.tile.height * scale;
-    this.columnWeights = axisWeights(plan.xs, plan.tile.width, scale);
-    this.rowWeights = axisWeights(plan.ys, plan.tile.height, scale);
+    super(plan, scale);
     this.band = new Float32Array(3 * this.tileHeight * this.width);
   }
 

@@ -64,6 +64,20 @@ export function axisWeights(at, tile, scale) {
   return raw.map((weights, i) => Float32Array.from(weights, (weight, k) => weight / total[at[i] * scale + k]));
 }
 
+/** A plan after enlargement by `scale`: the sides of image and tiles in px, and the weights of each tile's columns and rows. */
+export class EnlargedPlan {
+  constructor(plan, scale) {
+    this.plan = plan;
+    this.scale = scale;
+    this.width = plan.width * scale;
+    this.height = plan.height * scale;
+    this.tileWidth = plan.tile.width * scale;
+    this.tileHeight = plan.tile.height * scale;
+    this.columnWeights = axisWeights(plan.xs, plan.tile.width, scale);
+    this.rowWeights = axisWeights(plan.ys, plan.tile.height, scale);
+  }
+}
+
 /** Index of the pixel that stands at position `i` when `side` pixels are mirrored without repeating the border. */
 export function mirror(i, side) {
   if (side === 1) return 0;
