@@ -11,10 +11,10 @@ document.addEventListener('visibilitychange', () => {
 export function stayAwake() {
   jobs += 1;
   take();
-  let held = true;
+  let running = true;
   return () => {
-    if (!held) return;
-    held = false;
+    if (!running) return;
+    running = false;
     jobs -= 1;
     if (jobs === 0) lock?.release().catch(() => {});
     if (jobs === 0) lock = null;
@@ -22,9 +22,11 @@ export function stayAwake() {
 }
 
 async function take() {
-  if (lock && !lock.released) return;
+  if (held()) return;
   const taken = await navigator.wakeLock?.request('screen').catch(() => null);
   if (!taken) return;
-  if (jobs > 0) lock = taken;
-  else taken.release().catch(() => {}); // the job ended meanwhile
+  if (jobs > 0 && !held()) lock = taken;
+  else taken.release().catch(() => {}); // meanwhile the job ended, or another request came back first
 }
+
+const held = () => lock !== null && !lock.released;
