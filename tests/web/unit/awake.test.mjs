@@ -10,6 +10,7 @@ let onVisibility;
 globalThis.document = { hidden: false, addEventListener: (_, listener) => (onVisibility = listener) };
 const wakeLock = { request: () => new Promise((resolve) => requests.push(resolve)) };
 Object.defineProperty(globalThis, 'navigator', { value: { wakeLock }, configurable: true });
+const browser = globalThis.navigator;
 const { stayAwake } = await import('../../../web/js/awake.js');
 
 async function grant() {
@@ -53,4 +54,16 @@ test('a page that returns while a request is pending holds one lock, and takes i
   assert.equal(active(), 1);
   end();
   assert.equal(active(), 0);
+});
+
+test('a browser that refuses a lock, or has none, does the job all the same', async () => {
+  const { request } = wakeLock;
+  wakeLock.request = () => Promise.reject(new Error('the battery is low'));
+  stayAwake()();
+  delete browser.wakeLock;
+  const end = stayAwake();
+  await new Promise(setImmediate);
+  assert.equal(active(), 0);
+  end();
+  browser.wakeLock = Object.assign(wakeLock, { request });
 });
