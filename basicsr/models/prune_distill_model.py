@@ -118,6 +118,7 @@ class PruneDistillModel(SRModel):
         """Copy the groups `prune.kept` of the teacher, with head and tail, to `net` before a file is loaded.
 
         Where the file fits in part (`strict_load_g: false`), the rest is the teacher's: the tail of another scale, say.
+        A teacher whose groups do not fit gives nothing, with a warning.
 
         Raises:
             OptionError: when they do not fit, and there is no file.
@@ -132,7 +133,7 @@ class PruneDistillModel(SRModel):
             try:
                 cut_into(net, self.teacher, kept)
             except ValueError as error:
-                logger.info("What %s lacks is initialised at random: %s", path.pretrain_network_g, error)
+                logger.warning("What %s lacks is initialised at random: %s", path.pretrain_network_g, error)
 
     def setup_optimizers(self) -> None:
         """Make an optimizer for the weights and, in a search, one for the logits with a constant learning rate."""

@@ -67,7 +67,6 @@ class TestFineTuning:
             "pretrain_network_t": str(tmp_path / "t.pth"), "pretrain_network_g": str(tmp_path / "g.pth"),
             "strict_load_g": False,
         }  # fmt: skip
-        caplog.set_level("INFO", "basicsr")
         model = model_of(values)
         assert all(torch.equal(value, small[name]) for name, value in model.net_g.state_dict().items())
         assert "g.pth lacks is initialised at random: network_g: is not what the groups [1, 4]" in caplog.text
